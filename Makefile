@@ -1,0 +1,32 @@
+# `make demo` and `make test` need nothing but Python 3.11 or later: each sets up what
+# it needs in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+.venv/demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable .
+	touch $@
+
+.venv/test: .venv/demo
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[test]"
+	touch $@
+
+demo: .venv/demo
+	$(BIN)/python examples/demo.py
+
+test: .venv/test lint
+	$(BIN)/python -m pytest --numprocesses 2
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: .venv/demo
+	$(BIN)/python benchmarks/bundled.py
+	$(BIN)/python benchmarks/hochreiter1997.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

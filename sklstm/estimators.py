@@ -1,0 +1,1178 @@
+"""LSTMClassifier and LSTMRegressor: scikit-learn estimators over the leaves.
+
+`BaseLSTM._fit` is the table of contents: read, encode, build, train, keep.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import warnings
+from abc import ABC, abstractmethod
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_array, check_consistent_length, check_random_state
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    column_or_1d,
+)
+
+from sklstm.heads import (
+    REGRESSION_LOSSES,
+    ClassificationHead,
+    RegressionHead,
+    pinball_skill,
+)
+from sklstm.network import (
+    CELLS,
+    POOLINGS,
+    RecurrentNetwork,
+    conv_strides,
+    initialize,
+    resolve_auto,
+)
+from sklstm.sequences import (
+    N_RESERVED_TOKENS,
+    SequenceEncoder,
+    Sequences,
+    distinct_rows,
+)
+from sklstm.training import (
+    SequenceBatches,
+    explain_out_of_memory,
+    forward,
+    resolve_device,
+    threads_for,
+    torch_threads,
+    train,
+)
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn < 1.9 has no callbacks
+
+    class CallbackSupportMixin:
+        """Stand-in that accepts no callbacks."""
+
+    def with_callbacks(method):
+        """Return the method as it is."""
+        return method
+
+
+PREDICT_CHUNK = 8192  # rows encoded at once in prediction, to bound its memory
+TRAIN_SETTINGS = (
+    "solver", "learning_rate_init", "alpha", "tol", "max_grad_norm",
+    "n_iter_no_change", "verbose",
+)  # fmt: skip
+
+
+class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
+    """What LSTMClassifier and LSTMRegressor share; not for use by itself.
+
+    The leaves differ in how y is checked, in the head, and in what they predict.
+    """
+
+    _parameter_constraints = {
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "num_layers": [Interval(Integral, 1, None, closed="left")],
+        "cell": [StrOptions(set(CELLS))],
+        "bidirectional": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "stem": [StrOptions({"auto", "linear", "conv", "embedding"}), None],
+        "pooling": [StrOptions({"auto", *POOLINGS})],
+        "n_channels": [Interval(Integral, 1, None, closed="left")],
+        "layout": [StrOptions({"time-major", "channel-major"})],
+        "standardize": ["boolean"],
+        "missing": [StrOptions({"error", "mask"})],
+        "solver": [StrOptions({"adam", "adamw", "sgd"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "one-cycle", "cosine", "adaptive"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "device": [str],
+        "dtype": [StrOptions({"float32", "float64", "bfloat16"})],
+        "verbose": ["verbose"],
+    }
+
+    # -------------------------------------------------------------- for the leaves
+    @abstractmethod
+    def _check_y(self, y):
+        """Return y as an array: (n,) or (n, n_outputs)."""
+
+    @abstractmethod
+    def _fit_head(self, y, weight, classes):
+        """Return a fitted head."""
+
+    def _row_weight(self, head, target, weight):
+        """Return what each row counts in the loss: 1 on average."""
+        # Scaled once over all rows: a scale per batch would undo the weights.
+        return weight / weight.mean()
+
+    @abstractmethod
+    def _keep_head(self, head):
+        """Set the fitted attributes that the head knows."""
+
+    # ------------------------------------------------------------------------- fit
+    @with_callbacks
+    def fit(self, X, y, sample_weight=None):
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+            One of
+
+            - (n_samples, n_timesteps * n_channels), array or DataFrame: see
+              `n_channels` and `layout`;
+            - (n_samples, n_timesteps, n_channels), with the last two axes exchanged
+              for ``layout="channel-major"``;
+            - a list or object array of n_samples arrays or DataFrames of shape
+              (n_timesteps_i, n_channels) or (n_timesteps_i,);
+            - a DataFrame with an (instance, time) row index, a column per channel;
+            - a nested DataFrame whose cells are Series or arrays over time;
+            - with ``stem="embedding"``, integer tokens: (n_samples, n_timesteps) or
+              ragged. Token 0 is padding.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels or a 0/1 label indicator for the classifier; numbers for the
+            regressor.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights, not negative. A weight of 2 is the same as the row twice, a weight
+            of 0 the same as its absence, exactly. None means 1 for every row.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X, y, a parameter or the device cannot be used, or the loss becomes
+            infinite or NaN.
+        """
+        self._check_parameters()
+        history = self._fit(
+            X,
+            y,
+            sample_weight,
+            going_on=self.warm_start and hasattr(self, "network_"),
+            max_iter=self.max_iter,
+            learning_rate=self.learning_rate,
+            early_stopping=self.early_stopping,
+            on_epoch=_EpochCallbacks(self, X, y, sample_weight),
+        )
+        if not history.converged:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached "
+                "and the optimization hasn't converged yet. Increase max_iter.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return self
+
+    def _fit(
+        self, X, y, sample_weight, *, going_on, max_iter, learning_rate,
+        early_stopping, classes=None, optimizer_state=None, on_epoch=None,
+    ):  # fmt: skip
+        device = resolve_device(self.device)
+        random = _Randomness(self.random_state, device, self.n_iter_ if going_on else 0)
+        encoder = self.encoder_ if going_on else self._make_encoder()
+        sequences = encoder.read(X, self, reset=not going_on)
+        y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
+        if not going_on:
+            encoder.fit(sequences, rows, weight)
+        encoded = encoder.encode(sequences, rows)
+        head = self.head_ if going_on else self._fit_head(y, weight, classes)
+        target = head.encode(y)
+        training = _Rows(encoded, target, self._row_weight(head, target, weight))
+        validation = None
+        if early_stopping:
+            training, validation = self._split(training, random)
+        if going_on:
+            network = copy.deepcopy(self.network_)
+        else:
+            network = self._make_network(encoder, encoded, head, random)
+        if on_epoch is not None:
+            on_epoch.begin(encoder, head, network)
+        history = self._train(
+            network.to(device), head, training, validation, random,
+            max_iter=max_iter, learning_rate=learning_rate,
+            optimizer_state=optimizer_state, on_epoch=on_epoch,
+        )  # fmt: skip
+        self._keep(encoder, head, network.cpu(), history, going_on)
+        if on_epoch is not None:
+            on_epoch.finish()
+        return history
+
+    def _train(self, network, head, training, validation, random, **settings):
+        device = random.dropout.device
+        batch_size = self._batch_size(len(training))
+        batches = SequenceBatches(
+            *training,
+            batch_size=batch_size,
+            shuffle=self.shuffle,
+            generator=random.order,
+            device=device,
+            dtype=torch.float64 if self.dtype == "float64" else torch.float32,
+        )
+
+        def validate():
+            raw = forward(network, validation.encoded, device)
+            target, weight = validation.target, validation.weight
+            return head.score(raw, target, weight), head.mean_loss(raw, target, weight)
+
+        n_threads = threads_for(batch_size, training.encoded.n_timesteps, network)
+        with (
+            torch_threads(n_threads),
+            explain_out_of_memory(
+                device, batch_size=batch_size, hidden_size=self.hidden_size
+            ),
+        ):
+            return train(
+                network,
+                head.loss,
+                batches,
+                generator=random.dropout,
+                bfloat16=self.dtype == "bfloat16",
+                validate=None if validation is None else validate,
+                **{name: getattr(self, name) for name in TRAIN_SETTINGS},
+                **settings,
+            )
+
+    def _make_encoder(self):
+        return SequenceEncoder(
+            n_channels=self.n_channels,
+            layout=self.layout,
+            standardize=self.standardize,
+            missing=self.missing,
+            tokens=self.stem == "embedding",
+            dtype="float64" if self.dtype == "float64" else "float32",
+        )
+
+    def _distinct_rows(self, sequences, y, sample_weight):
+        """Check y and the weights; return y, positions and weights of the rows to use.
+
+        With `shuffle` these are the distinct rows in an order of their own.
+        """
+        y = self._check_y(y)
+        check_consistent_length(sequences.lengths, y)
+        weight = _check_sample_weight(
+            sample_weight, sequences.lengths, dtype=np.float64, ensure_non_negative=True
+        )
+        if not weight.any():
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        rows = np.flatnonzero(weight)
+        weight = weight[rows]
+        if self.shuffle:
+            labels = y[rows]
+            if labels.dtype.kind not in "buif":
+                labels = np.unique(labels, return_inverse=True)[1]
+            rows, weight = distinct_rows(sequences, rows, labels, weight)
+        return y[rows], rows, weight
+
+    def _split(self, rows, random):
+        """Hold out a part for early stopping; stratified by class where it can be."""
+        n = len(rows)
+        n_held_out = max(1, round(self.validation_fraction * n))
+        if n_held_out >= n:
+            raise ValueError(
+                "early_stopping=True needs at least 2 distinct samples, one of them to "
+                f"train on; got {n} sample{'s' * (n != 1)} and "
+                f"validation_fraction={self.validation_fraction}."
+            )
+        stratify = None
+        if isinstance(self, ClassifierMixin) and rows.target.ndim == 1:
+            counts = np.unique(rows.target, return_counts=True)[1]
+            if counts.min() >= 2 and min(n_held_out, n - n_held_out) >= len(counts):
+                stratify = rows.target
+        kept, held_out = train_test_split(
+            np.arange(n),
+            test_size=n_held_out,
+            random_state=random.split_seed,
+            stratify=stratify,
+        )
+        return rows.take(np.sort(kept)), rows.take(np.sort(held_out))
+
+    def _make_network(self, encoder, encoded, head, random):
+        stem, pooling = resolve_auto(self.stem, self.pooling, encoded.n_timesteps)
+        n_tokens = len(encoder.vocabulary_) + N_RESERVED_TOKENS if encoder.tokens else 0
+        network = RecurrentNetwork(
+            n_channels=encoder.n_encoded_channels_,
+            n_outputs=head.n_raw,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            cell=self.cell,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout,
+            stem=stem,
+            pooling=pooling,
+            strides=conv_strides(encoded.n_timesteps),
+            n_tokens=n_tokens,
+        )
+        network.to(torch.float64 if self.dtype == "float64" else torch.float32)
+        initialize(network, random.start)
+        return network
+
+    def _batch_size(self, n_samples):
+        if self.batch_size == "auto":
+            return min(n_samples, max(8, min(64, n_samples // 8)))
+        return min(n_samples, self.batch_size)
+
+    def _keep(self, encoder, head, network, history, going_on):
+        """Set the fitted attributes, all together once training has succeeded."""
+        self.encoder_, self.head_, self.network_ = encoder, head, network
+        self.n_channels_in_ = encoder.n_channels_in_
+        self.n_timesteps_in_ = encoder.n_timesteps_in_
+        self.stem_, self.pooling_ = network.config["stem"], network.config["pooling"]
+        self._keep_head(head)
+        earlier = self.loss_curve_ if going_on else []
+        self.loss_curve_ = earlier + history.loss_curve
+        self.loss_ = self.loss_curve_[-1]
+        self.n_iter_ = len(self.loss_curve_)
+        self.validation_scores_ = history.validation_scores
+        self.best_validation_score_ = history.best_validation_score
+        self.best_loss_ = history.best_loss
+        self._optimizer_state = history.optimizer_state
+
+    def _partial_fit(self, X, y, sample_weight, classes=None):
+        self._check_parameters()
+        going_on = hasattr(self, "network_")
+        self._fit(
+            X,
+            y,
+            sample_weight,
+            going_on=going_on,
+            max_iter=1,
+            learning_rate="constant",
+            early_stopping=False,
+            classes=classes,
+            optimizer_state=self._optimizer_state if going_on else None,
+        )
+        return self
+
+    def _check_parameters(self):
+        """Validate the parameters as scikit-learn does; hint at misspelt options."""
+        params = self.get_params(deep=False)
+        name = type(self).__name__
+        try:
+            validate_parameter_constraints(self._parameter_constraints, params, name)
+        except InvalidParameterError as error:
+            raise InvalidParameterError(f"{error}{self._hint(params)}") from None
+        if self.dtype == "float64" and self.device == "mps":
+            raise ValueError('device="mps" has no float64; set dtype="float32".')
+
+    def _hint(self, params):
+        for name, value in params.items():
+            for constraint in self._parameter_constraints[name]:
+                if not isinstance(constraint, StrOptions) or not isinstance(value, str):
+                    continue
+                options = sorted(constraint.options)
+                close = difflib.get_close_matches(value, options, n=1)
+                if close and value not in options:
+                    return f" Did you mean {close[0]!r}?"
+        return ""
+
+    # --------------------------------------------------------------------- predict
+    def _forward(self, X, method="forward"):
+        """Return what the network says of X: ndarray (n_samples, n_raw), float64."""
+        check_is_fitted(self)
+        device = resolve_device(self.device)
+        sequences = self.encoder_.read(X, self, reset=False)
+        chunks = []
+        with explain_out_of_memory(device, hidden_size=self.hidden_size):
+            for start in range(0, len(sequences), PREDICT_CHUNK):
+                rows = np.arange(start, min(start + PREDICT_CHUNK, len(sequences)))
+                encoded = self.encoder_.encode(sequences, rows)
+                chunks.append(forward(self.network_, encoded, device, method))
+        return np.concatenate(chunks)
+
+    def predict(self, X):
+        """Predict labels, or values.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+            As in `fit`; the number of time steps may differ unless X was 2-D in fit.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Labels of the classifier, of the dtype of y in fit; float64 values of the
+            regressor, with one more axis of size n_quantiles if `quantile` is a
+            sequence.
+        """
+        raw = self._forward(X)
+        return self.head_.decode(raw)
+
+    def embed(self, X):
+        """Return the pooled state of the recurrence, before the readout.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+            As in `predict`.
+
+        Returns
+        -------
+        embedding : ndarray of shape (n_samples, n_embedding), float64
+            n_embedding is hidden_size, twice that if bidirectional, and twice again
+            with ``pooling="mean-max"``.
+        """
+        return self._forward(X, "embed")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.input_tags.allow_nan = self.missing == "mask"
+        return tags
+
+
+class _Randomness:
+    """Every random choice of one fit, from one seed; global state stays untouched."""
+
+    def __init__(self, random_state, device, n_iter):
+        if random_state is None:
+            seed = int(np.random.default_rng().integers(2**31))
+        else:
+            seed = check_random_state(random_state).randint(2**31 - 1)
+        # n_iter: a fit that goes on draws otherwise than the one before it.
+        seeds = np.random.SeedSequence([seed, n_iter]).generate_state(4).tolist()
+        self.start = torch.Generator().manual_seed(seeds[0])
+        self.order = torch.Generator().manual_seed(seeds[1])
+        self.dropout = torch.Generator(device).manual_seed(seeds[2])
+        self.split_seed = seeds[3]
+
+
+class _Rows(NamedTuple):
+    """Encoded sequences, their targets and what each counts in the loss."""
+
+    encoded: Sequences
+    target: np.ndarray
+    weight: np.ndarray
+
+    def __len__(self):
+        return len(self.target)
+
+    def take(self, rows):
+        return _Rows(self.encoded.take(rows), self.target[rows], self.weight[rows])
+
+
+class _EpochCallbacks:
+    """Feeds scikit-learn's callbacks (1.9) from the training loop.
+
+    Does nothing where scikit-learn is older. Called after every epoch; returns whether
+    a callback asked to stop.
+    """
+
+    def __init__(self, estimator, X, y, sample_weight):
+        self.estimator = estimator
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        self.arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        self.context = None
+
+    def begin(self, encoder, head, network):
+        if not hasattr(self.estimator, "_init_callback_context"):
+            return
+        self.fitted = {"encoder_": encoder, "head_": head}
+        self.network = network
+        self.context = self.estimator._init_callback_context(
+            max_subtasks=self.estimator.max_iter
+        )
+        self.context.call_on_fit_task_begin(**self.arguments)
+
+    def __call__(self, history) -> bool:
+        if self.context is None:
+            return False
+        epoch = self.context.subcontext(task_name="epoch")
+        epoch.call_on_fit_task_begin(**self.arguments)
+        return epoch.call_on_fit_task_end(
+            **self.arguments, reconstruction_attributes=self._reconstruct
+        )
+
+    def _reconstruct(self):
+        """Attributes with which a copy of the estimator can predict as of now."""
+        network = copy.deepcopy(self.network).cpu().eval()
+        fitted = {**self.fitted, "network_": network}
+        if hasattr(self.fitted["head_"], "classes_"):
+            fitted["classes_"] = self.fitted["head_"].classes_
+        return fitted
+
+    def finish(self):
+        if self.context is not None:
+            self.context.call_on_fit_task_end(
+                **self.arguments, reconstruction_attributes={}
+            )
+
+
+# The parameters and attributes below stand in both leaves, so that each reads by
+# itself; a test holds the shared ones equal.
+class LSTMClassifier(ClassifierMixin, BaseLSTM):
+    """Classify sequences with a long short-term memory network.
+
+    Reads univariate and multivariate sequences, of equal or unequal length, with or
+    without missing values, and integer tokens. Predictions of a sequence do not
+    depend on what else is predicted with it, and the same `random_state` gives the
+    same model; global random state is neither read nor changed.
+
+    Parameters
+    ----------
+    hidden_size : int, default=64
+        Size of the state of each recurrent layer, and of the stem's output.
+    num_layers : int, default=1
+        Number of recurrent layers, one upon the other.
+    cell : {"lstm", "gru"}, default="lstm"
+        Recurrent cell: LSTM [1]_ with forget gates, or GRU.
+    bidirectional : bool, default=False
+        Whether a second recurrence reads each sequence from its end.
+    dropout : float in [0, 1), default=0.0
+        Probability with which an output of a recurrent layer is dropped in training.
+    stem : {"auto", "linear", "conv", "embedding"} or None, default="auto"
+        What stands before the recurrence.
+
+        - None: nothing, a plain LSTM;
+        - "linear": one linear map with ReLU for all time steps;
+        - "conv": three convolutions over time with batch normalisation [2]_, strided
+          so that the recurrence takes about 64 steps at most;
+        - "embedding": a trained vector for each token; X holds integer tokens;
+        - "auto": "conv" if the longest training sequence has at least 8 steps, else
+          None.
+    pooling : {"auto", "last", "mean", "max", "mean-max", "attention"}, default="auto"
+        How the states of all time steps become one vector. "last" is the final state
+        (of both directions); "attention" a weighted mean with learned weights [3]_;
+        "auto" is "mean-max" with a "conv" or "embedding" stem, else "last".
+    n_channels : int, default=1
+        Number of channels in a row of a 2-D X, whose columns are read as
+        n_timesteps * n_channels values. Ignored for every other kind of X.
+    layout : {"time-major", "channel-major"}, default="time-major"
+        "time-major": a 3-D X is (n_samples, n_timesteps, n_channels), as in torch and
+        Keras, and a 2-D row holds all channels of a step together. "channel-major":
+        (n_samples, n_channels, n_timesteps), as in sktime, and a 2-D row holds all
+        steps of a channel together. Ignored for frames.
+    standardize : bool, default=True
+        Whether to bring each channel to mean 0 and standard deviation 1, over all
+        training sequences and steps. Ignored for tokens.
+    missing : {"error", "mask"}, default="error"
+        What to do about NaN: raise an error; or take trailing steps that are NaN in
+        every channel as the end of the sequence and show the network, in one more
+        channel per channel, which other values are missing. Infinity is an error.
+    solver : {"adam", "adamw", "sgd"}, default="adam"
+        "sgd" has Nesterov momentum of 0.9.
+    alpha : float, default=1e-4
+        Strength of the L2 penalty; with ``solver="adamw"``, of decoupled weight
+        decay. Biases are spared.
+    batch_size : int or "auto", default="auto"
+        Sequences per step of the solver. "auto" is an eighth of the training set, at
+        least 8 and at most 64.
+    learning_rate : {"one-cycle", "cosine", "constant", "adaptive"}, \
+default="one-cycle"
+        Schedule: up to `learning_rate_init` and down to 0 over `max_iter` epochs; only
+        down; constant; or divided by 5 whenever there was no improvement for
+        `n_iter_no_change` epochs.
+    learning_rate_init : float, default=5e-3
+        Highest learning rate.
+    max_iter : int, default=100
+        Epochs, passes over the (distinct) training sequences.
+    shuffle : bool, default=True
+        Whether to visit sequences in a new order in every epoch. If True, the model
+        does not depend on the order of the rows, and equal rows are merged into one
+        with their weights added.
+    tol : float, default=1e-4
+        An epoch improves on the best loss if it is lower by more than this. With
+        "one-cycle" and "cosine", the loss below which nothing is left to learn.
+    max_grad_norm : float or None, default=1.0
+        Gradients are scaled down to this norm. None: never.
+    early_stopping : bool, default=False
+        Whether to hold out `validation_fraction` of the sequences (by class, where
+        that can be done), stop after `n_iter_no_change` epochs without a better score
+        on them, and keep the best epoch's weights.
+    validation_fraction : float in (0, 1), default=0.1
+        Ignored unless `early_stopping`.
+    n_iter_no_change : int, default=10
+        Epochs without improvement after which to stop (or, if "adaptive", to lower the
+        rate). Of the training loss unless `early_stopping`; "one-cycle" and "cosine"
+        then only stop once it stays below `tol`.
+    class_weight : dict, list of dict, "balanced" or None, default=None
+        Weight of each class in the loss, {label: weight}. "balanced" weights classes
+        inversely to their (weighted) frequency. For multilabel, "balanced" or one
+        dict {0: weight, 1: weight} per label.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the model at hand, standardisation and classes
+        included.
+    random_state : int, RandomState instance or None, default=None
+        Drives initial weights, order, dropout and the held-out part. None: a fresh
+        seed from the operating system at each fit.
+    device : str, default="auto"
+        "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+        Only computation happens there; the fitted model lives on the CPU.
+    dtype : {"float32", "float64", "bfloat16"}, default="float32"
+        Precision of the computation. "bfloat16" trains in mixed precision and
+        predicts in float32; it pays on hardware that has it.
+    verbose : bool or int, default=False
+        Whether to print a line per epoch. For progress bars see `set_callbacks`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels; for multilabel, the column numbers.
+    n_features_in_ : int
+        Number of columns of a 2-D X in `fit`; else the number of channels.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names, if X was a frame whose column names are all strings.
+    n_channels_in_ : int
+        Number of channels in `fit`.
+    n_timesteps_in_ : int or None
+        Number of time steps in `fit`; None if it varied.
+    n_outputs_ : int
+        Number of labels if multilabel, else 1.
+    stem_, pooling_ : str or None
+        What "auto" stood for.
+    network_ : torch.nn.Module
+        The network, in eval mode, on the CPU; called with a float tensor (n_samples,
+        n_timesteps, n_channels), standardised, and lengths (n_samples,) or None.
+    n_iter_ : int
+        Epochs run.
+    loss_curve_ : list of float
+        Training loss of each epoch, weights included.
+    loss_, best_loss_ : float
+        Last and lowest training loss; `best_loss_` is None if `early_stopping`.
+    validation_scores_ : list of float or None
+        Accuracy on the held-out part after each epoch. None unless `early_stopping`.
+    best_validation_score_ : float or None
+        The highest of them.
+
+    See Also
+    --------
+    LSTMRegressor : Regression on sequences.
+
+    References
+    ----------
+    .. [1] Hochreiter, S., Schmidhuber, J. (1997). Long short-term memory. Neural
+       Computation 9(8). Gers, F., Schmidhuber, J., Cummins, F. (2000). Learning to
+       forget. Neural Computation 12(10).
+    .. [2] Karim, F., et al. (2018). LSTM fully convolutional networks for time series
+       classification. IEEE Access 6.
+    .. [3] Yang, Z., et al. (2016). Hierarchical attention networks for document
+       classification. NAACL.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklstm import LSTMClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> X = [rng.normal(size=(rng.integers(5, 15), 2)) for _ in range(60)]
+    >>> y = ["up" if x[:, 0].sum() > 0 else "down" for x in X]
+    >>> model = LSTMClassifier(hidden_size=8, random_state=0).fit(X, y)
+    >>> model.predict([np.ones((7, 2)), -np.ones((9, 2))])
+    array(['up', 'down'], dtype='<U4')
+    """
+
+    _parameter_constraints = {
+        **BaseLSTM._parameter_constraints,
+        "class_weight": [StrOptions({"balanced"}), dict, list, tuple, None],
+    }
+
+    def __init__(
+        self,
+        hidden_size=64,
+        *,
+        num_layers=1,
+        cell="lstm",
+        bidirectional=False,
+        dropout=0.0,
+        stem="auto",
+        pooling="auto",
+        n_channels=1,
+        layout="time-major",
+        standardize=True,
+        missing="error",
+        solver="adam",
+        alpha=1e-4,
+        batch_size="auto",
+        learning_rate="one-cycle",
+        learning_rate_init=5e-3,
+        max_iter=100,
+        shuffle=True,
+        tol=1e-4,
+        max_grad_norm=1.0,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        class_weight=None,
+        warm_start=False,
+        random_state=None,
+        device="auto",
+        dtype="float32",
+        verbose=False,
+    ):
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.cell = cell
+        self.bidirectional = bidirectional
+        self.dropout = dropout
+        self.stem = stem
+        self.pooling = pooling
+        self.n_channels = n_channels
+        self.layout = layout
+        self.standardize = standardize
+        self.missing = missing
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.tol = tol
+        self.max_grad_norm = max_grad_norm
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+
+    def _check_y(self, y):
+        _require_y(self, y)
+        y = check_array(
+            y, accept_sparse=True, ensure_2d=False, dtype=None, input_name="y"
+        )
+        if type_of_target(y, input_name="y") == "multilabel-indicator":
+            return y.toarray() if hasattr(y, "toarray") else y
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        return y
+
+    def _fit_head(self, y, weight, classes):
+        return ClassificationHead().fit(y, classes)
+
+    def _row_weight(self, head, target, weight):
+        weight = head.row_weight(self.class_weight, target, weight)
+        return super()._row_weight(head, target, weight)
+
+    def _keep_head(self, head):
+        self.classes_ = head.classes_
+        self.n_outputs_ = len(head.classes_) if head.multilabel_ else 1
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Go on training for one pass over X, at a constant learning rate.
+
+        The first call fixes the standardisation and the classes. `max_iter`,
+        `learning_rate`, `early_stopping` and `n_iter_no_change` are not used.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+            As in `fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        classes : array-like of shape (n_classes,), default=None
+            All classes that any call will bring; used at the first call only. None
+            means those of that call's y.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self : object
+        """
+        return self._partial_fit(X, y, sample_weight, classes)
+
+    def decision_function(self, X):
+        """Return the logits.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+            As in `predict`.
+
+        Returns
+        -------
+        logits : ndarray of shape (n_samples,) or (n_samples, n_classes), float64
+            One column per class; 1-D for two classes, where positive means
+            ``classes_[1]``.
+        """
+        raw = self._forward(X)
+        return self.head_.decision(raw)
+
+    def predict_proba(self, X):
+        """Return class probabilities.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+            As in `predict`.
+
+        Returns
+        -------
+        probability : ndarray of shape (n_samples, n_classes), float64
+            Columns as in `classes_`; for multilabel, each label's own probability.
+        """
+        raw = self._forward(X)
+        return self.head_.proba(raw)
+
+    def predict_log_proba(self, X):
+        """Return the logarithm of class probabilities, exact for tiny ones too.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+            As in `predict`.
+
+        Returns
+        -------
+        log_probability : ndarray of shape (n_samples, n_classes), float64
+        """
+        raw = self._forward(X)
+        return self.head_.log_proba(raw)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class LSTMRegressor(RegressorMixin, BaseLSTM):
+    """Predict numbers from sequences with a long short-term memory network.
+
+    Reads univariate and multivariate sequences, of equal or unequal length, with or
+    without missing values, and integer tokens. Predictions of a sequence do not
+    depend on what else is predicted with it, and the same `random_state` gives the
+    same model; global random state is neither read nor changed.
+
+    Parameters
+    ----------
+    hidden_size : int, default=64
+        Size of the state of each recurrent layer, and of the stem's output.
+    num_layers : int, default=1
+        Number of recurrent layers, one upon the other.
+    cell : {"lstm", "gru"}, default="lstm"
+        Recurrent cell: LSTM [1]_ with forget gates, or GRU.
+    bidirectional : bool, default=False
+        Whether a second recurrence reads each sequence from its end.
+    dropout : float in [0, 1), default=0.0
+        Probability with which an output of a recurrent layer is dropped in training.
+    stem : {"auto", "linear", "conv", "embedding"} or None, default="auto"
+        What stands before the recurrence.
+
+        - None: nothing, a plain LSTM;
+        - "linear": one linear map with ReLU for all time steps;
+        - "conv": three convolutions over time with batch normalisation [2]_, strided
+          so that the recurrence takes about 64 steps at most;
+        - "embedding": a trained vector for each token; X holds integer tokens;
+        - "auto": "conv" if the longest training sequence has at least 8 steps, else
+          None.
+    pooling : {"auto", "last", "mean", "max", "mean-max", "attention"}, default="auto"
+        How the states of all time steps become one vector. "last" is the final state
+        (of both directions); "attention" a weighted mean with learned weights [3]_;
+        "auto" is "mean-max" with a "conv" or "embedding" stem, else "last".
+    n_channels : int, default=1
+        Number of channels in a row of a 2-D X, whose columns are read as
+        n_timesteps * n_channels values. Ignored for every other kind of X.
+    layout : {"time-major", "channel-major"}, default="time-major"
+        "time-major": a 3-D X is (n_samples, n_timesteps, n_channels), as in torch and
+        Keras, and a 2-D row holds all channels of a step together. "channel-major":
+        (n_samples, n_channels, n_timesteps), as in sktime, and a 2-D row holds all
+        steps of a channel together. Ignored for frames.
+    standardize : bool, default=True
+        Whether to bring each channel to mean 0 and standard deviation 1, over all
+        training sequences and steps. Ignored for tokens.
+    missing : {"error", "mask"}, default="error"
+        What to do about NaN: raise an error; or take trailing steps that are NaN in
+        every channel as the end of the sequence and show the network, in one more
+        channel per channel, which other values are missing. Infinity is an error.
+    loss : {"squared_error", "absolute_error", "huber", "quantile"}, \
+default="squared_error"
+        What is minimised. The median follows from "absolute_error"; "huber" [4]_ is
+        squared near 0 and absolute beyond `epsilon`.
+    quantile : float in (0, 1) or sequence of them, default=0.5
+        Quantiles to predict. Only used with ``loss="quantile"`` [5]_. With a sequence,
+        predictions have one more axis and never cross.
+    epsilon : float, default=1.35
+        Where "huber" turns linear, in standard deviations of y (in units of y without
+        `normalize_y`). Only used with ``loss="huber"``.
+    normalize_y : bool, default=True
+        Whether targets are brought to mean 0 and standard deviation 1 in training.
+    solver : {"adam", "adamw", "sgd"}, default="adam"
+        "sgd" has Nesterov momentum of 0.9.
+    alpha : float, default=1e-4
+        Strength of the L2 penalty; with ``solver="adamw"``, of decoupled weight
+        decay. Biases are spared.
+    batch_size : int or "auto", default="auto"
+        Sequences per step of the solver. "auto" is an eighth of the training set, at
+        least 8 and at most 64.
+    learning_rate : {"one-cycle", "cosine", "constant", "adaptive"}, \
+default="one-cycle"
+        Schedule: up to `learning_rate_init` and down to 0 over `max_iter` epochs; only
+        down; constant; or divided by 5 whenever there was no improvement for
+        `n_iter_no_change` epochs.
+    learning_rate_init : float, default=5e-3
+        Highest learning rate.
+    max_iter : int, default=100
+        Epochs, passes over the (distinct) training sequences.
+    shuffle : bool, default=True
+        Whether to visit sequences in a new order in every epoch. If True, the model
+        does not depend on the order of the rows, and equal rows are merged into one
+        with their weights added.
+    tol : float, default=1e-4
+        An epoch improves on the best loss if it is lower by more than this. With
+        "one-cycle" and "cosine", the loss below which nothing is left to learn.
+    max_grad_norm : float or None, default=1.0
+        Gradients are scaled down to this norm. None: never.
+    early_stopping : bool, default=False
+        Whether to hold out `validation_fraction` of the sequences (by class, where
+        that can be done), stop after `n_iter_no_change` epochs without a better score
+        on them, and keep the best epoch's weights.
+    validation_fraction : float in (0, 1), default=0.1
+        Ignored unless `early_stopping`.
+    n_iter_no_change : int, default=10
+        Epochs without improvement after which to stop (or, if "adaptive", to lower the
+        rate). Of the training loss unless `early_stopping`; "one-cycle" and "cosine"
+        then only stop once it stays below `tol`.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the model at hand, standardisation and classes
+        included.
+    random_state : int, RandomState instance or None, default=None
+        Drives initial weights, order, dropout and the held-out part. None: a fresh
+        seed from the operating system at each fit.
+    device : str, default="auto"
+        "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+        Only computation happens there; the fitted model lives on the CPU.
+    dtype : {"float32", "float64", "bfloat16"}, default="float32"
+        Precision of the computation. "bfloat16" trains in mixed precision and
+        predicts in float32; it pays on hardware that has it.
+    verbose : bool or int, default=False
+        Whether to print a line per epoch. For progress bars see `set_callbacks`.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Number of columns of a 2-D X in `fit`; else the number of channels.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names, if X was a frame whose column names are all strings.
+    n_channels_in_ : int
+        Number of channels in `fit`.
+    n_timesteps_in_ : int or None
+        Number of time steps in `fit`; None if it varied.
+    n_outputs_ : int
+        Number of targets.
+    stem_, pooling_ : str or None
+        What "auto" stood for.
+    network_ : torch.nn.Module
+        The network, in eval mode, on the CPU; called with a float tensor (n_samples,
+        n_timesteps, n_channels), standardised, and lengths (n_samples,) or None.
+    n_iter_ : int
+        Epochs run.
+    loss_curve_ : list of float
+        Training loss of each epoch, weights included.
+    loss_, best_loss_ : float
+        Last and lowest training loss; `best_loss_` is None if `early_stopping`.
+    validation_scores_ : list of float or None
+        R2 (with quantiles, D2 pinball score) on the held-out part after each epoch.
+        None unless `early_stopping`.
+    best_validation_score_ : float or None
+        The highest of them.
+
+    See Also
+    --------
+    LSTMClassifier : Classification of sequences.
+
+    References
+    ----------
+    .. [1] Hochreiter, S., Schmidhuber, J. (1997). Long short-term memory. Neural
+       Computation 9(8). Gers, F., Schmidhuber, J., Cummins, F. (2000). Learning to
+       forget. Neural Computation 12(10).
+    .. [2] Karim, F., et al. (2018). LSTM fully convolutional networks for time series
+       classification. IEEE Access 6.
+    .. [3] Yang, Z., et al. (2016). Hierarchical attention networks for document
+       classification. NAACL.
+    .. [4] Huber, P. J. (1964). Robust estimation of a location parameter. Annals of
+       Mathematical Statistics 35(1).
+    .. [5] Koenker, R., Bassett, G. (1978). Regression quantiles. Econometrica 46(1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklstm import LSTMRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(200, 10))  # 200 sequences of 10 time steps
+    >>> y = X[:, -3:].sum(axis=1)
+    >>> model = LSTMRegressor(hidden_size=16, random_state=0).fit(X[:150], y[:150])
+    >>> bool(model.score(X[150:], y[150:]) > 0.9)
+    True
+    """
+
+    _parameter_constraints = {
+        **BaseLSTM._parameter_constraints,
+        "loss": [StrOptions(set(REGRESSION_LOSSES))],
+        "quantile": [Interval(Real, 0, 1, closed="neither"), "array-like"],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "normalize_y": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        hidden_size=64,
+        *,
+        num_layers=1,
+        cell="lstm",
+        bidirectional=False,
+        dropout=0.0,
+        stem="auto",
+        pooling="auto",
+        n_channels=1,
+        layout="time-major",
+        standardize=True,
+        missing="error",
+        loss="squared_error",
+        quantile=0.5,
+        epsilon=1.35,
+        normalize_y=True,
+        solver="adam",
+        alpha=1e-4,
+        batch_size="auto",
+        learning_rate="one-cycle",
+        learning_rate_init=5e-3,
+        max_iter=100,
+        shuffle=True,
+        tol=1e-4,
+        max_grad_norm=1.0,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        random_state=None,
+        device="auto",
+        dtype="float32",
+        verbose=False,
+    ):
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.cell = cell
+        self.bidirectional = bidirectional
+        self.dropout = dropout
+        self.stem = stem
+        self.pooling = pooling
+        self.n_channels = n_channels
+        self.layout = layout
+        self.standardize = standardize
+        self.missing = missing
+        self.loss = loss
+        self.quantile = quantile
+        self.epsilon = epsilon
+        self.normalize_y = normalize_y
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.tol = tol
+        self.max_grad_norm = max_grad_norm
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        quantiles = np.asarray(self.quantile, dtype=np.float64)
+        if not quantiles.size or not ((quantiles > 0) & (quantiles < 1)).all():
+            raise ValueError(
+                f"quantile must lie strictly between 0 and 1; got {self.quantile!r}."
+            )
+
+    def _check_y(self, y):
+        _require_y(self, y)
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return y
+
+    def _fit_head(self, y, weight, classes):
+        head = RegressionHead(self.loss, self.quantile, self.epsilon, self.normalize_y)
+        return head.fit(y, weight)
+
+    def _keep_head(self, head):
+        self.n_outputs_ = head.n_outputs_
+
+    def partial_fit(self, X, y, sample_weight=None):
+        """Go on training for one pass over X, at a constant learning rate.
+
+        The first call fixes the standardisation of X and y. `max_iter`,
+        `learning_rate`, `early_stopping` and `n_iter_no_change` are not used.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+            As in `fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        self : object
+        """
+        return self._partial_fit(X, y, sample_weight)
+
+    def score(self, X, y, sample_weight=None):
+        """Return R2, or with ``loss="quantile"`` the mean D2 pinball score.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            At most 1; 0 is what a constant prediction reaches.
+        """
+        if self.loss != "quantile":
+            return super().score(X, y, sample_weight)
+        predicted = self.predict(X)
+        y = np.asarray(y, dtype=np.float64).reshape(len(predicted), -1)
+        predicted = predicted.reshape(*y.shape, -1)  # (n, n_outputs, n_quantiles)
+        return pinball_skill(y, predicted, np.atleast_1d(self.quantile), sample_weight)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _require_y(estimator, y):
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but "
+            "the target y is None."
+        )

@@ -1,0 +1,328 @@
+"""Leaf: what is predicted. Imports nothing of ours.
+
+A head owns the meaning of the network's raw output: it encodes y, says how many raw
+outputs there are, scores raw outputs against encoded targets, and decodes them.
+Losses are per row; weights are already scaled to a mean of 1 over the training rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.special import expit, log_softmax, softmax
+from sklearn.metrics import accuracy_score, d2_pinball_score, r2_score
+from torch.nn import functional as F
+
+
+class _Head:
+    """What both heads share."""
+
+    def mean_loss(self, raw, target, weight) -> float:
+        """Return the mean loss of raw outputs, arrays (n, n_raw), on a target."""
+        raw, target, weight = map(torch.from_numpy, (raw, target, weight))
+        return float(self.loss(raw, target, weight).mean())
+
+
+class ClassificationHead(_Head):
+    """Binary, multiclass and multilabel classification.
+
+    Two classes have one raw output, a logit; more classes (or a single one) have one
+    per class under a softmax; multilabel has one independent logit per label.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, sorted. For multilabel, the column numbers.
+    multilabel_ : bool
+    """
+
+    def fit(self, y, classes=None):
+        """Learn the classes.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples,) or label indicator (n_samples, n_labels)
+        classes : array-like of shape (n_classes,), default=None
+            All the classes there will ever be. None means those of y.
+        """
+        self.multilabel_ = y.ndim == 2
+        if self.multilabel_:
+            self.classes_ = np.arange(y.shape[1])
+        else:
+            self.classes_ = np.unique(y if classes is None else classes)
+        self.y_dtype_ = y.dtype
+        self.binary_ = not self.multilabel_ and len(self.classes_) == 2
+        return self
+
+    @property
+    def n_raw(self) -> int:
+        """Raw outputs of the network."""
+        return 1 if self.binary_ else len(self.classes_)
+
+    def encode(self, y) -> np.ndarray:
+        """Return the target: class numbers (n,), or 0/1 for multilabel (n, n_labels)."""
+        if self.multilabel_:
+            return np.asarray(y, dtype=np.int64)
+        target = np.searchsorted(self.classes_, y)
+        known = self.classes_[np.minimum(target, len(self.classes_) - 1)] == y
+        if not np.all(known):
+            unknown = np.unique(np.asarray(y)[~known])
+            raise ValueError(
+                f"y holds classes {unknown.tolist()} that are not among the classes "
+                f"{self.classes_.tolist()} of the first fit or partial_fit."
+            )
+        return target
+
+    def row_weight(self, class_weight, target, weight) -> np.ndarray:
+        """Return what each row (multilabel: each entry) counts, classes included.
+
+        Parameters
+        ----------
+        class_weight : "balanced", dict, list of dict, or None
+        target : ndarray of shape (n_samples,) or (n_samples, n_labels)
+        weight : ndarray of shape (n_samples,)
+            Sample weights; "balanced" counts with them.
+
+        Returns
+        -------
+        row_weight : ndarray of the shape of target
+            Not scaled.
+        """
+        weight = weight.reshape(-1, *[1] * (target.ndim - 1))
+        if class_weight is None:
+            return np.broadcast_to(weight, target.shape)
+        if not self.multilabel_:
+            table = self._weight_table(
+                class_weight, self.classes_, target, weight, "class_weight"
+            )
+            return table[target] * weight
+        balanced = isinstance(class_weight, str)
+        if not balanced and (
+            not isinstance(class_weight, (list, tuple))
+            or len(class_weight) != target.shape[1]
+        ):
+            raise ValueError(
+                f"With {target.shape[1]} labels class_weight must be 'balanced' or a "
+                f"list of {target.shape[1]} dicts, one per label; got "
+                f"{class_weight!r}."
+            )
+        factor = np.empty(target.shape)
+        for k, column in enumerate(target.T):
+            given = class_weight if balanced else class_weight[k]
+            table = self._weight_table(
+                given, np.arange(2), column, weight[:, 0], f"class_weight[{k}]"
+            )
+            factor[:, k] = table[column]
+        return factor * weight
+
+    @staticmethod
+    def _weight_table(class_weight, classes, target, weight, name):
+        if isinstance(class_weight, str):
+            count = np.bincount(target, weights=weight, minlength=len(classes))
+            present = count > 0
+            table = np.ones(len(classes))
+            table[present] = weight.sum() / (present.sum() * count[present])
+            return table
+        if not isinstance(class_weight, dict):
+            raise ValueError(
+                f"{name} must be 'balanced', a dict {{class: weight}} or None; got "
+                f"{class_weight!r}."
+            )
+        known = classes.tolist()
+        unknown = [label for label in class_weight if label not in known]
+        if unknown:
+            raise ValueError(
+                f"{name} names the classes {unknown}, which are not among {known}."
+            )
+        return np.array([float(class_weight.get(label, 1.0)) for label in known])
+
+    def loss(self, raw, target, weight):
+        """Log loss of each row: (N, Q), (N,) or (N, Q), weights alike -> (N,)."""
+        if self.binary_:
+            entropy = F.binary_cross_entropy_with_logits(
+                raw[:, 0], target.to(raw.dtype), reduction="none"
+            )
+            return entropy * weight
+        if self.multilabel_:
+            entropy = F.binary_cross_entropy_with_logits(
+                raw, target.to(raw.dtype), reduction="none"
+            )
+            return (entropy * weight).mean(1)
+        return F.cross_entropy(raw, target, reduction="none") * weight
+
+    def decision(self, raw) -> np.ndarray:
+        """Return logits: (n,) for two classes, else (n, n_classes)."""
+        return raw[:, 0] if self.binary_ else raw
+
+    def proba(self, raw) -> np.ndarray:
+        """Return probabilities (n, n_classes), strictly positive."""
+        tiny = np.finfo(np.float64).tiny
+        if self.multilabel_:
+            return np.clip(expit(raw), tiny, 1 - np.finfo(np.float64).eps)
+        if self.binary_:
+            return np.column_stack([expit(-raw[:, 0]), expit(raw[:, 0])])
+        return softmax(raw, axis=1)
+
+    def log_proba(self, raw) -> np.ndarray:
+        """Return log-probabilities (n, n_classes), exact where they are tiny."""
+        if self.multilabel_:
+            return -np.logaddexp(0, -raw)
+        if self.binary_:
+            return np.column_stack(
+                [-np.logaddexp(0, raw[:, 0]), -np.logaddexp(0, -raw[:, 0])]
+            )
+        return log_softmax(raw, axis=1)
+
+    def decode(self, raw) -> np.ndarray:
+        """Return the predicted labels."""
+        if self.multilabel_:
+            return (raw > 0).astype(self.y_dtype_)
+        if self.binary_:
+            return self.classes_[(raw[:, 0] > 0).astype(int)]
+        return self.classes_[raw.argmax(axis=1)]
+
+    def score(self, raw, target, weight) -> float:
+        """Return the (subset) accuracy of raw outputs on an encoded target."""
+        if self.multilabel_:
+            predicted, weight = (raw > 0).astype(np.int64), weight.mean(axis=1)
+        elif self.binary_:
+            predicted = (raw[:, 0] > 0).astype(np.int64)
+        else:
+            predicted = raw.argmax(axis=1)
+        return float(accuracy_score(target, predicted, sample_weight=weight))
+
+
+def _squared_error(error, epsilon):
+    return error.square() / 2
+
+
+def _absolute_error(error, epsilon):
+    return error.abs()
+
+
+def _huber(error, epsilon):
+    return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=epsilon)
+
+
+REGRESSION_LOSSES = {
+    "squared_error": _squared_error,
+    "absolute_error": _absolute_error,
+    "huber": _huber,
+    "quantile": None,  # written out in RegressionHead.loss, where the quantiles are
+}
+
+
+class RegressionHead(_Head):
+    """Regression of one or several targets.
+
+    Parameters
+    ----------
+    loss : {"squared_error", "absolute_error", "huber", "quantile"}
+    quantile : float or sequence of float
+        Only used with ``loss="quantile"``.
+    epsilon : float
+        Where the Huber loss turns linear, in units the network sees. Only used with
+        ``loss="huber"``.
+    normalize_y : bool
+        Whether the network sees targets of mean 0 and standard deviation 1.
+
+    Attributes
+    ----------
+    mean_, scale_ : ndarray of shape (n_outputs,)
+    one_d_ : bool
+        Whether y was one-dimensional.
+    """
+
+    def __init__(self, loss, quantile, epsilon, normalize_y):
+        self.loss_name = loss
+        self.epsilon = epsilon
+        self.normalize_y = normalize_y
+        self.quantiles = None
+        self.several_quantiles = False
+        if loss == "quantile":
+            self.quantiles = np.atleast_1d(np.asarray(quantile, dtype=np.float64))
+            self.several_quantiles = np.ndim(quantile) > 0
+
+    def fit(self, y, weight):
+        """Learn the mean and scale of y (n,) or (n, n_outputs) under weights (n,)."""
+        self.one_d_ = y.ndim == 1
+        y = y.reshape(len(y), -1)
+        self.n_outputs_ = y.shape[1]
+        self.mean_, self.scale_ = np.zeros(self.n_outputs_), np.ones(self.n_outputs_)
+        if self.normalize_y:
+            self.mean_ = np.average(y, axis=0, weights=weight)
+            scale = np.sqrt(np.average((y - self.mean_) ** 2, axis=0, weights=weight))
+            constant = scale <= 1e-10 * np.maximum(np.abs(self.mean_), 1e-300)
+            self.scale_ = np.where(constant, 1.0, scale)
+        return self
+
+    @property
+    def n_raw(self) -> int:
+        """Raw outputs of the network."""
+        n_quantiles = 1 if self.quantiles is None else len(self.quantiles)
+        return self.n_outputs_ * n_quantiles
+
+    def encode(self, y) -> np.ndarray:
+        """Return the target (n, n_outputs), normalised."""
+        return (np.reshape(y, (len(y), -1)) - self.mean_) / self.scale_
+
+    def loss(self, raw, target, weight):
+        """Loss of each row: (N, Q), (N, n_outputs), (N,) -> (N,)."""
+        if self.quantiles is None:
+            error = REGRESSION_LOSSES[self.loss_name](raw - target, self.epsilon)
+            return error.mean(1) * weight
+        alpha = torch.as_tensor(self.quantiles, dtype=raw.dtype, device=raw.device)
+        # (N, n_outputs * n_quantiles) -> (N, n_outputs, n_quantiles)
+        error = target[:, :, None] - raw.view(len(raw), self.n_outputs_, -1)
+        return torch.maximum(alpha * error, (alpha - 1) * error).mean((1, 2)) * weight
+
+    def decode(self, raw) -> np.ndarray:
+        """Return predictions (n[, n_outputs][, n_quantiles]), quantiles ascending.
+
+        Quantiles that cross are put in order, which never worsens the pinball loss
+        (Chernozhukov et al., 2010).
+        """
+        raw = raw.reshape(len(raw), self.n_outputs_, -1)
+        if self.several_quantiles:
+            by_level = np.argsort(np.argsort(self.quantiles, kind="stable"))
+            raw = np.sort(raw, axis=2)[:, :, by_level]
+        y = raw * self.scale_[:, None] + self.mean_[:, None]
+        if not self.several_quantiles:
+            y = y[:, :, 0]
+        return y[:, 0] if self.one_d_ else y
+
+    def score(self, raw, target, weight) -> float:
+        """Return R2, or with quantiles the mean D2 pinball score."""
+        if self.quantiles is None:
+            return _defined(r2_score, target, raw, sample_weight=weight)
+        raw = np.sort(raw.reshape(len(raw), self.n_outputs_, -1), axis=2)
+        order = np.argsort(self.quantiles)
+        return pinball_skill(target, raw[:, :, np.argsort(order)], self.quantiles, weight)
+
+
+def pinball_skill(y, predicted, quantiles, weight=None) -> float:
+    """Return the mean D2 pinball score over quantiles, at most 1.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples, n_outputs)
+    predicted : ndarray of shape (n_samples, n_outputs, n_quantiles)
+    quantiles : ndarray of shape (n_quantiles,)
+    weight : ndarray of shape (n_samples,), default=None
+    """
+    return float(
+        np.mean(
+            [
+                _defined(
+                    d2_pinball_score, y, predicted[:, :, k], sample_weight=weight, alpha=q
+                )
+                for k, q in enumerate(quantiles)
+            ]
+        )
+    )
+
+
+def _defined(score, y, predicted, **kwargs) -> float:
+    # R2 and D2 are not defined for one sample; 0 then, so that early stopping on a
+    # single validation row compares losses.
+    return float(score(y, predicted, **kwargs)) if len(y) > 1 else 0.0

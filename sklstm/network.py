@@ -1,0 +1,428 @@
+"""Leaf: the network, plain torch. Imports nothing of ours.
+
+    stem -> recurrence -> pooling -> readout
+
+Shape legend: N sequences, T time steps, S steps after the stem, C channels,
+I inputs of a layer, H hidden_size, D = H or 2 H (bidirectional), P pooled size,
+Q raw outputs. Every stage takes `lengths`, an int64 tensor (N,), or None when every
+sequence fills its row; padding never changes what a stage says of a sequence.
+
+Networks are built with uninitialised memory and filled by `initialize` from a
+generator, so neither construction nor training touches torch's global random state.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import skip_init
+
+# A recurrence longer than this many steps is shortened by striding the convolutions.
+MAX_RECURRENT_STEPS = 64
+# From this length on, stem="auto" puts convolutions before the recurrence.
+MIN_CONV_TIMESTEPS = 8
+
+
+def step_mask(lengths: torch.Tensor, n_steps: int) -> torch.Tensor:
+    """Return a bool tensor (N, S), True where a step is real."""
+    return torch.arange(n_steps, device=lengths.device) < lengths[:, None]
+
+
+class Dropout(nn.Module):
+    """Inverted dropout that draws from the generator it is given."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x, generator=None):
+        """Zero each element with probability `p` in training."""
+        if not self.training or self.p == 0:
+            return x
+        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
+        return x * keep / (1 - self.p)
+
+    def extra_repr(self):
+        """Show p."""
+        return f"p={self.p}"
+
+
+# ------------------------------------------------------------------------- stems
+class LinearStem(nn.Module):
+    """The same linear map and ReLU at every step."""
+
+    def __init__(self, n_channels, hidden_size):
+        super().__init__()
+        self.linear = skip_init(nn.Linear, n_channels, hidden_size)
+        self.n_outputs = hidden_size
+
+    def forward(self, x, lengths):
+        """(N, T, C) -> (N, T, H)."""
+        return F.relu(self.linear(x)), lengths
+
+
+class EmbeddingStem(nn.Module):
+    """A vector for every token; padding (0) and unknown tokens (1) start at zero."""
+
+    def __init__(self, n_tokens, hidden_size):
+        super().__init__()
+        self.embedding = skip_init(nn.Embedding, n_tokens, hidden_size, padding_idx=0)
+        self.n_outputs = hidden_size
+
+    def forward(self, x, lengths):
+        """(N, T) int64 -> (N, T, H)."""
+        return self.embedding(x), lengths
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch normalisation over the real steps of a batch (Ioffe & Szegedy, 2015).
+
+    The running statistics are exponential means that start from zero and are divided
+    by their sum of weights, as Adam's moments are, so that they can be used after a
+    single step.
+    """
+
+    momentum, eps = 0.1, 1e-5
+
+    def __init__(self, n_features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_features))
+        self.bias = nn.Parameter(torch.empty(n_features))
+        self.register_buffer("running_mean", torch.zeros(n_features))
+        self.register_buffer("running_var", torch.zeros(n_features))
+        self.register_buffer("running_weight", torch.zeros(()))
+
+    def forward(self, x, mask):
+        """(N, C, S) -> (N, C, S); mask is a bool tensor (N, 1, S) or None."""
+        if not self.training:
+            mean = self.running_mean / self.running_weight
+            variance = self.running_var / self.running_weight
+            return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
+        self.running_weight.lerp_(torch.ones_like(self.running_weight), self.momentum)
+        if mask is None and len(x) * x.shape[2] > 1:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias,
+                training=True, momentum=self.momentum, eps=self.eps,
+            )  # fmt: skip
+        if mask is None:
+            mask = torch.ones_like(x[:, :1], dtype=torch.bool)
+        n_steps = mask.sum()
+        mean = (x * mask).sum((0, 2)) / n_steps  # (C,)
+        centred = (x - mean[:, None]) * mask
+        variance = centred.square().sum((0, 2)) / n_steps
+        with torch.no_grad():
+            unbiased = variance * (n_steps / (n_steps - 1).clamp(min=1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        scale = (self.weight * torch.rsqrt(variance + self.eps))[:, None]
+        return centred * scale + self.bias[:, None]
+
+
+class ConvStem(nn.Module):
+    """Convolutions over time, strided so that the recurrence stays short.
+
+    Three blocks of convolution, batch normalisation and ReLU, as in the
+    convolutional branch of LSTM-FCN (Karim et al., 2018).
+    """
+
+    kernel_sizes = (7, 5, 3)
+
+    def __init__(self, n_channels, hidden_size, strides):
+        super().__init__()
+        self.strides = strides
+        inputs = (n_channels, hidden_size, hidden_size)
+        self.convolutions = nn.ModuleList(
+            skip_init(nn.Conv1d, n, hidden_size, k, stride=stride, bias=False)
+            for n, k, stride in zip(inputs, self.kernel_sizes, strides, strict=True)
+        )
+        self.norms = nn.ModuleList(MaskedBatchNorm(hidden_size) for _ in inputs)
+        self.n_outputs = hidden_size
+
+    def forward(self, x, lengths):
+        """(N, T, C) -> (N, S, H), S = ceil(T / product of strides)."""
+        x = x.transpose(1, 2)  # (N, C, T)
+        mask = None
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            (k,), (stride,) = convolution.kernel_size, convolution.stride
+            # k // 2 zeros in front and enough behind: output j is centred on j * stride
+            # and a sequence of length L has ceil(L / stride) outputs, however padded.
+            x = convolution(F.pad(x, (k // 2, k - 1 - k // 2)))
+            if lengths is not None:
+                lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
+                mask = step_mask(lengths, x.shape[2])[:, None]  # (N, 1, S)
+            x = F.relu(norm(x, mask))
+            if mask is not None:
+                x = x * mask  # so that the next convolution sees zeros, as at the end
+        return x.transpose(1, 2), lengths  # (N, S, H)
+
+
+def conv_strides(n_timesteps: int) -> tuple[int, ...]:
+    """Strides of `ConvStem` that bring the steps near `MAX_RECURRENT_STEPS`."""
+    strides = [1, 1, 1]
+    for i in range(2 * len(strides)):
+        if math.ceil(n_timesteps / math.prod(strides)) <= MAX_RECURRENT_STEPS:
+            break
+        strides[i % len(strides)] *= 2
+    return tuple(strides)
+
+
+# -------------------------------------------------------------------- recurrence
+class LSTMLayer(nn.LSTM):
+    """One direction of one layer: `torch.nn.LSTM`, with memory left unfilled."""
+
+    def reset_parameters(self):
+        """Do nothing: `initialize` fills the parameters."""
+
+
+class GRULayer(nn.GRU):
+    """One direction of one layer: `torch.nn.GRU`, with memory left unfilled."""
+
+    def reset_parameters(self):
+        """Do nothing: `initialize` fills the parameters."""
+
+
+CELLS = {"lstm": LSTMLayer, "gru": GRULayer}
+
+
+def reverse(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """Reverse each sequence within its own length: (S, N, I) -> (S, N, I)."""
+    if lengths is None:
+        return x.flip(0)
+    steps = torch.arange(x.shape[0], device=x.device)[:, None]  # (S, 1)
+    # Step t of a sequence of length L comes from L - 1 - t; padding stays in place.
+    source = torch.where(steps < lengths, lengths - 1 - steps, steps)  # (S, N)
+    return x.gather(0, source[:, :, None].expand_as(x))
+
+
+class Recurrence(nn.Module):
+    """Stacked recurrent layers, in one direction or two, dropout after each."""
+
+    def __init__(self, n_inputs, hidden_size, num_layers, cell, bidirectional, dropout):
+        super().__init__()
+        self.bidirectional = bidirectional
+        self.n_outputs = hidden_size * (2 if bidirectional else 1)
+        sizes = [n_inputs] + [self.n_outputs] * (num_layers - 1)
+        layer = CELLS[cell]
+        self.forwards = nn.ModuleList(layer(size, hidden_size) for size in sizes)
+        self.backwards = nn.ModuleList(
+            layer(size, hidden_size) for size in sizes if bidirectional
+        )
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x, lengths, generator=None):
+        """(N, S, I) -> (N, S, D)."""
+        x = x.transpose(0, 1)  # (S, N, I)
+        for i, layer in enumerate(self.forwards):
+            ahead = layer(x)[0]  # (S, N, H)
+            if self.bidirectional:
+                behind = reverse(self.backwards[i](reverse(x, lengths))[0], lengths)
+                ahead = torch.cat([ahead, behind], dim=2)  # (S, N, 2 H)
+            x = self.dropout(ahead, generator)
+        return x.transpose(0, 1)
+
+
+# ----------------------------------------------------------------------- pooling
+class Pooling(nn.Module):
+    """Summarise the states of a sequence: (N, S, D) -> (N, P)."""
+
+    def __init__(self, pooling, n_inputs, bidirectional):
+        super().__init__()
+        self.pooling = pooling
+        self.bidirectional = bidirectional
+        self.n_outputs = 2 * n_inputs if pooling == "mean-max" else n_inputs
+        if pooling == "attention":
+            self.score = skip_init(nn.Linear, n_inputs, n_inputs)
+            self.query = skip_init(nn.Linear, n_inputs, 1, bias=False)
+
+    def forward(self, x, lengths):
+        """Pool over the real steps."""
+        return getattr(self, "_" + self.pooling.replace("-", "_"))(x, lengths)
+
+    def _last(self, x, lengths):
+        if lengths is None:
+            last = x[:, -1]
+        else:
+            rows = torch.arange(len(x), device=x.device)
+            last = x[rows, lengths - 1]  # (N, D)
+        if not self.bidirectional:
+            return last
+        half = x.shape[2] // 2
+        # The backward direction has read the whole sequence at its first step.
+        return torch.cat([last[:, :half], x[:, 0, half:]], dim=1)
+
+    def _mean(self, x, lengths):
+        if lengths is None:
+            return x.mean(1)
+        mask = step_mask(lengths, x.shape[1])[:, :, None]
+        return (x * mask).sum(1) / lengths[:, None]
+
+    def _max(self, x, lengths):
+        if lengths is not None:
+            mask = step_mask(lengths, x.shape[1])[:, :, None]
+            x = x.masked_fill(~mask, -torch.inf)
+        return x.amax(1)
+
+    def _mean_max(self, x, lengths):
+        return torch.cat([self._mean(x, lengths), self._max(x, lengths)], dim=1)
+
+    def _attention(self, x, lengths):
+        return (self.attention(x, lengths)[:, :, None] * x).sum(1)
+
+    def attention(self, x, lengths):
+        """Return the weight of each step, (N, S), summing to 1 (Yang et al., 2016)."""
+        score = self.query(torch.tanh(self.score(x)))[:, :, 0]  # (N, S)
+        if lengths is not None:
+            score = score.masked_fill(~step_mask(lengths, x.shape[1]), -torch.inf)
+        return score.softmax(1)
+
+
+POOLINGS = ("last", "mean", "max", "mean-max", "attention")
+
+
+# ----------------------------------------------------------------------- network
+class RecurrentNetwork(nn.Module):
+    """stem -> recurrence -> pooling -> readout.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of the input. Ignored with ``stem="embedding"``.
+    n_outputs : int
+        Raw outputs of the readout.
+    hidden_size, num_layers : int
+    cell : {"lstm", "gru"}
+    bidirectional : bool
+    dropout : float
+        Probability that an output of a recurrent layer is dropped in training.
+    stem : {None, "linear", "conv", "embedding"}
+    pooling : {"last", "mean", "max", "mean-max", "attention"}
+    strides : tuple of int
+        Strides of the convolutions. Only used with ``stem="conv"``.
+    n_tokens : int
+        Rows of the embedding. Only used with ``stem="embedding"``.
+    """
+
+    def __init__(
+        self, *, n_channels, n_outputs, hidden_size, num_layers, cell, bidirectional,
+        dropout, stem, pooling, strides, n_tokens,
+    ):  # fmt: skip
+        super().__init__()
+        self.config = {
+            "n_channels": n_channels, "n_outputs": n_outputs,
+            "hidden_size": hidden_size, "num_layers": num_layers, "cell": cell,
+            "bidirectional": bidirectional, "dropout": dropout, "stem": stem,
+            "pooling": pooling, "strides": strides, "n_tokens": n_tokens,
+        }  # fmt: skip
+        stems = {
+            "linear": lambda: LinearStem(n_channels, hidden_size),
+            "conv": lambda: ConvStem(n_channels, hidden_size, strides),
+            "embedding": lambda: EmbeddingStem(n_tokens, hidden_size),
+        }
+        self.stem = None if stem is None else stems[stem]()
+        n_inputs = n_channels if stem is None else self.stem.n_outputs
+        self.recurrence = Recurrence(
+            n_inputs, hidden_size, num_layers, cell, bidirectional, dropout
+        )
+        self.pooling = Pooling(pooling, self.recurrence.n_outputs, bidirectional)
+        self.readout = skip_init(nn.Linear, self.pooling.n_outputs, n_outputs)
+
+    def embed(self, x, lengths, generator=None):
+        """(N, T, C) -> pooled state (N, P)."""
+        if self.stem is not None:
+            x, lengths = self.stem(x, lengths)  # (N, S, I)
+        return self.pooling(self.recurrence(x, lengths, generator), lengths)
+
+    def forward(self, x, lengths=None, generator=None):
+        """(N, T, C) -> raw outputs (N, Q)."""
+        return self.readout(self.embed(x, lengths, generator))
+
+    # A network is pickled as its configuration and numpy arrays, never as pickled
+    # modules or tensors, so any torch version and any device can read it back.
+    def __getstate__(self):
+        arrays = {
+            name: tensor.detach().cpu().numpy().copy()
+            for name, tensor in self.state_dict().items()
+        }
+        return {"config": self.config, "arrays": arrays, "training": self.training}
+
+    def __setstate__(self, state):
+        self.__init__(**state["config"])
+        tensors = {k: torch.tensor(v) for k, v in state["arrays"].items()}
+        self.to(dtype=self._floating_dtype(tensors)).load_state_dict(tensors)
+        self.train(state["training"])
+
+    @staticmethod
+    def _floating_dtype(tensors):
+        return next(t.dtype for t in tensors.values() if t.is_floating_point())
+
+
+@torch.no_grad()
+def initialize(network: nn.Module, generator: torch.Generator) -> None:
+    """Fill every parameter of a network, reading only the given generator.
+
+    Input weights are Glorot uniform per gate and recurrent weights orthogonal per
+    gate; the forget gate of an LSTM has bias 1, so that it starts by remembering
+    (Jozefowicz et al., 2015). Convolutions are He normal, other maps Glorot uniform.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    generator : torch.Generator
+        On the CPU, so that the start is the same on every device.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.RNNBase):
+            _initialize_recurrent(module, generator)
+        elif isinstance(module, nn.Conv1d):
+            nn.init.kaiming_normal_(
+                module.weight, nonlinearity="relu", generator=generator
+            )
+        elif isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.1, generator=generator)
+            module.weight[:2] = 0
+        elif isinstance(module, MaskedBatchNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def _initialize_recurrent(layer, generator):
+    hidden_size = layer.hidden_size
+    for gate in layer.weight_ih_l0.split(hidden_size):  # each (H, I)
+        nn.init.xavier_uniform_(gate, generator=generator)
+    for gate in layer.weight_hh_l0.split(hidden_size):  # each (H, H)
+        nn.init.orthogonal_(gate, generator=generator)
+    nn.init.zeros_(layer.bias_ih_l0)
+    nn.init.zeros_(layer.bias_hh_l0)
+    if isinstance(layer, nn.LSTM):
+        layer.bias_ih_l0[hidden_size : 2 * hidden_size] = 1  # gates i, f, g, o
+
+
+def resolve_auto(stem, pooling, n_timesteps: int):
+    """Choose the stem and pooling that "auto" stands for.
+
+    Parameters
+    ----------
+    stem, pooling : str or None
+        As the estimators take them.
+    n_timesteps : int
+        Length of the longest training sequence.
+
+    Returns
+    -------
+    stem, pooling : str or None
+        Without "auto": sequences of at least 8 steps get convolutions, and then the
+        mean and maximum over time; shorter ones are read by the recurrence alone and
+        its last state.
+    """
+    if stem == "auto":
+        stem = "conv" if n_timesteps >= MIN_CONV_TIMESTEPS else None
+    if pooling == "auto":
+        pooling = "mean-max" if stem in ("conv", "embedding") else "last"
+    return stem, pooling

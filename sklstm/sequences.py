@@ -1,0 +1,551 @@
+"""Leaf: any X -> Sequences. Imports nothing of ours.
+
+Reading X is separate from encoding it. `SequenceEncoder.read` checks X and lays it
+out as (n_samples, n_timesteps, n_channels) without copying where it can;
+`SequenceEncoder.fit` learns the statistics; `SequenceEncoder.encode` makes the one
+standardised copy the network sees. The encoder is a fitted object, so training and
+prediction cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
+
+PADDING, UNKNOWN, N_RESERVED_TOKENS = 0, 1, 2
+CHUNK_ROWS = 4096  # rows handled at once where a float64 intermediate is needed
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Right-padded sequences.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_samples, n_timesteps, n_channels), floating
+        Or, for tokens, of shape (n_samples, n_timesteps), int64. Padding is 0.
+    lengths : ndarray of shape (n_samples,), int64
+        Number of steps of each sequence, at least 1.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def n_timesteps(self) -> int:
+        """Length of the padded rows."""
+        return self.values.shape[1]
+
+    def take(self, rows) -> Sequences:
+        """Return the given rows, padded no further than the longest of them."""
+        lengths = self.lengths[rows]
+        return Sequences(self.values[rows, : lengths.max(initial=0)], lengths)
+
+    def mask(self) -> np.ndarray:
+        """Return a bool array (n_samples, n_timesteps), True where a step is real."""
+        return np.arange(self.n_timesteps) < self.lengths[:, None]
+
+
+class SequenceEncoder:
+    """Read X and turn it into what the network reads.
+
+    Parameters
+    ----------
+    n_channels : int
+        Channels of a flat 2-D row. Ignored for every other kind of X.
+    layout : {"time-major", "channel-major"}
+        Order of a flat 2-D row, and of the last two axes of a 3-D array.
+    standardize : bool
+        Whether to subtract the mean and divide by the standard deviation of each
+        channel over all observed steps. Ignored for tokens.
+    missing : {"error", "mask"}
+        "mask" reads trailing steps that are NaN in every channel as padding, puts
+        the channel's mean (0 after standardisation) in place of other NaNs and
+        appends one 0/1 channel per channel that tells where a value was missing.
+    tokens : bool
+        Whether X holds integer tokens. Token 0 is padding.
+    dtype : {"float32", "float64"}
+        Type of the encoded values. Ignored for tokens.
+
+    Attributes
+    ----------
+    n_channels_in_ : int
+    n_timesteps_in_ : int or None
+        None if the lengths vary.
+    flat_ : bool
+        Whether X was 2-D in fit, so that its width is fixed.
+    mean_, scale_ : ndarray of shape (n_channels_in_,), float64
+    vocabulary_ : ndarray of shape (n_tokens,), int64
+        Distinct tokens seen in fit, sorted. Only for tokens.
+    """
+
+    def __init__(self, n_channels, layout, standardize, missing, tokens, dtype):
+        self.n_channels = n_channels
+        self.layout = layout
+        self.standardize = standardize
+        self.missing = missing
+        self.tokens = tokens
+        self.dtype = dtype
+
+    @property
+    def n_encoded_channels_(self) -> int:
+        """Channels of the encoded values, indicators of missing values included."""
+        return self.n_channels_in_ * (2 if self.missing == "mask" else 1)
+
+    # ------------------------------------------------------------------ read
+    def read(self, X, estimator, *, reset: bool) -> Sequences:
+        """Check X and lay it out, unscaled, with NaN still in place.
+
+        Parameters
+        ----------
+        X : 2-D or 3-D array-like, ragged list, or frame
+            See the ``X`` parameter of `LSTMClassifier.fit`.
+        estimator : estimator instance
+            Named in messages; receives `n_features_in_` and `feature_names_in_`.
+        reset : bool
+            Whether this is fit (True) or prediction (False).
+
+        Returns
+        -------
+        sequences : Sequences
+            Views of X where its memory allows.
+        """
+        if hasattr(X, "detach"):  # a torch tensor, on whatever device
+            X = X.detach().cpu().numpy()
+        rows = _panel_rows(X)
+        flat = False
+        if rows is not None:
+            if hasattr(X, "columns"):
+                validate_data(estimator, X, reset=reset, skip_check_array=True)
+            values, lengths = self._pad(rows)
+        else:
+            values, lengths, flat = self._read_array(X, estimator, reset)
+        values, lengths = self._trim(values, lengths)
+        if reset:
+            self.flat_ = flat
+            self.n_channels_in_ = 1 if self.tokens else values.shape[2]
+            varies = len(set(lengths.tolist())) > 1
+            self.n_timesteps_in_ = None if varies else int(lengths[0])
+        elif not self.tokens and values.shape[2] != self.n_channels_in_:
+            raise ValueError(
+                f"X has {values.shape[2]} channels, but {type(estimator).__name__} is "
+                f"expecting {self.n_channels_in_} channels, as in fit."
+            )
+        if reset and not flat:
+            estimator.n_features_in_ = self.n_channels_in_
+            if not hasattr(X, "columns") and hasattr(estimator, "feature_names_in_"):
+                del estimator.feature_names_in_
+        return Sequences(values, lengths)
+
+    def _read_array(self, X, estimator, reset):
+        """Read a 2-D or 3-D array-like: values (n, T, C), lengths (n,), was it 2-D."""
+        checks = {
+            "dtype": "numeric",
+            "ensure_all_finite": True if self.missing == "error" else "allow-nan",
+            "estimator": estimator,
+            "input_name": "X",
+        }
+        ndim = _ndim(X)
+        if ndim < 3:
+            # Fitted on sequences of any length, a 2-D X is read by n_channels alone.
+            free_width = not reset and not self.flat_
+            if free_width:
+                X = check_array(X, **checks)
+            else:
+                del checks["estimator"], checks["input_name"]
+                X = validate_data(estimator, X, reset=reset, **checks)
+            X = _require_real(X)
+            n_channels = 1 if self.tokens else self.n_channels
+            if X.shape[1] % n_channels:
+                raise ValueError(
+                    f"X has {X.shape[1]} features, which is not a multiple of "
+                    f"n_channels={n_channels}. A flat row holds every channel at "
+                    "every time step."
+                )
+            n_timesteps = X.shape[1] // n_channels
+            if self.layout == "time-major":
+                values = X.reshape(len(X), n_timesteps, n_channels)  # (n, T, C)
+            else:  # (n, C * T) -> (n, C, T) -> (n, T, C)
+                values = X.reshape(len(X), n_channels, n_timesteps).transpose(0, 2, 1)
+        elif ndim == 3 and not self.tokens:
+            X = _require_real(check_array(X, allow_nd=True, **checks))
+            values = X if self.layout == "time-major" else X.transpose(0, 2, 1)
+            if not values.shape[1] or not values.shape[2]:
+                raise ValueError(
+                    f"X has shape {X.shape}: every sequence needs at least one time "
+                    "step and one channel."
+                )
+            if reset and self.layout == "time-major":
+                self._warn_if_swapped(*values.shape[1:])
+        else:
+            expected = "2-D" if self.tokens else "2-D or 3-D"
+            raise ValueError(
+                f"Found array with dim {ndim}, while {type(estimator).__name__} "
+                f"expects X to be {expected}: (n_samples, n_timesteps * n_channels)"
+                + ("." if self.tokens else " or (n_samples, n_timesteps, n_channels).")
+            )
+        lengths = np.full(len(values), values.shape[1], dtype=np.int64)
+        return values, lengths, ndim < 3
+
+    def _warn_if_swapped(self, n_timesteps, n_channels):
+        if n_channels > 16 and n_channels > n_timesteps:
+            warnings.warn(
+                f"X is read as {n_timesteps} time steps of {n_channels} channels. If "
+                "its axes are (n_samples, n_channels, n_timesteps), as in sktime's "
+                'numpy3D, set layout="channel-major".',
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _pad(self, rows):
+        """Pad ragged rows to values (n, T, C) and lengths (n,); name a bad row."""
+        if not len(rows):
+            raise ValueError(
+                "Found array with 0 sample(s) while a minimum of 1 is required."
+            )
+        arrays = [self._row(row, i) for i, row in enumerate(rows)]
+        n_channels = arrays[0].shape[1]
+        for i, array in enumerate(arrays):
+            if array.shape[1] != n_channels:
+                raise ValueError(
+                    f"X has ragged channels: row {i} has {array.shape[1]} channels, "
+                    f"but row 0 has {n_channels}. Every row must have as many."
+                )
+        lengths = np.array([len(array) for array in arrays], dtype=np.int64)
+        dtype = np.result_type(*{array.dtype for array in arrays})
+        values = np.zeros((len(arrays), lengths.max(), n_channels), dtype=dtype)
+        for padded, array in zip(values, arrays, strict=True):
+            padded[: len(array)] = array
+        return values, lengths
+
+    def _row(self, row, i):
+        """One ragged row as a checked 2-D array (T_i, C)."""
+        try:
+            array = np.asarray(row)
+            if array.dtype.kind not in "buif":
+                array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"X has values that are not numbers in row {i}: {error}"
+            ) from error
+        if array.ndim == 1:
+            if not self.tokens and self.n_channels > 1:
+                if len(array) % self.n_channels:
+                    raise ValueError(
+                        f"Row {i} of X has {len(array)} values, which is not a "
+                        f"multiple of n_channels={self.n_channels}."
+                    )
+                if self.layout == "time-major":
+                    array = array.reshape(-1, self.n_channels)  # (T_i, C)
+                else:
+                    array = array.reshape(self.n_channels, -1).T
+            else:
+                array = array[:, None]  # (T_i, 1)
+        elif self.layout == "channel-major" and not hasattr(row, "columns"):
+            array = array.T  # a frame's columns are channels in either layout
+        if array.ndim != 2:
+            raise ValueError(
+                f"Row {i} of X has shape {array.shape}; expected (n_timesteps,) or "
+                "(n_timesteps, n_channels)."
+            )
+        if not array.size:
+            raise ValueError(
+                f"Row {i} of X is an empty sequence, of shape {array.shape}. Every "
+                "sequence needs at least one time step; drop the row."
+            )
+        if array.dtype.kind == "f":
+            if np.isinf(array).any():
+                raise ValueError(f"Input X contains infinity in row {i}.")
+            if self.missing == "error" and np.isnan(array).any():
+                raise ValueError(
+                    f'Input X contains NaN in row {i}. Set missing="mask" to let the '
+                    "network see which values are missing, or impute them."
+                )
+        return array
+
+    def _trim(self, values, lengths):
+        """Read trailing all-NaN steps as padding; turn tokens to int64 (n, T)."""
+        if self.tokens:
+            return self._read_tokens(values, lengths)
+        if self.missing == "mask" and values.dtype.kind == "f":
+            observed = ~np.isnan(values).all(axis=2)  # (n, T)
+            observed &= np.arange(values.shape[1]) < lengths[:, None]
+            lengths = _last_true(observed) + 1
+            _require_steps(lengths, "missing (NaN) at every step")
+            if lengths.max() < values.shape[1]:
+                values = values[:, : lengths.max()]
+            if (lengths < values.shape[1]).any():  # padding is 0, not NaN
+                inside = np.arange(values.shape[1]) < lengths[:, None]
+                values = np.where(inside[:, :, None], values, 0)
+        return values, lengths
+
+    def _read_tokens(self, values, lengths):
+        # (n, T, 1) -> (n, T). Zeros in front (Keras pads there) and behind are
+        # padding; what is left of a row moves to its start.
+        if values.shape[2] != 1:
+            raise ValueError(
+                f'With stem="embedding" each step of X is one integer token, but X '
+                f"has {values.shape[2]} channels."
+            )
+        values = values[:, :, 0]
+        if values.dtype.kind == "f":
+            fractional = (np.isnan(values) | (values != np.floor(values))).any(axis=1)
+            if fractional.any():
+                raise ValueError(
+                    'With stem="embedding" X must hold integer tokens, but row '
+                    f"{int(fractional.argmax())} does not."
+                )
+        if (values < 0).any():
+            raise ValueError(
+                "Tokens must be positive integers (0 is padding), but row "
+                f"{int((values < 0).any(axis=1).argmax())} of X has a negative one."
+            )
+        tokens = values.astype(np.int64)
+        inside = (tokens != PADDING) & (np.arange(tokens.shape[1]) < lengths[:, None])
+        stop = _last_true(inside) + 1
+        _require_steps(stop, "padding (token 0) at every step")
+        start = inside.argmax(axis=1)
+        lengths = stop - start
+        steps = np.arange(lengths.max())
+        positions = np.minimum(start[:, None] + steps, tokens.shape[1] - 1)
+        tokens = np.take_along_axis(tokens, positions, axis=1)  # (n, longest)
+        return np.where(steps < lengths[:, None], tokens, PADDING), lengths
+
+    # ---------------------------------------------------------------- encode
+    def fit(self, sequences: Sequences, rows, weight: np.ndarray) -> SequenceEncoder:
+        """Learn the vocabulary, or each channel's mean and standard deviation.
+
+        Parameters
+        ----------
+        sequences : Sequences
+            As `read` returns them.
+        rows : ndarray of shape (n_rows,), int64
+            The rows to learn from, in the order in which sums are taken.
+        weight : ndarray of shape (n_rows,), float64
+            Weight of each of these rows in the statistics.
+
+        Returns
+        -------
+        self : SequenceEncoder
+        """
+        if self.tokens:
+            self.vocabulary_ = np.setdiff1d(sequences.values[rows], [PADDING])
+            return self
+        n_channels = sequences.values.shape[2]
+        self.mean_ = np.zeros(n_channels)
+        self.scale_ = np.ones(n_channels)
+        if self.standardize:
+            count = self._total(sequences, rows, weight, np.ones_like)
+            count = np.maximum(count, np.finfo(float).tiny)
+            self.mean_ = self._total(sequences, rows, weight, lambda x: x) / count
+            variance = self._total(
+                sequences, rows, weight, lambda x: (x - self.mean_) ** 2
+            )
+            scale = np.sqrt(variance / count)
+            # A channel that varies by no more than rounding error is constant.
+            constant = scale <= 1e-10 * np.maximum(np.abs(self.mean_), 1e-300)
+            self.scale_ = np.where(constant, 1.0, scale)
+        return self
+
+    def _total(self, sequences, rows, weight, function):
+        """Weighted float64 sum of function(x) over observed steps, per channel."""
+        total = np.zeros(sequences.values.shape[2])
+        steps = np.arange(sequences.n_timesteps)
+        for start in range(0, len(rows), CHUNK_ROWS):
+            chunk = rows[start : start + CHUNK_ROWS]
+            values = sequences.values[chunk].astype(np.float64)  # (n, T, C)
+            inside = steps < sequences.lengths[chunk, None]  # (n, T)
+            use = inside[:, :, None] & ~np.isnan(values)
+            each = np.where(use, function(np.where(use, values, self.mean_)), 0.0)
+            total += weight[start : start + CHUNK_ROWS] @ each.sum(axis=1)
+        return total
+
+    def encode(self, sequences: Sequences, rows: np.ndarray) -> Sequences:
+        """Standardise values and mark the missing ones; number tokens from 2.
+
+        Parameters
+        ----------
+        sequences : Sequences
+            As `read` returns them.
+        rows : ndarray of shape (n_rows,), int64
+            The rows to encode.
+
+        Returns
+        -------
+        encoded : Sequences
+            A copy, of the encoder's dtype; tokens never seen in fit are 1.
+        """
+        lengths = sequences.lengths[rows]
+        n_timesteps = lengths.max()
+        inside = np.arange(n_timesteps) < lengths[:, None]  # (n, T)
+        if self.tokens:
+            values = sequences.values[rows, :n_timesteps]
+            position = np.searchsorted(self.vocabulary_, values)
+            position = np.minimum(position, len(self.vocabulary_) - 1)
+            known = self.vocabulary_[position] == values
+            tokens = np.where(known, position + N_RESERVED_TOKENS, UNKNOWN)
+            return Sequences(np.where(inside, tokens, PADDING), lengths)
+        n_channels = self.n_channels_in_
+        shape = (len(rows), n_timesteps, self.n_encoded_channels_)
+        encoded = np.empty(shape, dtype=self.dtype)
+        for start in range(0, len(rows), CHUNK_ROWS):
+            chunk = slice(start, start + CHUNK_ROWS)
+            values = sequences.values[rows[chunk], :n_timesteps]
+            values = (values - self.mean_) / self.scale_  # float64 (n, T, C)
+            if self.missing == "mask":
+                absent = np.isnan(values)
+                values[absent] = 0.0
+                encoded[chunk, :, n_channels:] = absent
+            values *= inside[chunk, :, None]
+            encoded[chunk, :, :n_channels] = values
+        return Sequences(encoded, lengths)
+
+
+def distinct_rows(
+    sequences: Sequences, rows: np.ndarray, target: np.ndarray, weight: np.ndarray
+):
+    """Merge equal (sequence, target) rows and order them by content.
+
+    What `fit` sees is then a set of weighted rows: it cannot depend on the order of
+    the rows, and a weight of 2 is the row twice, to the last bit, also with
+    minibatches. Rounding differences would otherwise grow
+    without bound over a few hundred steps of a recurrent network.
+
+    Parameters
+    ----------
+    sequences : Sequences
+        As `SequenceEncoder.read` returns them.
+    rows : ndarray of shape (n_rows,), int64
+        The rows to look at.
+    target : ndarray of shape (n_rows,) or (n_rows, n_outputs), numeric
+    weight : ndarray of shape (n_rows,), float64, positive
+
+    Returns
+    -------
+    rows : ndarray of shape (n_distinct,), int64
+        The distinct ones among `rows`, in the order of their 128-bit hash.
+    weight : ndarray of shape (n_distinct,), float64
+        Sum of the weights of the rows that are equal to each.
+    """
+    target = np.asarray(target, dtype=np.float64).reshape(len(rows), -1) + 0.0
+    digests = []
+    for start in range(0, len(rows), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        # One byte layout for every input type; adding 0.0 turns -0.0 into 0.0.
+        values = np.asarray(sequences.values[rows[chunk]], dtype=np.float64, order="C")
+        lengths = sequences.lengths[rows[chunk]]
+        for row, length, y in zip(values + 0.0, lengths, target[chunk], strict=True):
+            digest = hashlib.blake2b(row[:length].data, digest_size=16)
+            digest.update(y.data)
+            digests.append(digest.digest())
+    keys = np.frombuffer(b"".join(digests), dtype=">u8").reshape(-1, 2)
+    # Weights are the last key, so equal rows add up in one order only.
+    order = np.lexsort((weight, keys[:, 1], keys[:, 0]))
+    keys = keys[order]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (keys[1:] != keys[:-1]).any(axis=1)
+    starts = np.flatnonzero(first)
+    return rows[order][starts], np.add.reduceat(weight[order], starts)
+
+
+def _panel_rows(X):
+    """Return the sequences of a panel or ragged X as a list, or None if it is an array.
+
+    A list of equally long lists of numbers is an array, as everywhere in
+    scikit-learn; a list of arrays or frames, or of lists of unequal length, is ragged.
+    """
+    if hasattr(X, "columns") and hasattr(X, "index"):
+        if getattr(X.index, "nlevels", 1) == 2:
+            return _split_by_instance(X)
+        if _is_nested(X):
+            return _nested_rows(X)
+        return None
+    if hasattr(X, "index") and hasattr(X, "dtype") and X.dtype == object:
+        X = X.to_numpy()  # a Series whose cells are sequences
+    if isinstance(X, np.ndarray):
+        holds_sequences = X.ndim == 1 and X.dtype == object and len(X)
+        return list(X) if holds_sequences and _is_sequence(X[0]) else None
+    if isinstance(X, (list, tuple)) and len(X):
+        if any(hasattr(row, "shape") and np.ndim(row) for row in X):
+            return list(X)
+        if all(isinstance(row, (list, tuple)) for row in X):
+            return list(X) if len({len(row) for row in X}) > 1 else None
+    return None
+
+
+def _is_sequence(value) -> bool:
+    return isinstance(value, (list, tuple)) or np.ndim(value) > 0
+
+
+def _split_by_instance(frame):
+    """Split an (instance, time) frame into arrays, instances as they first appear."""
+    instance = frame.index.get_level_values(0)
+    if not len(instance):
+        return []
+    codes = instance.factorize()[0]
+    order = np.argsort(codes, kind="stable")
+    stops = np.flatnonzero(np.diff(codes[order])) + 1
+    return np.split(_require_numbers(frame)[order], stops)
+
+
+def _require_numbers(frame):
+    try:
+        values = frame.to_numpy()
+        return values if values.dtype.kind in "buif" else values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"X has values that are not numbers: {error}") from error
+
+
+def _is_nested(frame) -> bool:
+    if not len(frame) or not frame.shape[1]:
+        return False
+    return _is_sequence(frame.iloc[0, 0]) and not isinstance(frame.iloc[0, 0], str)
+
+
+def _nested_rows(frame):
+    rows = []
+    for i, cells in enumerate(frame.itertuples(index=False, name=None)):
+        channels = [np.asarray(cell) for cell in cells]
+        if len({len(channel) for channel in channels}) > 1:
+            raise ValueError(
+                f"Row {i} of X has channels of different lengths: "
+                f"{[len(channel) for channel in channels]}."
+            )
+        rows.append(np.column_stack(channels))  # (T_i, C)
+    return rows
+
+
+def _ndim(X) -> int:
+    ndim = getattr(X, "ndim", None)
+    if ndim is not None:
+        return ndim
+    depth = 0
+    while isinstance(X, (list, tuple)) and len(X):
+        X, depth = X[0], depth + 1
+    return depth
+
+
+def _require_real(X):
+    return X.astype(np.float64) if X.dtype.kind == "b" else X
+
+
+def _require_steps(lengths, what):
+    if (lengths == 0).any():
+        raise ValueError(
+            f"Row {int((lengths == 0).argmax())} of X is an empty sequence: {what}. "
+            "Every sequence needs at least one time step; drop the row."
+        )
+
+
+def _last_true(mask):
+    """Position of the last True of each row of a 2-D mask; -1 if there is none."""
+    last = mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
+    return np.where(mask.any(axis=1), last, -1).astype(np.int64)

@@ -1,0 +1,496 @@
+"""Leaf: the training loop and the forward pass. Imports nothing of ours.
+
+`train` receives a network, a loss and batches, and knows none of their classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import threading
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+# Rows of every prediction batch. One size for all: the kernels round alike for a row
+# wherever and with whatever others it stands in a batch of one size, but not always
+# in batches of different sizes.
+PREDICT_ROWS = 32
+# Work (rows x steps x weights of a step) of a batch from which two threads pay.
+MIN_PARALLEL_WORK = 2e9
+# "adaptive" stops once the learning rate is at most this, as in MLPClassifier.
+MIN_ADAPTIVE_RATE = 1e-6
+# Share of the steps over which "one-cycle" warms up.
+WARM_UP = 0.15
+
+
+# ------------------------------------------------------------- device and threads
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device that a `device` parameter names.
+
+    Parameters
+    ----------
+    device : str
+        "auto" (CUDA if there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+
+    Raises
+    ------
+    ValueError
+        If the device is absent; lists those that are there.
+    """
+    present = ["cpu"]
+    present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if device == "auto":
+        return torch.device("cuda:0" if "cuda:0" in present else "cpu")
+    wanted = "cuda:0" if device == "cuda" else device
+    if wanted not in present:
+        raise ValueError(
+            f"device={device!r} is not available here. Available devices: "
+            f"{', '.join(present)}."
+        )
+    return torch.device(wanted)
+
+
+@contextlib.contextmanager
+def torch_threads(n_threads: int):
+    """Run a block with at most `n_threads` torch threads, then restore the setting.
+
+    Never more than were allowed before: in a joblib worker process that is its share
+    of the cores. Outside the main thread somebody else is already parallel (joblib's
+    threading backend), so one.
+    """
+    before = torch.get_num_threads()
+    if threading.current_thread() is not threading.main_thread():
+        n_threads = 1
+    n_threads = min(n_threads, before)
+    try:
+        if n_threads != before:
+            torch.set_num_threads(n_threads)
+        yield
+    finally:
+        if n_threads != before:
+            torch.set_num_threads(before)
+
+
+def threads_for(n_rows: int, n_timesteps: int, network) -> int:
+    """Return how many threads a batch is worth: one unless it is large."""
+    n_weights = sum(p.numel() for p in network.parameters() if p.ndim > 1)
+    work = n_rows * n_timesteps * n_weights
+    return torch.get_num_threads() if work >= MIN_PARALLEL_WORK else 1
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(device, **sizes):
+    """Turn a device's out-of-memory error into one that says what to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        settings = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        raise MemoryError(
+            f"The device {device} ran out of memory with {settings}. Lower "
+            f"{' or '.join(sizes)}, shorten the sequences, or set device='cpu'."
+        ) from error
+
+
+# ------------------------------------------------------------------------ batches
+def padded_length(n_timesteps: int) -> int:
+    """Return the length to which a sequence is padded: at most 1/16 longer.
+
+    A function of the sequence's own length, so that what it is padded to does not
+    depend on its neighbours, with few distinct values, since kernels are prepared
+    for each.
+    """
+    grain = 2 ** max(0, math.floor(math.log2(max(n_timesteps, 1))) - 4)
+    return math.ceil(n_timesteps / grain) * grain
+
+
+def _fit_width(values: torch.Tensor, width: int) -> torch.Tensor:
+    """Cut or zero-pad (N, T, ...) to (N, width, ...)."""
+    if values.shape[1] >= width:
+        return values[:, :width]
+    shape = (len(values), width - values.shape[1], *values.shape[2:])
+    return torch.cat([values, values.new_zeros(shape)], dim=1)
+
+
+class SequenceBatches:
+    """Minibatches of sequences that live on the device.
+
+    Batches have equal sizes, give or take a row. Where lengths vary, rows of similar
+    length share a batch, in a new order every epoch, so padding costs little.
+
+    Parameters
+    ----------
+    sequences : object with `values` (n, T, ...) and `lengths` (n,)
+    target : ndarray of shape (n, ...)
+    weight : ndarray of shape (n, ...)
+        Scaled to a mean of 1.
+    batch_size : int
+    shuffle : bool
+    generator : torch.Generator
+        On the CPU; orders the rows.
+    device : torch.device
+    dtype : torch.dtype
+        Of floating targets and weights.
+    """
+
+    def __init__(
+        self, sequences, target, weight, *, batch_size, shuffle, generator, device,
+        dtype,
+    ):  # fmt: skip
+        def resident(array):
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+        self.values = resident(sequences.values)  # (n, T, C)
+        self.lengths = resident(sequences.lengths)
+        self.target = resident(target)
+        self.weight = resident(weight)
+        self._lengths = sequences.lengths
+        self.ragged = bool((self._lengths < sequences.values.shape[1]).any())
+        self.n_batches = math.ceil(len(self._lengths) / batch_size)
+        self.shuffle = shuffle
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self):
+        """Yield (inputs of the network, target, weight, number of rows)."""
+        n = len(self._lengths)
+        if self.shuffle:
+            order = torch.randperm(n, generator=self.generator).numpy()
+        else:
+            order = np.arange(n)
+        if self.ragged and self.shuffle and self.n_batches > 1:
+            order = self._by_similar_length(order)
+        for rows in np.array_split(order, self.n_batches):
+            index = torch.from_numpy(rows).to(self.values.device)
+            lengths, width = None, self.values.shape[1]
+            if self.ragged:
+                width = padded_length(int(self._lengths[rows].max()))
+                if (self._lengths[rows] < width).any():
+                    lengths = self.lengths.index_select(0, index)
+            whole = self.n_batches == 1 and not self.shuffle
+            values = self.values if whole else self.values.index_select(0, index)
+            yield (
+                (_fit_width(values, width), lengths),
+                self.target.index_select(0, index),
+                self.weight.index_select(0, index),
+                len(rows),
+            )
+
+    def _by_similar_length(self, order):
+        # Sorting 8 batches of shuffled rows at a time by length, then shuffling the
+        # batches: neighbours have similar lengths but differ from epoch to epoch.
+        size = math.ceil(len(order) / self.n_batches) * 8
+        runs = [order[start : start + size] for start in range(0, len(order), size)]
+        order = np.concatenate(
+            [run[np.argsort(self._lengths[run], kind="stable")] for run in runs]
+        )
+        batches = np.array_split(order, self.n_batches)
+        shuffled = torch.randperm(self.n_batches, generator=self.generator)
+        # Equal sizes first, as np.array_split cuts them.
+        batches = sorted((batches[i] for i in shuffled.tolist()), key=len, reverse=True)
+        return np.concatenate(batches)
+
+
+# --------------------------------------------------------------------- optimisers
+class FlatParameters:
+    """A network's parameters and gradients as two flat vectors it shares memory with.
+
+    One vector operation then replaces a loop over tensors in clipping and stepping.
+    """
+
+    def __init__(self, network):
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        self.data = torch.cat([p.detach().reshape(-1) for p in parameters])
+        self.grad = torch.zeros_like(self.data)
+        # Weight decay shrinks maps, not biases or normalisation.
+        self.is_map = torch.cat(
+            [self.data.new_full((p.numel(),), p.ndim > 1) for p in parameters]
+        )
+        start = 0
+        for p in parameters:
+            stop = start + p.numel()
+            p.data = self.data[start:stop].view_as(p)
+            p.grad = self.grad[start:stop].view_as(p)
+            start = stop
+
+
+class Optimizer:
+    """Adam, AdamW or SGD with Nesterov momentum, on flat parameters.
+
+    `alpha` is an L2 penalty in the loss for "adam" and "sgd", as in MLPClassifier,
+    and decoupled weight decay for "adamw" (Loshchilov & Hutter, 2019).
+    """
+
+    beta1, beta2, eps, momentum = 0.9, 0.999, 1e-8, 0.9
+
+    def __init__(self, flat: FlatParameters, solver: str, alpha: float, state=None):
+        self.flat = flat
+        self.solver = solver
+        self.alpha = alpha
+        if state is None:
+            self.n_steps = 0
+            self.first = torch.zeros_like(flat.data)
+            self.second = torch.zeros_like(flat.data) if solver != "sgd" else None
+        else:
+            self.n_steps = state["n_steps"]
+            self.first, self.second = (
+                None if a is None else torch.tensor(a).to(flat.data)
+                for a in (state["first"], state["second"])
+            )
+
+    def state(self) -> dict:
+        """Return the moments as arrays, to go on from later."""
+        second = None if self.second is None else self.second.cpu().numpy().copy()
+        first = self.first.cpu().numpy().copy()
+        return {"n_steps": self.n_steps, "first": first, "second": second}
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Update the parameters from the gradients."""
+        data, grad = self.flat.data, self.flat.grad
+        self.n_steps += 1
+        if self.alpha and self.solver == "adamw":
+            data.addcmul_(data, self.flat.is_map, value=-learning_rate * self.alpha)
+        elif self.alpha:
+            grad.addcmul_(data, self.flat.is_map, value=self.alpha)
+        if self.solver == "sgd":
+            self.first.mul_(self.momentum).add_(grad)
+            data.sub_(grad.add(self.first, alpha=self.momentum), alpha=learning_rate)
+            return
+        self.first.lerp_(grad, 1 - self.beta1)
+        self.second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        correction1 = 1 - self.beta1**self.n_steps
+        correction2 = 1 - self.beta2**self.n_steps
+        root = self.second.sqrt().div_(math.sqrt(correction2)).add_(self.eps)
+        data.addcdiv_(self.first, root, value=-learning_rate / correction1)
+
+
+def scheduled_rate(schedule: str, progress: float) -> float:
+    """Return the factor on learning_rate_init at `progress` in [0, 1] of the steps.
+
+    "one-cycle" (Smith & Topin, 2018) rises to 1 and falls to 0 along cosines;
+    "cosine" only falls; the others leave 1.
+    """
+    if schedule == "one-cycle" and progress < WARM_UP:
+        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * progress / WARM_UP))
+    if schedule == "one-cycle":
+        progress = (progress - WARM_UP) / (1 - WARM_UP)
+    elif schedule != "cosine":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+# ----------------------------------------------------------------------- training
+@dataclass
+class History:
+    """What happened in training, one entry per epoch."""
+
+    loss_curve: list = field(default_factory=list)
+    validation_scores: list | None = None
+    best_loss: float | None = None
+    best_validation_score: float | None = None
+    optimizer_state: dict | None = None
+    converged: bool = True
+
+    @property
+    def n_iter(self) -> int:
+        """Epochs run."""
+        return len(self.loss_curve)
+
+
+def _snapshot(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def train(
+    network, loss, batches, *, solver, learning_rate, learning_rate_init, alpha,
+    max_iter, tol, max_grad_norm, n_iter_no_change, generator, bfloat16=False,
+    validate=None, optimizer_state=None, on_epoch=None, verbose=False,
+):  # fmt: skip
+    """Train a network in place and return the history.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Called as ``network(*inputs, generator=generator)``. Left in eval mode.
+    loss : callable
+        ``loss(raw, target, weight)`` -> losses of the rows, a tensor (N,).
+    batches : iterable with a length
+        Yields ``(inputs, target, weight, n_rows)``, once through per epoch.
+    solver : {"adam", "adamw", "sgd"}
+    learning_rate : {"constant", "one-cycle", "cosine", "adaptive"}
+    learning_rate_init, alpha, tol, max_grad_norm : float
+        `max_grad_norm` may be None: no clipping.
+    max_iter, n_iter_no_change : int
+        In epochs.
+    generator : torch.Generator
+        Drives dropout, on the network's device.
+    bfloat16 : bool
+        Whether to compute in bfloat16, with parameters and gradients in float32.
+    validate : callable, default=None
+        Returns (score, loss) of the network on the validation part. When given,
+        training stops after `n_iter_no_change` epochs without a better score (of
+        equal scores the lower loss is better) and the best weights come back.
+    optimizer_state : dict, default=None
+        `History.optimizer_state` of an earlier call to go on from.
+    on_epoch : callable, default=None
+        ``on_epoch(history)``, called after each epoch; returns True to stop.
+    verbose : bool
+
+    Returns
+    -------
+    history : History
+
+    Raises
+    ------
+    ValueError
+        If the loss is not finite.
+    """
+    device = next(network.parameters()).device
+    flat = FlatParameters(network)
+    optimizer = Optimizer(flat, solver, alpha, optimizer_state)
+    history = History(validation_scores=None if validate is None else [])
+    planned = learning_rate in ("one-cycle", "cosine")
+    rate, n_stale = learning_rate_init, 0
+    best, best_key = None, None
+    n_steps, step = max_iter * len(batches), 0
+    try:
+        for epoch in range(1, max_iter + 1):
+            network.train()
+            total, n_rows = torch.zeros((), device=device, dtype=torch.float64), 0
+            for inputs, target, weight, n in batches:
+                flat.grad.zero_()
+                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                    raw = network(*inputs, generator=generator)
+                raw = raw.to(flat.data.dtype)
+                value = loss(raw, target, weight).mean()
+                value.backward()
+                if max_grad_norm is not None:
+                    norm = torch.linalg.vector_norm(flat.grad)
+                    flat.grad.mul_(torch.clamp(max_grad_norm / (norm + 1e-12), max=1.0))
+                optimizer.step(rate * scheduled_rate(learning_rate, step / n_steps))
+                total += value.detach() * n
+                n_rows += n
+                step += 1
+            history.loss_curve.append(float(total / n_rows))
+            if not math.isfinite(history.loss_curve[-1]):
+                raise ValueError(
+                    f"The training loss became {history.loss_curve[-1]} in epoch "
+                    f"{epoch}. Lower learning_rate_init (now {learning_rate_init}) or "
+                    f"max_grad_norm (now {max_grad_norm}), and check that X and y hold "
+                    "no extreme values."
+                )
+            if validate is None:
+                key = (history.loss_curve[-1],)
+                improved = best_key is None or key[0] < best_key[0] - tol
+            else:
+                network.eval()
+                score, validation_loss = validate()
+                history.validation_scores.append(score)
+                key = (-score, validation_loss)
+                improved = best_key is None or key < best_key
+            if verbose:
+                _report(epoch, history)
+            n_stale = 0 if improved else n_stale + 1
+            if best_key is None or key < best_key:
+                best, best_key = _snapshot(network), key
+            if on_epoch is not None and on_epoch(history):
+                break
+            if planned and validate is None:
+                # The plan runs to its end, unless there is nothing left to learn.
+                n_stale = n_stale if history.loss_curve[-1] < tol else 0
+            if n_stale > n_iter_no_change:
+                if learning_rate != "adaptive" or rate <= MIN_ADAPTIVE_RATE:
+                    break
+                rate, n_stale = rate / 5, 0
+        else:
+            # A plan that was run to its end has converged, unless it was too short to
+            # tell.
+            history.converged = planned and max_iter > n_iter_no_change
+        if validate is not None:
+            network.load_state_dict(best)
+    except KeyboardInterrupt:
+        if best is not None:
+            network.load_state_dict(best)
+        warnings.warn(
+            f"Training interrupted in epoch {history.n_iter + 1} of {max_iter}; the "
+            "best model so far is kept.",
+            UserWarning,
+            stacklevel=4,
+        )
+        if not history.loss_curve:
+            history.loss_curve.append(math.nan)
+    network.eval()
+    network.zero_grad(set_to_none=True)
+    if history.validation_scores:
+        history.best_validation_score = max(history.validation_scores)
+    elif validate is None:
+        history.best_loss = min(history.loss_curve)
+    history.optimizer_state = optimizer.state()
+    return history
+
+
+def _report(epoch, history):
+    line = f"Iteration {epoch}, loss = {history.loss_curve[-1]:.8f}"
+    if history.validation_scores:
+        line += f", validation score = {history.validation_scores[-1]:.6f}"
+    print(line)  # noqa: T201 - asked for by verbose
+
+
+# ------------------------------------------------------------------------ forward
+def forward(network, sequences, device, method="__call__") -> np.ndarray:
+    """Return what a network says of sequences, one row each, on the CPU.
+
+    Rows are computed in batches of one size, with others that are padded to the same
+    length, a length that depends on the row alone: what a row gets cannot depend on
+    what else is asked for, to the last bit.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In eval mode, on the CPU; it is copied to any other device.
+    sequences : object with `values` (n, T, ...) and `lengths` (n,)
+    device : torch.device
+    method : str
+        Method of the network to call with (values, lengths).
+
+    Returns
+    -------
+    raw : ndarray of shape (n, n_outputs), float64
+    """
+    n = len(sequences.lengths)
+    if device.type != "cpu":
+        network = copy.deepcopy(network).to(device)
+    call = getattr(network, method)
+    values = torch.from_numpy(np.ascontiguousarray(sequences.values))
+    widths = np.array([padded_length(length) for length in range(1, values.shape[1] + 1)])
+    width_of = widths[sequences.lengths - 1]
+    is_full = sequences.lengths == width_of
+    raw = None
+    n_threads = threads_for(PREDICT_ROWS, values.shape[1], network)
+    with torch_threads(n_threads), torch.inference_mode():
+        for width, full in sorted(
+            set(zip(width_of.tolist(), is_full.tolist(), strict=True))
+        ):
+            same = np.flatnonzero((width_of == width) & (is_full == full))
+            for start in range(0, len(same), PREDICT_ROWS):
+                rows = same[start : start + PREDICT_ROWS]
+                # Fill up the batch with copies of its first row.
+                filled = np.concatenate(
+                    [rows, np.repeat(rows[:1], PREDICT_ROWS - len(rows))]
+                )
+                x = _fit_width(values[torch.from_numpy(filled)], width).to(device)
+                lengths = torch.from_numpy(sequences.lengths[filled]).to(device)
+                out = call(x, None if full else lengths).cpu().numpy()
+                if raw is None:
+                    raw = np.empty((n, out.shape[1]), dtype=np.float64)
+                raw[rows] = out[: len(rows)]
+    return raw

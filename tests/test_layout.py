@@ -1,0 +1,61 @@
+"""Imports point down only, and importing the package stays cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sklstm
+
+PACKAGE = Path(sklstm.__file__).parent
+LEAVES = {"sequences", "network", "heads", "training"}
+ALLOWED = {
+    **{leaf: set() for leaf in LEAVES},
+    "estimators": LEAVES,
+    "__init__": {"estimators"},
+}
+HEAVY = {"sktime", "matplotlib", "pandas"}
+
+
+def imported(path):
+    """Full names of all modules that a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} has a relative import"
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_every_room_is_known():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_imports_point_down(room):
+    names = imported(PACKAGE / f"{room}.py")
+    ours = {name.split(".")[1] for name in names if name.startswith("sklstm.")}
+    rooms = ours & set(ALLOWED)
+    assert rooms <= ALLOWED[room]
+    assert not {name.split(".")[0] for name in names} & HEAVY
+
+
+def test_import_loads_neither_sktime_nor_matplotlib():
+    code = (
+        "import sys, sklstm; "
+        "print(sorted({'sktime', 'matplotlib', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"
+
+
+def test_public_names():
+    assert sklstm.__all__ == ["LSTMClassifier", "LSTMRegressor"]
+    assert all(hasattr(sklstm, name) for name in sklstm.__all__)

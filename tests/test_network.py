@@ -1,0 +1,224 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from sklstm.network import (
+    POOLINGS,
+    ConvStem,
+    MaskedBatchNorm,
+    Pooling,
+    Recurrence,
+    RecurrentNetwork,
+    conv_strides,
+    initialize,
+    resolve_auto,
+)  # fmt: skip
+
+CONFIG = {
+    "n_channels": 3, "n_outputs": 2, "hidden_size": 5, "num_layers": 2, "cell": "lstm",
+    "bidirectional": True, "dropout": 0.0, "stem": None, "pooling": "last",
+    "strides": (1, 2, 1), "n_tokens": 0,
+}  # fmt: skip
+
+
+def build(seed=0, dtype=torch.float64, **settings):
+    network = RecurrentNetwork(**{**CONFIG, **settings}).to(dtype)
+    initialize(network, torch.Generator().manual_seed(seed))
+    return network.eval()
+
+
+def inputs(n=4, n_timesteps=9, n_channels=3, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, n_timesteps, n_channels, generator=generator, dtype=dtype)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def reference_lstm(x, w_ih, w_hh, b_ih, b_hh):
+    """Hochreiter & Schmidhuber (1997) with forget gates: x (T, I) -> states (T, H)."""
+    h = c = np.zeros(w_hh.shape[1])
+    states = []
+    for x_t in x:
+        i, f, g, o = np.split(w_ih @ x_t + b_ih + w_hh @ h + b_hh, 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        states.append(h)
+    return np.array(states)
+
+
+def reference_gru(x, w_ih, w_hh, b_ih, b_hh):
+    """Cho et al. (2014), in torch's form: x (T, I) -> states (T, H)."""
+    h = np.zeros(w_hh.shape[1])
+    states = []
+    for x_t in x:
+        r_x, z_x, n_x = np.split(w_ih @ x_t + b_ih, 3)
+        r_h, z_h, n_h = np.split(w_hh @ h + b_hh, 3)
+        r, z = sigmoid(r_x + r_h), sigmoid(z_x + z_h)
+        h = (1 - z) * np.tanh(n_x + r * n_h) + z * h
+        states.append(h)
+    return np.array(states)
+
+
+@pytest.mark.parametrize(
+    ("cell", "reference"), [("lstm", reference_lstm), ("gru", reference_gru)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_recurrence_equals_its_equations(cell, reference, dtype):
+    network = build(dtype=dtype, cell=cell)
+    lengths = [9, 1, 4, 6]
+    x = inputs(dtype=dtype)
+    with torch.no_grad():
+        states = network.recurrence(x, torch.tensor(lengths)).numpy()
+    for row, length, got in zip(x.double().numpy(), lengths, states, strict=True):
+        expected = row[:length]
+        for ahead, behind in zip(
+            network.recurrence.forwards, network.recurrence.backwards, strict=True
+        ):
+            weights = [[p.detach().double().numpy() for p in m.parameters()]
+                       for m in (ahead, behind)]  # fmt: skip
+            expected = np.hstack(
+                [
+                    reference(expected, *weights[0]),
+                    reference(expected[::-1], *weights[1])[::-1],
+                ]
+            )
+        tolerance = 1e-12 if dtype == torch.float64 else 2e-6
+        np.testing.assert_allclose(got[:length], expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_recurrence_equals_torch_lstm_on_copied_weights(bidirectional):
+    ours = Recurrence(3, 5, 2, "lstm", bidirectional, 0.0)
+    initialize(ours, torch.Generator().manual_seed(0))
+    theirs = torch.nn.LSTM(3, 5, 2, bidirectional=bidirectional, batch_first=True)
+    with torch.no_grad():
+        for i in range(2):
+            layers = [(ours.forwards[i], "")]
+            if bidirectional:
+                layers.append((ours.backwards[i], "_reverse"))
+            for layer, suffix in layers:
+                for own, parameter in layer.named_parameters():
+                    name = own.replace("_l0", f"_l{i}{suffix}")
+                    getattr(theirs, name).copy_(parameter)
+        x = inputs(dtype=torch.float32)
+        torch.testing.assert_close(ours(x, None), theirs(x)[0])
+
+
+@pytest.mark.parametrize("stem", [None, "linear", "conv"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_padding_and_neighbours_do_not_matter(stem, pooling, bidirectional):
+    network = build(stem=stem, pooling=pooling, bidirectional=bidirectional)
+    lengths = torch.tensor([9, 1, 4, 6])
+    x = inputs()
+    padded = torch.cat([x, torch.full((4, 5, 3), 1e3, dtype=x.dtype)], dim=1)
+    for row, length in enumerate(lengths):
+        padded[row, length:] = 0
+    with torch.no_grad():
+        # Running statistics away from their start.
+        network.train()(x, None)
+        network.eval()
+        together = network(padded, lengths)
+        alone = [network(x[i : i + 1, :k], None) for i, k in enumerate(lengths)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=1e-12)
+
+
+def test_recurrence_ignores_what_stands_in_the_padding():
+    network = build(pooling="mean-max")
+    x, lengths = inputs(), torch.tensor([9, 1, 4, 6])
+    other = x.clone()
+    for row, length in enumerate(lengths):
+        other[row, length:] = 99.0
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, lengths), network(other, lengths))
+
+
+def test_conv_stem_training_statistics_ignore_padding():
+    x, lengths = inputs(n=2), torch.tensor([9, 4])
+    x[1, 4:] = 0
+    padded = torch.cat([x, torch.zeros(2, 7, 3, dtype=x.dtype)], dim=1)
+    outputs = []
+    for values in (x, padded):
+        stem = ConvStem(3, 5, (1, 2, 1)).double()
+        initialize(stem, torch.Generator().manual_seed(0))
+        states, lengths_after = stem(values, lengths)
+        np.testing.assert_array_equal(lengths_after, [5, 2])
+        outputs.append((states[:, :5], stem.norms[2].running_var))
+    torch.testing.assert_close(outputs[0], outputs[1])
+
+
+def test_batch_norm_masked_equals_plain():
+    x = inputs().transpose(1, 2)
+    mask = torch.ones(4, 1, 9, dtype=torch.bool)
+    plain, masked = (MaskedBatchNorm(3).double() for _ in range(2))
+    for norm, given in ((plain, None), (masked, mask)):
+        initialize(norm, None)
+        norm(x, given)
+    torch.testing.assert_close(plain(x, None), masked(x, mask))
+    torch.testing.assert_close(plain.running_var, masked.running_var)
+    # After one kind of batch only, evaluation uses just its statistics.
+    torch.testing.assert_close(
+        plain.eval()(x, None).var((0, 2)), torch.ones(3, dtype=x.dtype), rtol=1e-4, atol=0
+    )
+
+
+def test_attention_weights_sum_to_one_over_real_steps():
+    pooling = Pooling("attention", 3, False).double()
+    initialize(pooling, torch.Generator().manual_seed(0))
+    weights = pooling.attention(inputs(), torch.tensor([9, 1, 4, 6]))
+    torch.testing.assert_close(weights.sum(1), torch.ones(4, dtype=weights.dtype))
+    assert weights[2, 4:].eq(0).all()
+
+
+def test_initialisation():
+    network = build(num_layers=1, bidirectional=False)
+    layer = network.recurrence.forwards[0]
+    np.testing.assert_array_equal(
+        layer.bias_ih_l0.detach(), np.repeat([0, 1, 0, 0], 5).astype(float)
+    )
+    for gate in layer.weight_hh_l0.detach().split(5):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(5, dtype=gate.dtype))
+
+
+def test_initialisation_is_seeded_and_leaves_global_state_alone():
+    before = torch.get_rng_state()
+    first, second, other = (build(seed, stem="conv") for seed in (0, 0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    x = inputs()
+    first.train(), second.train(), other.train()
+    assert torch.equal(first(x), second(x))
+    assert not torch.equal(first(x), other(x))
+
+
+@pytest.mark.parametrize(
+    "copier", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+@pytest.mark.parametrize("stem", ["conv", "embedding"])
+def test_copies_are_equal_and_hold_arrays_only(copier, stem):
+    network = build(stem=stem, n_tokens=9)
+    x = inputs() if stem == "conv" else torch.arange(6).reshape(2, 3)
+    with torch.no_grad():
+        network.train()(x)
+        network.eval()
+        assert torch.equal(copier(network)(x), network(x))
+    state = network.__getstate__()
+    assert all(isinstance(array, np.ndarray) for array in state["arrays"].values())
+
+
+@pytest.mark.parametrize("n_timesteps", [8, 64, 65, 150, 1000, 10_000])
+def test_strides_bring_long_sequences_near_64_steps(n_timesteps):
+    n_steps = int(np.ceil(n_timesteps / np.prod(conv_strides(n_timesteps))))
+    assert n_steps <= 64 or n_timesteps > 64 * 64
+    assert n_steps > 32 or n_timesteps <= 64
+
+
+def test_auto():
+    assert resolve_auto("auto", "auto", 7) == (None, "last")
+    assert resolve_auto("auto", "auto", 8) == ("conv", "mean-max")
+    assert resolve_auto("embedding", "auto", 7) == ("embedding", "mean-max")
+    assert resolve_auto(None, "max", 500) == (None, "max")

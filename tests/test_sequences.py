@@ -1,0 +1,209 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sklstm import LSTMClassifier
+from sklstm.sequences import SequenceEncoder, distinct_rows
+
+
+def encoder(**settings):
+    defaults = {
+        "n_channels": 1,
+        "layout": "time-major",
+        "standardize": True,
+        "missing": "error",
+        "tokens": False,
+        "dtype": "float64",
+    }
+    return SequenceEncoder(**{**defaults, **settings})
+
+
+def read(X, **settings):
+    return encoder(**settings).read(X, LSTMClassifier(), reset=True)
+
+
+RAGGED = [np.array([[1.0, 2], [3, 4], [5, 6]]), np.array([[7.0, 8]])]
+
+
+def frame_of(rows):
+    return pd.concat(
+        {
+            f"series {i}": pd.DataFrame(row, columns=["a", "b"])
+            for i, row in enumerate(rows)
+        }
+    )
+
+
+def nested_of(rows):
+    cells = [[pd.Series(row[:, c]) for c in range(2)] for row in rows]
+    return pd.DataFrame(cells, columns=["a", "b"])
+
+
+def object_array(rows):
+    array = np.empty(len(rows), dtype=object)
+    array[:] = rows
+    return array
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        RAGGED,
+        tuple(RAGGED),
+        [row.tolist() for row in RAGGED],
+        object_array(RAGGED),
+        pd.Series(object_array(RAGGED)),
+        [pd.DataFrame(row) for row in RAGGED],
+        [torch.tensor(row) for row in RAGGED],
+        frame_of(RAGGED),
+        nested_of(RAGGED),
+    ],
+    ids=["list", "tuple", "lists", "object", "Series", "frames", "tensors", "MultiIndex",
+         "nested"],
+)  # fmt: skip
+def test_every_kind_of_ragged_input_reads_alike(X):
+    sequences = read(X)
+    np.testing.assert_array_equal(sequences.lengths, [3, 1])
+    np.testing.assert_array_equal(
+        sequences.values, [[[1, 2], [3, 4], [5, 6]], [[7, 8], [0, 0], [0, 0]]]
+    )
+
+
+def test_multiindex_instances_keep_their_order_of_appearance():
+    frame = frame_of(RAGGED)
+    frame = pd.concat([frame.loc[["series 1"]], frame.loc[["series 0"]]])
+    np.testing.assert_array_equal(read(frame).lengths, [1, 3])
+
+
+@pytest.mark.parametrize("layout", ["time-major", "channel-major"])
+def test_flat_rows_equal_their_3d_array(layout):
+    X = np.arange(24.0).reshape(2, 4, 3)  # (n, T, C) or (n, C, T)
+    whole = read(X, layout=layout)
+    n_channels = 3 if layout == "time-major" else 4
+    flat = read(X.reshape(2, 12), layout=layout, n_channels=n_channels)
+    np.testing.assert_array_equal(whole.values, flat.values)
+    assert whole.values.shape[2] == n_channels
+
+
+def test_2d_columns_are_the_time_steps_of_one_channel():
+    X = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(read(X).values[:, :, 0], X)
+
+
+def test_input_is_not_copied_by_reading():
+    X = np.zeros((4, 6, 2), dtype=np.float32)
+    assert np.shares_memory(read(X).values, X)
+
+
+def test_standardisation_uses_real_steps_only_and_weights():
+    X = [np.array([0.0, 2.0]), np.array([4.0])]
+    reader = encoder()
+    sequences = reader.read(X, LSTMClassifier(), reset=True)
+    reader.fit(sequences, np.arange(2), np.array([1.0, 2.0]))
+    # Values 0, 2 with weight 1 and 4 with weight 2: mean 10/4, mean square 36/4.
+    assert reader.mean_ == pytest.approx([2.5])
+    assert reader.scale_ == pytest.approx([np.sqrt(9 - 2.5**2)])
+    encoded = reader.encode(sequences, np.arange(2))
+    assert encoded.values[1, 1, 0] == 0  # padding stays 0
+
+
+def test_constant_channel_keeps_scale_one():
+    reader = encoder()
+    sequences = reader.read(np.full((3, 4), 7.0), LSTMClassifier(), reset=True)
+    reader.fit(sequences, np.arange(3), np.ones(3))
+    assert reader.scale_ == [1]
+    assert not reader.encode(sequences, np.arange(3)).values.any()
+
+
+def test_missing_mask_marks_inner_nan_and_trims_trailing_nan():
+    nan = np.nan
+    X = np.array([[1.0, nan, 3, nan], [5, 6, 7, 8]])[:, :, None]
+    reader = encoder(missing="mask", standardize=False)
+    sequences = reader.read(X, LSTMClassifier(missing="mask"), reset=True)
+    np.testing.assert_array_equal(sequences.lengths, [3, 4])
+    reader.fit(sequences, np.arange(2), np.ones(2))
+    encoded = reader.encode(sequences, np.arange(2))
+    np.testing.assert_array_equal(encoded.values[0], [[1, 0], [0, 1], [3, 0], [0, 0]])
+
+
+def test_tokens_are_numbered_and_unknown_ones_mapped():
+    reader = encoder(tokens=True)
+    sequences = reader.read([[7, 9, 7], [30]], LSTMClassifier(), reset=True)
+    reader.fit(sequences, np.arange(2), np.ones(2))
+    np.testing.assert_array_equal(reader.vocabulary_, [7, 9, 30])
+    new = reader.read([[9, 8, 31]], LSTMClassifier(), reset=False)
+    np.testing.assert_array_equal(reader.encode(new, np.arange(1)).values, [[3, 1, 1]])
+
+
+def test_token_padding_in_front_and_behind_is_dropped():
+    X = np.array([[0, 0, 5, 6], [5, 6, 0, 0], [5, 0, 6, 0]])
+    sequences = read(X, tokens=True)
+    np.testing.assert_array_equal(sequences.values, [[5, 6, 0], [5, 6, 0], [5, 0, 6]])
+    np.testing.assert_array_equal(sequences.lengths, [2, 2, 3])
+
+
+def test_distinct_rows_merge_weights_whatever_the_order():
+    X = np.array([[1.0, 2], [3, 4], [1, 2], [1, 2]])
+    y = np.array([0, 0, 0, 1])
+    weight = np.array([0.1, 0.2, 0.7, 1.0])
+    rows, summed = distinct_rows(read(X), np.arange(4), y, weight)
+    assert len(rows) == 3
+    again = np.array([3, 2, 1, 0])
+    rows2, summed2 = distinct_rows(read(X[again]), np.arange(4), y[again], weight[again])
+    np.testing.assert_array_equal(X[rows], X[again][rows2])
+    np.testing.assert_array_equal(summed, summed2)
+
+
+def test_distinct_rows_do_not_see_padding_or_type():
+    X = [np.array([1.0, 2.0]), np.array([3.0])]
+    longer = read([*X, np.arange(9.0)])
+    rows = distinct_rows(longer, np.arange(2), np.zeros(2), np.ones(2))[0]
+    ints = read([row.astype(int) for row in X])
+    np.testing.assert_array_equal(
+        rows, distinct_rows(ints, np.arange(2), np.zeros(2), np.ones(2))[0]
+    )
+
+
+GOOD = np.random.default_rng(0).normal(size=(6, 5, 2))
+LABELS = [0, 1] * 3
+
+
+@pytest.mark.parametrize(
+    ("X", "settings", "message"),
+    [
+        ([GOOD[0], GOOD[1], GOOD[2][:, :1]], {}, "row 2 has 1 channels, but row 0 has 2"),
+        ([GOOD[0], GOOD[1][:0]], {}, "Row 1 of X is an empty sequence"),
+        ([GOOD[0], np.full((3, 2), np.inf)], {}, "contains infinity in row 1"),
+        ([GOOD[0], np.full((3, 2), np.nan)], {}, r'NaN in row 1. Set missing="mask"'),
+        ([GOOD[0], np.array([["a", "b"]])], {}, "not numbers in row 1"),
+        ([GOOD[0], np.zeros((2, 2, 2))], {}, r"Row 1 of X has shape \(2, 2, 2\)"),
+        (np.full((6, 5, 2), np.inf), {}, "Input X contains infinity"),
+        (np.full((6, 5, 2), np.nan), {}, "Input X contains NaN"),
+        (np.full((6, 5, 2), np.nan), {"missing": "mask"}, "Row 0 of X is an empty"),
+        (np.zeros((6, 5, 2, 2)), {}, "Found array with dim 4"),
+        (np.zeros((6, 0, 2)), {}, "at least one time step"),
+        (np.zeros((6, 5)), {"n_channels": 2}, "not a multiple of n_channels=2"),
+        ([], {}, "array"),
+        (np.full((6, 3), 1.5), {"stem": "embedding"}, "integer tokens, but row 0"),
+        (np.array([[1, 2], [3, -1]] * 3), {"stem": "embedding"}, "row 1 of X has a neg"),
+        (np.array([[1, 2], [0, 0]] * 3), {"stem": "embedding"}, "Row 1 of X is an empty"),
+        (pd.DataFrame({"a": ["x"] * 6, "b": ["y"] * 6}), {}, "convert string|dtype"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(X, settings, message):
+    with pytest.raises(ValueError, match=message):
+        LSTMClassifier(**settings).fit(X, LABELS[: len(X)])
+
+
+def test_nested_frame_with_uneven_channels_names_the_row():
+    frame = nested_of(RAGGED)
+    frame.iat[1, 1] = pd.Series([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"Row 1 of X has channels of different lengths"):
+        read(frame)
+
+
+def test_swapped_axes_are_warned_about():
+    X = np.zeros((4, 5, 40))
+    with pytest.warns(UserWarning, match='set layout="channel-major"'):
+        read(X)

@@ -1,0 +1,286 @@
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from sklstm.training import (
+    FlatParameters,
+    Optimizer,
+    SequenceBatches,
+    forward,
+    padded_length,
+    resolve_device,
+    scheduled_rate,
+    torch_threads,
+    train,
+)
+
+CPU = torch.device("cpu")
+
+
+class Rows:
+    """What training needs of sequences."""
+
+    def __init__(self, values, lengths):
+        self.values, self.lengths = values, lengths
+
+
+class Line(torch.nn.Module):
+    """A network that is one linear map of the sum over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([[0.5, -0.5]]))
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, lengths=None, generator=None):
+        return x.sum(1) @ self.weight.T + self.bias
+
+
+def squared_error(raw, target, weight):
+    return (raw[:, 0] - target).square() * weight
+
+
+def batches(n=20, batch_size=20, seed=0, ragged=False, shuffle=True):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(n, 3, 2)).astype(np.float32)
+    lengths = rng.integers(1, 4, size=n) if ragged else np.full(n, 3)
+    target = values.sum(axis=1) @ [1.0, 2.0] + 0.5
+    return SequenceBatches(
+        Rows(values, lengths), target, np.ones(n), batch_size=batch_size,
+        shuffle=shuffle, generator=torch.Generator().manual_seed(seed), device=CPU,
+        dtype=torch.float32,
+    )  # fmt: skip
+
+
+SETTINGS = {
+    "solver": "adam", "learning_rate": "constant", "learning_rate_init": 0.1,
+    "alpha": 0.0, "max_iter": 50, "tol": 1e-4, "max_grad_norm": None,
+    "n_iter_no_change": 10, "generator": None,
+}  # fmt: skip
+
+
+def fit(network=None, data=None, loss=squared_error, **settings):
+    network = network or Line()
+    history = train(network, loss, data or batches(), **{**SETTINGS, **settings})
+    return network, history
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("solver", "theirs", "settings"),
+    [
+        ("adam", torch.optim.Adam, {}),
+        ("adamw", torch.optim.AdamW, {}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    ],
+)
+def test_optimizers_equal_torchs(solver, theirs, settings, alpha):
+    ours, other = Line().double(), Line().double()
+    flat = FlatParameters(ours)
+    optimizer = Optimizer(flat, solver, alpha)
+    reference = theirs(
+        [{"params": [other.weight], "weight_decay": alpha},
+         {"params": [other.bias], "weight_decay": 0.0}], lr=0.01, **settings
+    )  # fmt: skip
+    x = torch.randn(8, 3, 2, dtype=torch.float64)
+    for _ in range(5):
+        flat.grad.zero_()
+        ours(x).square().sum().backward()
+        optimizer.step(0.01)
+        reference.zero_grad()
+        other(x).square().sum().backward()
+        reference.step()
+    torch.testing.assert_close(ours.weight, other.weight)
+    torch.testing.assert_close(ours.bias, other.bias)
+
+
+def test_optimizer_state_goes_on():
+    x = torch.randn(8, 3, 2)
+    whole, parts = Line(), Line()
+    for network, splits in ((whole, (4,)), (parts, (2, 2))):
+        state = None
+        for n in splits:
+            flat = FlatParameters(network)
+            optimizer = Optimizer(flat, "adam", 0.0, state)
+            for _ in range(n):
+                flat.grad.zero_()
+                network(x).square().sum().backward()
+                optimizer.step(0.01)
+            state = optimizer.state()
+    torch.testing.assert_close(whole.weight, parts.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("learning_rate", ["constant", "one-cycle", "cosine", "adaptive"])
+def test_training_finds_the_line(learning_rate):
+    network, history = fit(learning_rate=learning_rate, max_iter=400, tol=1e-7)
+    np.testing.assert_allclose(network.weight.detach(), [[1, 2]], atol=0.05)
+    assert not network.training
+    assert history.converged == (learning_rate in ("one-cycle", "cosine"))
+    assert history.best_loss == min(history.loss_curve) < 1e-3
+
+
+def test_schedules():
+    assert scheduled_rate("constant", 0.7) == scheduled_rate("adaptive", 0.7) == 1
+    assert scheduled_rate("cosine", 0.0) == 1
+    assert scheduled_rate("cosine", 0.5) == pytest.approx(0.5)
+    assert scheduled_rate("cosine", 1.0) == pytest.approx(0, abs=1e-12)
+    assert scheduled_rate("one-cycle", 0.0) == pytest.approx(0.04)
+    assert scheduled_rate("one-cycle", 0.15) == 1
+    assert scheduled_rate("one-cycle", 1.0) == pytest.approx(0, abs=1e-12)
+
+
+def test_clipping_bounds_the_step():
+    before = Line()
+    network, _ = fit(Line(), solver="sgd", max_iter=1, max_grad_norm=0.01)
+    moved = torch.cat([(network.weight - before.weight).flatten(), network.bias])
+    # Nesterov momentum: the first step is 1.9 times the gradient.
+    assert torch.linalg.vector_norm(moved).item() == pytest.approx(0.1 * 0.019, rel=1e-3)
+
+
+def test_stops_when_the_loss_no_longer_improves():
+    _, history = fit(max_iter=500, tol=1e9, n_iter_no_change=3)
+    assert history.n_iter == 5  # one that improves on nothing, then 3 + 1 as in MLP
+    assert history.converged
+
+
+def test_early_stopping_restores_the_best_weights():
+    network = Line()
+    scores = iter([0.1, 0.7, 0.5, 0.6, 0.2])
+    seen = []
+
+    def validate():
+        seen.append(network.weight.detach().clone())
+        return next(scores), 0.0
+
+    _, history = fit(network, validate=validate, n_iter_no_change=2)
+    assert history.validation_scores == [0.1, 0.7, 0.5, 0.6, 0.2]
+    assert history.best_validation_score == 0.7
+    torch.testing.assert_close(network.weight.detach(), seen[1])
+
+
+def test_equal_scores_are_told_apart_by_the_loss():
+    network = Line()
+    results = iter([(1.0, 3.0), (1.0, 1.0), (1.0, 2.0)])
+    seen = []
+
+    def validate():
+        seen.append(network.weight.detach().clone())
+        return next(results)
+
+    fit(network, validate=validate, max_iter=3)
+    torch.testing.assert_close(network.weight.detach(), seen[1])
+
+
+def test_a_non_finite_loss_says_when_and_what_to_lower():
+    def bad(raw, target, weight):
+        return raw[:, 0] * float("nan")
+
+    with pytest.raises(
+        ValueError,
+        match=r"loss became nan in epoch 1. Lower learning_rate_init \(now 0.1",
+    ):
+        fit(loss=bad)
+
+
+def test_interrupt_keeps_the_best_model_and_warns():
+    calls = iter(range(100))
+
+    def interrupting(raw, target, weight):
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return squared_error(raw, target, weight)
+
+    with pytest.warns(UserWarning, match="interrupted in epoch 6 of 50; the best model"):
+        network, history = fit(loss=interrupting)
+    assert history.n_iter == 5
+    torch.testing.assert_close(network.weight, fit(max_iter=5)[0].weight)
+
+
+def test_epoch_hook_stops():
+    _, history = fit(on_epoch=lambda history: history.n_iter == 3)
+    assert history.n_iter == 3
+
+
+def test_verbose_prints_a_line_per_epoch(capsys):
+    fit(max_iter=2, verbose=True)
+    assert capsys.readouterr().out.count("Iteration ") == 2
+    fit(max_iter=2)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_every_row_comes_once_per_epoch_in_even_batches(ragged):
+    data = batches(n=50, batch_size=16, ragged=ragged)
+    first, second = ([t for _, t, _, _ in data] for _ in range(2))
+    assert sorted(len(t) for t in first) == [12, 12, 13, 13]
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+    torch.testing.assert_close(torch.cat(first).sort()[0], torch.cat(second).sort()[0])
+
+
+def test_ragged_batches_hold_similar_lengths():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 101, size=640)
+    values = np.zeros((640, 100, 1), dtype=np.float32)
+    data = SequenceBatches(
+        Rows(values, lengths), np.zeros(640), np.ones(640), batch_size=32, shuffle=True,
+        generator=torch.Generator().manual_seed(0), device=CPU, dtype=torch.float32,
+    )  # fmt: skip
+    padded = sum(x.shape[0] * x.shape[1] for (x, _), *_ in data)
+    assert padded <= 1.15 * lengths.sum()
+
+
+def test_padded_length_is_close_and_depends_on_the_length_alone():
+    lengths = np.arange(1, 5000)
+    padded = np.array([padded_length(n) for n in lengths])
+    assert (padded >= lengths).all()
+    assert (padded <= lengths * (1 + 1 / 16)).all()
+    assert len(set(padded)) < 200
+
+
+def test_forward_rows_do_not_depend_on_each_other():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(70, 40, 2)).astype(np.float32)
+    lengths = rng.integers(1, 41, size=70)
+    values[np.arange(40) >= lengths[:, None]] = 0
+    network = Line()
+    together = forward(network, Rows(values, lengths), CPU)
+    for i in (0, 3, 69):
+        width = lengths[i]
+        alone = forward(network, Rows(values[i : i + 1, :width], lengths[i : i + 1]), CPU)
+        np.testing.assert_array_equal(alone[0], together[i])
+
+
+def test_device_that_is_absent_lists_those_present():
+    assert resolve_device("cpu") == CPU
+    with pytest.raises(ValueError, match=r"'cuda:97' is not available here\. Available"):
+        resolve_device("cuda:97")
+    with pytest.raises(ValueError, match=r"'gpu' is not available here.*cpu"):
+        resolve_device("gpu")
+
+
+def test_threads_are_restored_and_never_raised():
+    before = torch.get_num_threads()
+    with torch_threads(10_000):
+        assert torch.get_num_threads() == before
+    with pytest.raises(RuntimeError), torch_threads(1):
+        raise RuntimeError
+    assert torch.get_num_threads() == before
+
+
+def test_one_thread_outside_the_main_thread():
+    seen = []
+
+    def work():
+        torch.set_num_threads(2)  # a new thread starts from the machine's default
+        with torch_threads(2):
+            seen.append(torch.get_num_threads())
+        seen.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join()
+    torch.set_num_threads(before)
+    assert seen == [1, 2]

@@ -22,8 +22,6 @@ from torch.nn.utils import skip_init
 
 # A recurrence longer than this many steps is shortened by striding the convolutions.
 MAX_RECURRENT_STEPS = 64
-# From this length on, stem="auto" puts convolutions before the recurrence.
-MIN_CONV_TIMESTEPS = 8
 
 
 def step_mask(lengths: torch.Tensor, n_steps: int) -> torch.Tensor:
@@ -50,13 +48,28 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
+class RowLinear(nn.Linear):
+    """A linear map that rounds a row alike wherever it stands in a batch.
+
+    Matrix kernels treat the last rows of an odd-sized batch differently. In evaluation
+    the product is taken in float64 and rounded once, which hides the difference.
+    """
+
+    def forward(self, x):
+        """(..., I) -> (..., O)."""
+        if self.training:
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias.double()
+        return F.linear(x.double(), self.weight.double(), bias).to(x.dtype)
+
+
 # ------------------------------------------------------------------------- stems
 class LinearStem(nn.Module):
     """The same linear map and ReLU at every step."""
 
     def __init__(self, n_channels, hidden_size):
         super().__init__()
-        self.linear = skip_init(nn.Linear, n_channels, hidden_size)
+        self.linear = skip_init(RowLinear, n_channels, hidden_size)
         self.n_outputs = hidden_size
 
     def forward(self, x, lengths):
@@ -234,8 +247,8 @@ class Pooling(nn.Module):
         self.bidirectional = bidirectional
         self.n_outputs = 2 * n_inputs if pooling == "mean-max" else n_inputs
         if pooling == "attention":
-            self.score = skip_init(nn.Linear, n_inputs, n_inputs)
-            self.query = skip_init(nn.Linear, n_inputs, 1, bias=False)
+            self.score = skip_init(RowLinear, n_inputs, n_inputs)
+            self.query = nn.Parameter(torch.empty(n_inputs))
 
     def forward(self, x, lengths):
         """Pool over the real steps."""
@@ -273,7 +286,8 @@ class Pooling(nn.Module):
 
     def attention(self, x, lengths):
         """Return the weight of each step, (N, S), summing to 1 (Yang et al., 2016)."""
-        score = self.query(torch.tanh(self.score(x)))[:, :, 0]  # (N, S)
+        # A product and a sum: a matrix-vector kernel rounds by position in the batch.
+        score = (torch.tanh(self.score(x)) * self.query).sum(2)  # (N, S)
         if lengths is not None:
             score = score.masked_fill(~step_mask(lengths, x.shape[1]), -torch.inf)
         return score.softmax(1)
@@ -327,7 +341,7 @@ class RecurrentNetwork(nn.Module):
             n_inputs, hidden_size, num_layers, cell, bidirectional, dropout
         )
         self.pooling = Pooling(pooling, self.recurrence.n_outputs, bidirectional)
-        self.readout = skip_init(nn.Linear, self.pooling.n_outputs, n_outputs)
+        self.readout = skip_init(RowLinear, self.pooling.n_outputs, n_outputs)
 
     def embed(self, x, lengths, generator=None):
         """(N, T, C) -> pooled state (N, P)."""
@@ -387,6 +401,10 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.1, generator=generator)
             module.weight[:2] = 0
+        elif isinstance(module, Pooling) and module.pooling == "attention":
+            nn.init.normal_(
+                module.query, std=len(module.query) ** -0.5, generator=generator
+            )
         elif isinstance(module, MaskedBatchNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
@@ -404,7 +422,7 @@ def _initialize_recurrent(layer, generator):
         layer.bias_ih_l0[hidden_size : 2 * hidden_size] = 1  # gates i, f, g, o
 
 
-def resolve_auto(stem, pooling, n_timesteps: int):
+def resolve_auto(stem, pooling, n_timesteps: int, min_conv_timesteps: int):
     """Choose the stem and pooling that "auto" stands for.
 
     Parameters
@@ -413,16 +431,17 @@ def resolve_auto(stem, pooling, n_timesteps: int):
         As the estimators take them.
     n_timesteps : int
         Length of the longest training sequence.
+    min_conv_timesteps : int
+        Length from which on convolutions stand before the recurrence.
 
     Returns
     -------
     stem, pooling : str or None
-        Without "auto": sequences of at least 8 steps get convolutions, and then the
-        mean and maximum over time; shorter ones are read by the recurrence alone and
-        its last state.
+        Without "auto": with convolutions or an embedding, the mean and maximum over
+        time are pooled; a recurrence alone is read at its last state.
     """
     if stem == "auto":
-        stem = "conv" if n_timesteps >= MIN_CONV_TIMESTEPS else None
+        stem = "conv" if n_timesteps >= min_conv_timesteps else None
     if pooling == "auto":
         pooling = "mean-max" if stem in ("conv", "embedding") else "last"
     return stem, pooling

@@ -338,7 +338,7 @@ def train(
     validate : callable, default=None
         Returns (score, loss) of the network on the validation part. When given,
         training stops after `n_iter_no_change` epochs without a better score (of
-        equal scores the lower loss is better) and the best weights come back.
+        scores within `tol` the lower loss is better) and the best weights come back.
     optimizer_state : dict, default=None
         `History.optimizer_state` of an earlier call to go on from.
     on_epoch : callable, default=None
@@ -360,7 +360,7 @@ def train(
     history = History(validation_scores=None if validate is None else [])
     planned = learning_rate in ("one-cycle", "cosine")
     rate, n_stale = learning_rate_init, 0
-    best, best_key = None, None
+    best, best_score, lowest = None, -math.inf, math.inf
     n_steps, step = max_iter * len(batches), 0
     try:
         for epoch in range(1, max_iter + 1):
@@ -389,24 +389,29 @@ def train(
                     "no extreme values."
                 )
             if validate is None:
-                key = (history.loss_curve[-1],)
-                improved = best_key is None or key[0] < best_key[0] - tol
+                score, monitored = 0.0, history.loss_curve[-1]
             else:
                 network.eval()
-                score, validation_loss = validate()
+                score, monitored = validate()
                 history.validation_scores.append(score)
-                key = (-score, validation_loss)
-                improved = best_key is None or key < best_key
+            # Of scores within tol of each other, the lower loss is better; only a
+            # gain of more than tol in either puts off the end.
+            gained = score > best_score + tol
+            better = gained or (score >= best_score - tol and monitored < lowest)
+            improved = gained or (better and monitored < lowest - tol)
+            if better:
+                best, best_score = _snapshot(network), max(score, best_score)
+                lowest = monitored
             if verbose:
                 _report(epoch, history)
             n_stale = 0 if improved else n_stale + 1
-            if best_key is None or key < best_key:
-                best, best_key = _snapshot(network), key
             if on_epoch is not None and on_epoch(history):
                 break
             if planned and validate is None:
                 # The plan runs to its end, unless there is nothing left to learn.
                 n_stale = n_stale if history.loss_curve[-1] < tol else 0
+            if learning_rate == "one-cycle" and step < WARM_UP * n_steps:
+                n_stale = 0  # the rate is still rising
             if n_stale > n_iter_no_change:
                 if learning_rate != "adaptive" or rate <= MIN_ADAPTIVE_RATE:
                     break

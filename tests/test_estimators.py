@@ -1,0 +1,496 @@
+"""Behaviour and laws of the two estimators."""
+
+import copy
+import inspect
+import io
+import pickle
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import mean_pinball_loss
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from sklstm import LSTMClassifier, LSTMRegressor
+
+QUICK = {"hidden_size": 6, "max_iter": 12, "random_state": 0}
+PRECISE = {"hidden_size": 6, "max_iter": 25, "random_state": 0, "batch_size": 8}
+
+
+def outputs(model, X):
+    if isinstance(model, LSTMClassifier):
+        return model.predict_proba(X)
+    return model.predict(X)
+
+
+@pytest.fixture(params=[LSTMClassifier, LSTMRegressor])
+def estimator(request):
+    return request.param
+
+
+# ---------------------------------------------------------------------------- laws
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"bidirectional": True, "pooling": "mean"}, {"stem": None, "num_layers": 2},
+     {"pooling": "attention"}, {"stem": "linear", "pooling": "max", "cell": "gru"}],
+)  # fmt: skip
+def test_a_row_alone_equals_the_row_in_a_batch_bitwise(
+    estimator, make_sequences, settings
+):
+    X, y = make_sequences(70, 40, ragged=True)
+    model = estimator(**QUICK, **settings).fit(X[:50], y[:50])
+    together = outputs(model, X)
+    for i in (0, 33, 69):
+        np.testing.assert_array_equal(outputs(model, [X[i]])[0], together[i])
+    order = np.random.default_rng(0).permutation(70)
+    shuffled = outputs(model, [X[i] for i in order])
+    np.testing.assert_array_equal(shuffled, together[order])
+
+
+def test_padding_is_nothing(estimator, make_sequences):
+    X, y = make_sequences(40, 20, ragged=True)
+    padded = np.full((40, 30, 2), np.nan, dtype=np.float32)
+    for row, sequence in zip(padded, X, strict=True):
+        row[: len(sequence)] = sequence
+    ragged = estimator(missing="mask", **QUICK).fit(X, y)
+    rectangular = estimator(missing="mask", **QUICK).fit(padded, y)
+    np.testing.assert_array_equal(outputs(ragged, X), outputs(rectangular, padded))
+
+
+def test_order_of_the_rows_does_not_matter(estimator, make_sequences):
+    X, y = make_sequences(40)
+    order = np.random.default_rng(1).permutation(40)
+    first = estimator(**PRECISE).fit(X, y)
+    second = estimator(**PRECISE).fit(X[order], y[order])
+    np.testing.assert_array_equal(outputs(first, X), outputs(second, X))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"stem": None}, {"early_stopping": True}, {"dropout": 0.2},
+     {"class_weight": "balanced"}],
+)  # fmt: skip
+@pytest.mark.parametrize("ragged", [False, True])
+def test_weights_are_repetitions_to_the_last_bit(
+    estimator, make_sequences, settings, ragged
+):
+    if "class_weight" in settings and estimator is LSTMRegressor:
+        settings = {"loss": "absolute_error"}
+    X, y = make_sequences(40, ragged=ragged)
+    weight = np.random.default_rng(2).integers(0, 4, size=40)
+    repeated = np.repeat(np.arange(40), weight)
+    X_repeated = [X[i] for i in repeated] if ragged else X[repeated]
+    weighted = estimator(**PRECISE, **settings).fit(X, y, sample_weight=weight)
+    plain = estimator(**PRECISE, **settings).fit(X_repeated, y[repeated])
+    np.testing.assert_array_equal(outputs(weighted, X), outputs(plain, X))
+
+
+def test_same_seed_same_model_and_another_seed_another(estimator, make_sequences):
+    X, y = make_sequences(40)
+    first, second, other = (
+        outputs(estimator(**{**QUICK, "random_state": seed}, dropout=0.1).fit(X, y), X)
+        for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+def test_global_random_state_is_neither_read_nor_written(estimator, make_sequences):
+    X, y = make_sequences(30)
+    np.random.seed(7)  # noqa: NPY002 - the state that must not change
+    torch.manual_seed(7)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    unseeded = {**QUICK, "random_state": None}
+    predictions = []
+    for _ in range(2):
+        model = estimator(**unseeded, dropout=0.2, early_stopping=True).fit(X, y)
+        predictions.append(outputs(model, X))
+    np.testing.assert_array_equal(before[0], np.random.get_state()[1])  # noqa: NPY002
+    assert torch.equal(before[1], torch.get_rng_state())
+    # None is a fresh seed each time, not the global state.
+    assert not np.array_equal(*predictions)
+
+
+def test_affine_change_of_channels_changes_nothing(estimator, make_sequences):
+    X, y = make_sequences(40)
+    X = X.astype(np.float64)
+    model = estimator(**QUICK, dtype="float64", shuffle=False)
+    first = outputs(clone(model).fit(X, y), X)
+    moved = X * [1e3, 1e-3] + [5e4, -2.0]
+    np.testing.assert_allclose(outputs(model.fit(moved, y), moved), first, rtol=1e-5)
+
+
+def test_affine_change_of_y_changes_predictions_alike(make_sequences):
+    X, y = make_sequences(40)
+    model = LSTMRegressor(**QUICK, dtype="float64", shuffle=False)
+    first = clone(model).fit(X, y).predict(X)
+    second = clone(model).fit(X, 1e4 * y - 7).predict(X)
+    np.testing.assert_allclose(second, 1e4 * first - 7, rtol=1e-6)
+
+
+def test_threads_are_what_they_were(estimator, make_sequences):
+    X, y = make_sequences(20)
+    before = torch.get_num_threads()
+    estimator(**QUICK).fit(X, y).predict(X)
+    assert torch.get_num_threads() == before
+
+
+# --------------------------------------------------------------------------- state
+@pytest.mark.parametrize(
+    "copier",
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), "joblib"],
+    ids=["deepcopy", "pickle", "joblib"],
+)
+def test_copies_predict_alike(estimator, make_sequences, copier):
+    X, y = make_sequences(30, ragged=True)
+    model = estimator(**QUICK, bidirectional=True).fit(X, y)
+    if copier == "joblib":
+        buffer = io.BytesIO()
+        joblib.dump(model, buffer)
+        buffer.seek(0)
+        twin = joblib.load(buffer)
+    else:
+        twin = copier(model)
+    np.testing.assert_array_equal(outputs(model, X), outputs(twin, X))
+    assert next(twin.network_.parameters()).device.type == "cpu"
+
+
+def test_a_pickle_holds_no_tensor(make_sequences):
+    X, y = make_sequences(30)
+    blob = pickle.dumps(LSTMClassifier(**QUICK).fit(X, y))
+    assert b"torch._utils" not in blob
+    assert b"torch.nn" not in blob
+
+
+def test_another_process_predicts_the_same(estimator, make_sequences, tmp_path):
+    X, y = make_sequences(30)
+    model = estimator(**QUICK).fit(X, y)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    np.save(tmp_path / "X.npy", X)
+    code = (
+        "import pickle, numpy as np; X = np.load('X.npy'); "
+        "m = pickle.load(open('model.pkl', 'rb')); np.save('out.npy', "
+        "m.predict_proba(X) if hasattr(m, 'predict_proba') else m.predict(X))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), outputs(model, X))
+
+
+def test_warm_start_goes_on(estimator, make_sequences):
+    X, y = make_sequences(40)
+    model = estimator(**QUICK, warm_start=True).fit(X, y)
+    first = outputs(model, X)
+    loss = model.loss_
+    model.fit(X, y)
+    assert model.n_iter_ == 24 == len(model.loss_curve_)
+    assert model.loss_ < loss
+    assert not np.array_equal(first, outputs(model, X))
+
+
+def test_partial_fit_learns(make_sequences):
+    X, y = make_sequences(60)
+    classifier = LSTMClassifier(hidden_size=8, random_state=0)
+    for _ in range(30):
+        classifier.partial_fit(X, y, classes=[0, 1, 2])
+    assert classifier.score(X, y) > 0.9
+    assert classifier.predict_proba(X).shape == (60, 3)
+    assert classifier.n_iter_ == 30
+    regressor = LSTMRegressor(hidden_size=8, random_state=0)
+    for _ in range(30):
+        regressor.partial_fit(X, y.astype(float))
+    assert regressor.score(X, y) > 0.5
+
+
+def test_a_failed_fit_leaves_the_model_as_it_was(estimator, make_sequences):
+    X, y = make_sequences(30)
+    model = estimator(**QUICK).fit(X, y)
+    before = outputs(model, X)
+    with pytest.raises(ValueError, match="X has 1 channels"):
+        model.partial_fit(X[:, :, :1], y)
+    np.testing.assert_array_equal(outputs(model, X), before)
+
+
+def test_fitted_attributes(make_sequences):
+    X, y = make_sequences(40, 12)
+    model = LSTMClassifier(**QUICK, early_stopping=True).fit(X, y)
+    assert (model.n_features_in_, model.n_channels_in_, model.n_timesteps_in_) == (
+        2,
+        2,
+        12,
+    )
+    assert model.n_outputs_ == 1
+    assert (model.stem_, model.pooling_) == ("conv", "mean-max")
+    assert model.best_validation_score_ == max(model.validation_scores_)
+    assert model.n_iter_ == len(model.loss_curve_) == len(model.validation_scores_)
+    assert not model.network_.training
+    assert model.best_loss_ is None
+    ragged = LSTMClassifier(**QUICK).fit(*make_sequences(40, 12, ragged=True))
+    assert ragged.n_timesteps_in_ is None
+    assert ragged.best_loss_ == min(ragged.loss_curve_)
+
+
+def test_embed_has_the_size_it_says(make_sequences):
+    X, y = make_sequences(20)
+    model = LSTMClassifier(**QUICK, bidirectional=True).fit(X, y)
+    embedding = model.embed(X)
+    assert embedding.shape == (20, 6 * 2 * 2)
+    readout = model.network_.readout
+    logit = embedding @ readout.weight.detach().numpy().T + readout.bias.detach().numpy()
+    np.testing.assert_allclose(logit[:, 0], model.decision_function(X), rtol=1e-5)
+
+
+# ------------------------------------------------------------------------- targets
+def test_labels_of_any_kind(make_sequences):
+    X, y = make_sequences(30)
+    for labels in (
+        np.array(["no", "yes"]),
+        np.array([False, True]),
+        np.array([3.0, 7.0]),
+    ):
+        model = LSTMClassifier(**QUICK).fit(X, labels[y])
+        assert model.predict(X).dtype == labels.dtype
+        np.testing.assert_array_equal(model.classes_, labels)
+
+
+def test_multilabel(make_sequences):
+    X, y = make_sequences(60)
+    labels = np.column_stack([y, 1 - y, np.ones_like(y)])
+    model = LSTMClassifier(hidden_size=8, max_iter=30, random_state=0).fit(X, labels)
+    assert model.score(X, labels) > 0.9
+    assert model.predict_proba(X).shape == (60, 3)
+    LSTMClassifier(**QUICK, class_weight="balanced").fit(X, labels)
+
+
+def test_tokens(make_sequences):
+    rng = np.random.default_rng(0)
+    X = [rng.integers(1, 20, size=rng.integers(3, 9)) for _ in range(80)]
+    y = [int(7 in row) for row in X]
+    model = LSTMClassifier(16, stem="embedding", max_iter=40, random_state=0).fit(X, y)
+    assert model.score(X, y) > 0.95
+    assert model.predict([[7, 999, 12345]]).shape == (1,)
+    padded = np.zeros((80, 12), dtype=int)
+    for row, tokens in zip(padded, X, strict=True):
+        row[: len(tokens)] = tokens
+    np.testing.assert_array_equal(model.predict_proba(padded), model.predict_proba(X))
+
+
+def test_missing_values_are_seen():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 10))
+    y = rng.integers(2, size=80)
+    X[y == 1, 4] = np.nan  # only what is missing tells the classes apart
+    model = LSTMClassifier(8, missing="mask", max_iter=40, random_state=0).fit(X, y)
+    assert model.score(X, y) == 1
+
+
+def test_quantiles_cover_what_they_say():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 9))
+    y = X[:, -1] + rng.normal(size=600)
+    levels = [0.1, 0.5, 0.9]
+    model = LSTMRegressor(
+        8, loss="quantile", quantile=levels, max_iter=20, random_state=0
+    )
+    predicted = model.fit(X[:400], y[:400]).predict(X[400:])
+    assert predicted.shape == (200, 3)
+    assert (np.diff(predicted, axis=1) >= 0).all()
+    coverage = (y[400:, None] <= predicted).mean(axis=0)
+    np.testing.assert_allclose(coverage, levels, atol=0.1)
+    skill = np.mean(
+        [
+            1 - mean_pinball_loss(y[400:], predicted[:, k], alpha=alpha)
+            / mean_pinball_loss(y[400:], np.full(200, np.quantile(y[400:], alpha)),
+                                alpha=alpha)
+            for k, alpha in enumerate(levels)
+        ]
+    )  # fmt: skip
+    assert model.score(X[400:], y[400:]) == pytest.approx(skill)
+
+
+@pytest.mark.parametrize("loss", ["absolute_error", "huber", "quantile"])
+def test_robust_losses_shrug_off_outliers(loss):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 9))
+    y = X[:, -1].copy()
+    y[::20] += 300
+    model = LSTMRegressor(8, loss=loss, epsilon=0.05, max_iter=30, random_state=0)
+    error = np.median(np.abs(model.fit(X, y).predict(X) - X[:, -1]))
+    assert error < 0.7
+
+
+def test_class_weight_moves_predictions(make_sequences):
+    X, y = make_sequences(60)
+    X *= 0.1
+    heavy = LSTMClassifier(**QUICK, class_weight={0: 1000, 1: 1e-3}).fit(X, y)
+    assert (heavy.predict(X) == 0).all()
+
+
+# ----------------------------------------------------------------- device and dtype
+def test_float64_is_float64_throughout(make_sequences):
+    X, y = make_sequences(30)
+    model = LSTMRegressor(**QUICK, dtype="float64").fit(X, y)
+    assert next(model.network_.parameters()).dtype == torch.float64
+
+
+def test_bfloat16_learns_and_keeps_float32_weights(make_sequences):
+    X, y = make_sequences(60)
+    model = LSTMClassifier(8, max_iter=30, random_state=0, dtype="bfloat16").fit(X, y)
+    assert next(model.network_.parameters()).dtype == torch.float32
+    assert model.score(X, y) > 0.9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_agrees_with_the_cpu(make_sequences):
+    X, y = make_sequences(60, ragged=True)
+    on_cpu = LSTMClassifier(**QUICK, device="cpu").fit(X, y)
+    on_cuda = LSTMClassifier(**QUICK, device="cuda").fit(X, y)
+    np.testing.assert_allclose(
+        on_cpu.predict_proba(X), on_cuda.predict_proba(X), atol=1e-3
+    )
+    assert next(on_cuda.network_.parameters()).device.type == "cpu"
+
+
+# ----------------------------------------------------------------------- callbacks
+callback = pytest.importorskip("sklearn.callback", reason="new in scikit-learn 1.9")
+
+
+def test_scoring_monitor_logs_every_epoch(make_sequences):
+    X, y = make_sequences(30)
+    monitor = callback.ScoringMonitor(scoring="accuracy")
+    model = LSTMClassifier(**QUICK).set_callbacks(monitor).fit(X, y)
+    log = monitor.get_logs().data_as_pandas
+    epochs = log[log["task_name"] == "epoch"]
+    assert len(epochs) == 12
+    assert epochs["accuracy"].iloc[-1] == model.score(X, y)
+
+
+class StopAfter:
+    """A callback that asks to stop after some epochs."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        return context.task_name == "epoch" and context.task_id == self.n_epochs - 1
+
+
+def test_a_callback_can_stop_training(estimator, make_sequences):
+    X, y = make_sequences(30)
+    model = estimator(**QUICK).set_callbacks(StopAfter(4)).fit(X, y)
+    assert model.n_iter_ == 4
+
+
+def test_callbacks_reach_through_grid_search_and_pipeline(make_sequences, capsys):
+    pytest.importorskip("rich")
+    X, y = make_sequences(30)
+    pipeline = make_pipeline(LSTMClassifier(**QUICK))
+    search = GridSearchCV(pipeline, {"lstmclassifier__hidden_size": [4]}, cv=2)
+    search.set_callbacks(callback.ProgressBar(max_propagation_depth=None))
+    search.fit(X, y)
+    assert "LSTMClassifier" in capsys.readouterr().out
+
+
+# -------------------------------------------------------------------------- errors
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cell": "lstn"}, "'cell' parameter of LSTM.* Did you mean 'lstm'"),
+        ({"stem": "convolution"}, "'stem' parameter .* Did you mean 'conv'"),
+        ({"max_iter": 0}, r"'max_iter' parameter of LSTM.* must be an int in the range"),
+        (
+            {"device": "cuda:42"},
+            r"'cuda:42' is not available here\. Available devices: cpu",
+        ),
+        ({"dropout": 1.0}, r"'dropout' parameter .* range \[0"),
+        ({"device": "mps", "dtype": "float64"}, "has no float64"),
+    ],
+)
+def test_bad_parameters(estimator, make_sequences, settings, message):
+    with pytest.raises(ValueError, match=message):
+        estimator(**settings).fit(*make_sequences(20))
+
+
+def test_predict_before_fit(estimator, make_sequences):
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        estimator().predict(make_sequences(5)[0])
+
+
+def test_wrong_number_of_channels(estimator, make_sequences):
+    X, y = make_sequences(20)
+    model = estimator(**QUICK).fit(X, y)
+    message = f"X has 1 channels, but {estimator.__name__} is expecting 2 channels"
+    with pytest.raises(ValueError, match=message):
+        model.predict(X[:, :, :1])
+    with pytest.raises(ValueError, match=message):
+        model.predict([row[:, :1] for row in X])
+
+
+def test_y_of_another_length(estimator, make_sequences):
+    X, y = make_sequences(20)
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[20, 19\]"):
+        estimator().fit(X, y[:-1])
+
+
+@pytest.mark.parametrize("quantile", [[0.5, 1.0], [], [0.1, -0.1]])
+def test_quantile_outside(make_sequences, quantile):
+    with pytest.raises(ValueError, match="must lie strictly between 0 and 1"):
+        LSTMRegressor(loss="quantile", quantile=quantile).fit(*make_sequences(20))
+
+
+def test_early_stopping_needs_two_samples(estimator, make_sequences):
+    X, y = make_sequences(20)
+    with pytest.raises(ValueError, match="needs at least 2 distinct samples"):
+        estimator(early_stopping=True).fit(X[:1], y[:1])
+
+
+def test_too_few_epochs_are_warned_about(estimator, make_sequences):
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(2\) reached"):
+        estimator(max_iter=2).fit(*make_sequences(20))
+
+
+def test_unknown_class_in_partial_fit(make_sequences):
+    X, y = make_sequences(20)
+    model = LSTMClassifier(**QUICK).partial_fit(X, y)
+    with pytest.raises(ValueError, match=r"y holds classes \[5\]"):
+        model.partial_fit(X, np.full(20, 5))
+
+
+# ----------------------------------------------------------------------- signatures
+def test_the_leaves_agree_in_what_they_share():
+    classifier, regressor = (
+        inspect.signature(e).parameters for e in (LSTMClassifier, LSTMRegressor)
+    )
+    shared = [name for name in classifier if name in regressor]
+    assert shared == [name for name in regressor if name in classifier]
+    assert set(classifier) - set(regressor) == {"class_weight"}
+    assert set(regressor) - set(classifier) == {
+        "loss", "quantile", "epsilon", "normalize_y"
+    }  # fmt: skip
+    for name in shared:
+        assert classifier[name] == regressor[name]
+        assert paragraph(LSTMClassifier, name) == paragraph(LSTMRegressor, name)
+
+
+def paragraph(estimator, name):
+    """What the class docstring says of a parameter."""
+    lines = inspect.getdoc(estimator).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"{name} : "))
+    stop = start + 1
+    while lines[stop].startswith(" ") or not lines[stop]:
+        stop += 1
+    return "\n".join(lines[start:stop]).rstrip()

@@ -582,7 +582,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         channel per channel, which other values are missing. Infinity is an error.
     solver : {"adam", "adamw", "sgd"}, default="adam"
         "sgd" has Nesterov momentum of 0.9.
-    alpha : float, default=1e-4
+    alpha : float, default=0.01
         Strength of the L2 penalty; with ``solver="adamw"``, of decoupled weight
         decay. Biases are spared.
     batch_size : int or "auto", default="auto"
@@ -711,7 +711,7 @@ default="one-cycle"
         standardize=True,
         missing="error",
         solver="adam",
-        alpha=1e-4,
+        alpha=0.01,
         batch_size="auto",
         learning_rate="one-cycle",
         learning_rate_init=5e-3,
@@ -923,7 +923,7 @@ default="squared_error"
         Whether targets are brought to mean 0 and standard deviation 1 in training.
     solver : {"adam", "adamw", "sgd"}, default="adam"
         "sgd" has Nesterov momentum of 0.9.
-    alpha : float, default=1e-4
+    alpha : float, default=0.01
         Strength of the L2 penalty; with ``solver="adamw"``, of decoupled weight
         decay. Biases are spared.
     batch_size : int or "auto", default="auto"
@@ -1057,7 +1057,7 @@ default="one-cycle"
         epsilon=1.35,
         normalize_y=True,
         solver="adam",
-        alpha=1e-4,
+        alpha=0.01,
         batch_size="auto",
         learning_rate="one-cycle",
         learning_rate_init=5e-3,

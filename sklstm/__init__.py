@@ -1,6 +1,21 @@
 """LSTM estimators for scikit-learn and sktime."""
 
+import importlib
+
 from sklstm.estimators import LSTMClassifier, LSTMRegressor
 
 __version__ = "0.1.0.dev0"
-__all__ = ["LSTMClassifier", "LSTMRegressor"]
+__all__ = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
+
+# Loaded at first use (PEP 562), since they import sktime.
+_GUESTS = {"LSTMForecaster": "sklstm.forecaster"}
+
+
+def __getattr__(name):
+    if name in _GUESTS:
+        return getattr(importlib.import_module(_GUESTS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return [*globals(), *_GUESTS]

@@ -17,7 +17,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_array, check_consistent_length, check_random_state
+from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils._param_validation import (
     Interval,
     InvalidParameterError,
@@ -52,6 +52,7 @@ from sklstm.sequences import (
     distinct_rows,
 )
 from sklstm.training import (
+    Randomness,
     SequenceBatches,
     explain_out_of_memory,
     forward,
@@ -198,7 +199,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         early_stopping, classes=None, optimizer_state=None, on_epoch=None,
     ):  # fmt: skip
         device = resolve_device(self.device)
-        random = _Randomness(self.random_state, device, self.n_iter_ if going_on else 0)
+        random = Randomness(self.random_state, device, self.n_iter_ if going_on else 0)
         encoder = self.encoder_ if going_on else self._make_encoder()
         sequences = encoder.read(X, self, reset=not going_on)
         y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
@@ -450,22 +451,6 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         tags.input_tags.three_d_array = True
         tags.input_tags.allow_nan = self.missing == "mask"
         return tags
-
-
-class _Randomness:
-    """Every random choice of one fit, from one seed; global state stays untouched."""
-
-    def __init__(self, random_state, device, n_iter):
-        if random_state is None:
-            seed = int(np.random.default_rng().integers(2**31))
-        else:
-            seed = check_random_state(random_state).randint(2**31 - 1)
-        # n_iter: a fit that goes on draws otherwise than the one before it.
-        seeds = np.random.SeedSequence([seed, n_iter]).generate_state(4).tolist()
-        self.start = torch.Generator().manual_seed(seeds[0])
-        self.order = torch.Generator().manual_seed(seeds[1])
-        self.dropout = torch.Generator(device).manual_seed(seeds[2])
-        self.split_seed = seeds[3]
 
 
 class _Rows(NamedTuple):
@@ -923,7 +908,7 @@ default="squared_error"
         Whether targets are brought to mean 0 and standard deviation 1 in training.
     solver : {"adam", "adamw", "sgd"}, default="adam"
         "sgd" has Nesterov momentum of 0.9.
-    alpha : float, default=0.01
+    alpha : float, default=0.03
         Strength of the L2 penalty; with ``solver="adamw"``, of decoupled weight
         decay. Biases are spared.
     batch_size : int or "auto", default="auto"
@@ -1057,7 +1042,7 @@ default="one-cycle"
         epsilon=1.35,
         normalize_y=True,
         solver="adam",
-        alpha=0.01,
+        alpha=0.03,
         batch_size="auto",
         learning_rate="one-cycle",
         learning_rate_init=5e-3,

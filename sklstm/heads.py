@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.special import expit, log_softmax, softmax
+from scipy.stats import norm
 from sklearn.metrics import accuracy_score, d2_pinball_score, r2_score
 from torch.nn import functional as F
 
@@ -326,3 +327,46 @@ def _defined(score, y, predicted, **kwargs) -> float:
     # R2 and D2 are not defined for one sample; 0 then, so that early stopping on a
     # single validation row compares losses.
     return float(score(y, predicted, **kwargs)) if len(y) > 1 else 0.0
+
+
+class ForecastHead:
+    """Quantiles of the steps of a forecast, scored where the future was observed.
+
+    Parameters
+    ----------
+    quantiles : sequence of float
+        Ascending.
+    """
+
+    def __init__(self, quantiles):
+        self.quantiles = tuple(quantiles)
+
+    def loss(self, raw, target, weight):
+        """Pinball loss of each row: (N, Z, Q), (N, Z), weight (N, Z) -> (N,)."""
+        alpha = torch.tensor(self.quantiles, dtype=raw.dtype, device=raw.device)
+        error = target[:, :, None] - raw
+        each = torch.maximum(alpha * error, (alpha - 1) * error).mean(2)  # (N, Z)
+        # Twice the pinball loss of the median is the absolute error.
+        return 2 * (each * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def interpolate(self, quantiles, alpha) -> np.ndarray:
+        """Return quantiles at any levels, from those at `self.quantiles`.
+
+        Linear in the normal score of the level: exact for a normal distribution, and
+        with exponential-like tails beyond the outermost levels.
+
+        Parameters
+        ----------
+        quantiles : ndarray of shape (..., n_quantiles)
+        alpha : sequence of float in (0, 1)
+
+        Returns
+        -------
+        quantiles : ndarray of shape (..., len(alpha))
+        """
+        known = norm.ppf(self.quantiles)
+        wanted = norm.ppf(np.asarray(alpha, dtype=np.float64))
+        right = np.clip(np.searchsorted(known, wanted), 1, len(known) - 1)
+        left = right - 1
+        share = (wanted - known[left]) / (known[right] - known[left])
+        return quantiles[..., left] * (1 - share) + quantiles[..., right] * share

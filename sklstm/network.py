@@ -297,7 +297,29 @@ POOLINGS = ("last", "mean", "max", "mean-max", "attention")
 
 
 # ----------------------------------------------------------------------- network
-class RecurrentNetwork(nn.Module):
+class _Portable:
+    """Pickle a network as its configuration and numpy arrays.
+
+    Never as pickled modules or tensors, so any torch version and any device can read it
+    back.
+    """
+
+    def __getstate__(self):
+        arrays = {
+            name: tensor.detach().cpu().numpy().copy()
+            for name, tensor in self.state_dict().items()
+        }
+        return {"config": self.config, "arrays": arrays, "training": self.training}
+
+    def __setstate__(self, state):
+        self.__init__(**state["config"])
+        tensors = {k: torch.tensor(v) for k, v in state["arrays"].items()}
+        dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
+        self.to(dtype=dtype).load_state_dict(tensors)
+        self.train(state["training"])
+
+
+class RecurrentNetwork(_Portable, nn.Module):
     """stem -> recurrence -> pooling -> readout.
 
     Parameters
@@ -353,24 +375,86 @@ class RecurrentNetwork(nn.Module):
         """(N, T, C) -> raw outputs (N, Q)."""
         return self.readout(self.embed(x, lengths, generator))
 
-    # A network is pickled as its configuration and numpy arrays, never as pickled
-    # modules or tensors, so any torch version and any device can read it back.
-    def __getstate__(self):
-        arrays = {
-            name: tensor.detach().cpu().numpy().copy()
-            for name, tensor in self.state_dict().items()
-        }
-        return {"config": self.config, "arrays": arrays, "training": self.training}
 
-    def __setstate__(self, state):
-        self.__init__(**state["config"])
-        tensors = {k: torch.tensor(v) for k, v in state["arrays"].items()}
-        self.to(dtype=self._floating_dtype(tensors)).load_state_dict(tensors)
-        self.train(state["training"])
+class ForecastNetwork(_Portable, nn.Module):
+    """A window of a series -> quantiles of its next steps.
 
-    @staticmethod
-    def _floating_dtype(tensors):
-        return next(t.dtype for t in tensors.values() if t.is_floating_point())
+    Segments of the window are read by the recurrence; its final state, joined with the
+    position and the base forecast of each step and what is known of the future, is
+    decoded for all steps at once. The output starts at the base forecast: its
+    correction is initialised to zero.
+
+    Parameters
+    ----------
+    n_inputs : int
+        Channels of the window.
+    n_future : int
+        Exogenous channels known for the steps to forecast.
+    horizon : int
+        Steps decoded at once.
+    n_quantiles : int
+        An odd number; the middle one is the median.
+    segment_length : int
+        Steps that are read together; it divides the window length.
+    linear_length : int
+        Last values of the window that also have a linear map to the steps, which
+        starts at zero; 0 for none.
+    hidden_size, num_layers : int
+    cell : {"lstm", "gru"}
+    dropout : float
+    """
+
+    n_position = 16
+
+    def __init__(
+        self, *, n_inputs, n_future, horizon, n_quantiles, segment_length,
+        linear_length, hidden_size, num_layers, cell, dropout,
+    ):  # fmt: skip
+        super().__init__()
+        self.config = {
+            "n_inputs": n_inputs, "n_future": n_future, "horizon": horizon,
+            "n_quantiles": n_quantiles, "segment_length": segment_length,
+            "linear_length": linear_length, "hidden_size": hidden_size,
+            "num_layers": num_layers, "cell": cell, "dropout": dropout,
+        }  # fmt: skip
+        self.segment_length = segment_length
+        self.linear_length = linear_length
+        self.stem = None
+        if segment_length > 1:
+            self.stem = skip_init(RowLinear, n_inputs * segment_length, hidden_size)
+        n_read = n_inputs if self.stem is None else hidden_size
+        self.recurrence = Recurrence(
+            n_read, hidden_size, num_layers, cell, False, dropout
+        )
+        self.position = skip_init(nn.Embedding, horizon, self.n_position)
+        self.of_state = skip_init(RowLinear, hidden_size, hidden_size)
+        n_step = self.n_position + 1 + n_future
+        self.of_step = skip_init(RowLinear, n_step, hidden_size, bias=False)
+        self.correction = skip_init(RowLinear, hidden_size, n_quantiles)
+        self.linear = None
+        if linear_length:
+            self.linear = skip_init(RowLinear, linear_length, horizon, bias=False)
+
+    def forward(self, x, base, future, generator=None):
+        """(N, W, I), (N, Z, 1), (N, Z, F) -> quantiles (N, Z, Q), Z = horizon."""
+        values = x[:, :, 0]  # (N, W)
+        if self.stem is not None:
+            x = x.reshape(len(x), -1, self.segment_length * x.shape[2])  # (N, S, G I)
+            x = F.relu(self.stem(x))  # (N, S, H)
+        state = self.recurrence(x, None, generator)[:, -1]  # (N, H)
+        position = self.position.weight.expand(len(x), -1, -1)  # (N, Z, n_position)
+        step = torch.cat([position, base[:, :, None], future], dim=2)
+        hidden = F.relu(self.of_state(state)[:, None] + self.of_step(step))  # (N, Z, H)
+        raw = self.correction(hidden)  # (N, Z, Q)
+        middle = raw.shape[2] // 2
+        median = base + raw[:, :, middle]  # (N, Z)
+        if self.linear is not None:
+            median = median + self.linear(values[:, -self.linear_length :])
+        # Positive gaps, added up outwards from the median: quantiles cannot cross.
+        below = F.softplus(raw[:, :, :middle].flip(2)).cumsum(2).flip(2)
+        above = F.softplus(raw[:, :, middle + 1 :]).cumsum(2)
+        median = median[:, :, None]
+        return torch.cat([median - below, median, median + above], dim=2)
 
 
 @torch.no_grad()
@@ -400,7 +484,8 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.1, generator=generator)
-            module.weight[:2] = 0
+            if module.padding_idx is not None:
+                module.weight[:2] = 0  # padding and unknown tokens
         elif isinstance(module, Pooling) and module.pooling == "attention":
             nn.init.normal_(
                 module.query, std=len(module.query) ** -0.5, generator=generator
@@ -408,6 +493,13 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
         elif isinstance(module, MaskedBatchNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, ForecastNetwork):
+            nn.init.zeros_(module.correction.weight)
+            nn.init.constant_(module.correction.bias, -2.0)  # narrow intervals
+            module.correction.bias[module.config["n_quantiles"] // 2] = 0.0
+            if module.linear is not None:
+                nn.init.zeros_(module.linear.weight)
 
 
 def _initialize_recurrent(layer, generator):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 
 # Rows of every prediction batch. One size for all: the kernels round alike for a row
 # wherever and with whatever others it stands in a batch of one size, but not always
@@ -95,6 +96,23 @@ def explain_out_of_memory(device, **sizes):
             f"The device {device} ran out of memory with {settings}. Lower "
             f"{' or '.join(sizes)}, shorten the sequences, or set device='cpu'."
         ) from error
+
+
+# --------------------------------------------------------------------- randomness
+class Randomness:
+    """Every random choice of one fit, from one seed; global state stays untouched."""
+
+    def __init__(self, random_state, device, n_iter):
+        if random_state is None:
+            seed = int(np.random.default_rng().integers(2**31))
+        else:
+            seed = check_random_state(random_state).randint(2**31 - 1)
+        # n_iter: a fit that goes on draws otherwise than the one before it.
+        seeds = np.random.SeedSequence([seed, n_iter]).generate_state(4).tolist()
+        self.start = torch.Generator().manual_seed(seeds[0])
+        self.order = torch.Generator().manual_seed(seeds[1])
+        self.dropout = torch.Generator(device).manual_seed(seeds[2])
+        self.split_seed = seeds[3]
 
 
 # ------------------------------------------------------------------------ batches

@@ -1,0 +1,1014 @@
+"""LSTMForecaster: one global LSTM behind sktime's forecaster interface.
+
+`_fit` is the table of contents: lay out the series, choose what was left to "auto",
+train, calibrate. `_forecast` is the way back.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from sktime.forecasting.base import BaseForecaster
+
+from sklstm.heads import ForecastHead
+from sklstm.network import ForecastNetwork, initialize
+from sklstm.training import (
+    Randomness,
+    explain_out_of_memory,
+    resolve_device,
+    threads_for,
+    torch_threads,
+    train,
+)
+from sklstm.windows import (
+    SeriesArray,
+    find_period,
+    grows_with_level,
+    make_windows,
+    merge,
+    times_of,
+    to_table,
+)
+
+STEPS_PER_EPOCH = 25
+PREDICT_ROWS = 512
+# A panel of at least this many series sets a fifth of them aside for calibration.
+MIN_CALIBRATION_SERIES = 40
+MAX_CALIBRATION_SERIES = 500
+# A forecast may leave the range of its window and of the seasonal naive forecast by
+# this many times the width of that range, and no more.
+GUARD_WIDTH = 3.0
+SHORT_TOTAL = 2000  # observations below which several members are worth their time
+
+
+@dataclass
+class ForecastModel:
+    """What a fitted forecaster knows: networks and how windows are made for them.
+
+    Attributes
+    ----------
+    networks : list of ForecastNetwork
+    offsets : ndarray of shape (horizon, n_quantiles)
+        Calibration, added to normalised quantiles.
+    """
+
+    window_length: int
+    segment_length: int
+    horizon: int
+    period: int
+    scaling: str
+    log: bool
+    head: ForecastHead
+    exog_mean: np.ndarray
+    exog_scale: np.ndarray
+    columns: tuple
+    exog_columns: tuple
+    networks: list = field(default_factory=list)
+    offsets: np.ndarray | float = 0.0
+
+    def transform(self, array: SeriesArray) -> SeriesArray:
+        """Take logs and standardise exogenous data."""
+        values = np.log(array.values) if self.log else array.values
+        exog = (array.exog - self.exog_mean) / self.exog_scale
+        return SeriesArray(values, array.starts, array.stops, exog)
+
+    def windows(self, array, series, ends, future=None):
+        """Cut the windows that end before positions `ends` (transformed array)."""
+        width = self.window_length + self.period
+        positions = ends[:, None] - width + np.arange(width)
+        context = array.gather(series, positions)
+        exog = None
+        if array.exog.shape[1]:
+            exog = array.gather_exog(series, positions[:, self.period :])
+        first = array.values[np.minimum(array.starts[series], len(array.values) - 1)]
+        return make_windows(
+            context, self.period, self.horizon, exog=exog, future=future,
+            fallback=np.nan_to_num(first), scaling=self.scaling,
+        )  # fmt: skip
+
+    def block(self, array, series, ends, future, device) -> np.ndarray:
+        """Forecast the next `horizon` steps: (n, horizon, n_quantiles), transformed."""
+        windows = self.windows(array, series, ends, future)
+        members = []
+        for network in self.networks:
+            if device.type == "cpu":
+                members.append(_forward(network, windows, device))
+            else:
+                there = copy.deepcopy(network).to(device)
+                members.append(_forward(there, windows, device))
+        raw = np.median(members, axis=0) if len(members) > 1 else members[0]
+        raw = np.sort(raw + self.offsets, axis=2)
+        return windows.centre[:, None, None] + windows.scale[:, None, None] * raw
+
+
+class WindowBatches:
+    """Batches of windows drawn at random; an epoch is `STEPS_PER_EPOCH` batches."""
+
+    def __init__(self, model, array, batch_size, rng, device, n_held_back=0):
+        self.model, self.array = model, array
+        self.batch_size, self.rng, self.device = batch_size, rng, device
+        lengths = array.lengths - n_held_back
+        # At least a few values before a window's end, and one after it.
+        self.first = np.minimum(
+            np.maximum(2, np.minimum(model.period + 1, lengths // 2)), lengths - 1
+        )
+        self.first = np.maximum(self.first, 0)
+        self.last = lengths
+        self.series = np.flatnonzero(lengths >= 2)
+
+    def __len__(self):
+        return STEPS_PER_EPOCH
+
+    def __iter__(self):
+        for _ in range(STEPS_PER_EPOCH):
+            series = self.rng.choice(self.series, size=self.batch_size)
+            low, high = self.first[series], self.last[series]
+            ends = low + np.floor(self.rng.random(self.batch_size) * (high - low)).astype(
+                int
+            )
+            yield self.batch(series, self.array.starts[series] + ends, high - ends)
+
+    def batch(self, series, ends, n_ahead):
+        """Return inputs, target, weight and size of the windows before `ends`."""
+        steps = np.arange(self.model.horizon)
+        positions = ends[:, None] + steps
+        future = None
+        if self.array.exog.shape[1]:
+            future = self.array.gather_exog(series, positions)
+        windows = self.model.windows(self.array, series, ends, future)
+        target = self.array.gather(series, positions)
+        target[steps >= n_ahead[:, None]] = np.nan
+        divisor = np.where(windows.scale > 0, windows.scale, 1.0)
+        target = (target - windows.centre[:, None]) / divisor[:, None]
+        # A window that ends before anything moved says nothing of the scale.
+        weight = ~np.isnan(target) & (windows.scale > 0)[:, None]
+        target = np.clip(np.where(weight, target, 0.0), -50.0, 50.0)
+        inputs = _tensors(windows, self.device)
+        target, weight = (
+            torch.from_numpy(a.astype(np.float32)).to(self.device)
+            for a in (target, weight)
+        )
+        return inputs, target, weight, len(series)
+
+
+def _tensors(windows, device):
+    return tuple(
+        torch.from_numpy(a).to(device)
+        for a in (windows.inputs, windows.base, windows.future)
+    )
+
+
+def _forward(network, windows, device) -> np.ndarray:
+    """Quantiles (n, horizon, n_quantiles) of normalised windows, float64.
+
+    In batches of at most 512 that are filled up to a multiple of 16, so that a series
+    is rounded alike whatever is forecast with it.
+    """
+    n = len(windows.base)
+    out = []
+    rows = min(PREDICT_ROWS, math.ceil(n / 16) * 16)
+    n_threads = threads_for(rows, windows.inputs.shape[1], network)
+    with torch_threads(n_threads), torch.inference_mode():
+        for start in range(0, n, PREDICT_ROWS):
+            chosen = np.arange(start, min(start + PREDICT_ROWS, n))
+            filled = np.resize(chosen, math.ceil(len(chosen) / 16) * 16)
+            inputs = (
+                torch.from_numpy(a[filled]).to(device)
+                for a in (windows.inputs, windows.base, windows.future)
+            )
+            out.append(network(*inputs).cpu().numpy()[: len(chosen)])
+    return np.concatenate(out).astype(np.float64)
+
+
+class LSTMForecaster(BaseForecaster):
+    """Forecast one series or thousands with one long short-term memory network.
+
+    All series, and all columns of a multivariate series, share one network, trained on
+    random windows of all of them. A window is normalised, read by the recurrence, and
+    all steps are decoded at once from its final state; the network learns a correction
+    to the seasonal naive forecast. It is trained on quantiles.
+
+    Parameters
+    ----------
+    horizon : int or None, default=None
+        Steps decoded at once. A longer horizon is reached in blocks. None: the largest
+        step of `fh` in `fit`, else two seasons (at least 8); at most a third of the
+        longest series.
+    window_length : int or "auto", default="auto"
+        Steps the network sees. "auto": 14 seasons of at least 24 steps, or 4 shorter
+        ones, or 24 steps without a season; at least the horizon where that is at most
+        96; at most the longest series. Kept in `window_length_`.
+    sp : int or "auto", default="auto"
+        Seasonal period in steps; 1 for none. "auto": what the frequency of the index
+        suggests, else the highest peak of the autocorrelation; kept if the data are
+        long enough and the autocorrelation at that lag is significant. In `sp_`.
+    segment_length : int or "auto", default="auto"
+        Steps that the recurrence reads at once. "auto": 1 for windows up to 64 steps,
+        else a season of 8 to 48 steps, else 24. In `segment_length_`.
+    hidden_size : int, default=64
+    num_layers : int, default=1
+    cell : {"lstm", "gru"}, default="lstm"
+    dropout : float in [0, 1), default=0.1
+    scaling : {"auto", "season", "last", "standard", "none"}, default="auto"
+        What a window is normalised by: the mean of its last season and the mean
+        absolute deviation from it ("season"; without a season, the last value), its
+        last value, or its mean and standard deviation. "auto": "season".
+    transform : {"auto", "log", "none"}, default="auto"
+        Taken before all else. "auto": "log" if all values are positive and variation
+        grows with the level. In `transform_`.
+    quantiles : tuple of float, default=(0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+        Levels to train, ascending, an odd number with 0.5 in the middle. Others are
+        interpolated.
+    n_members : int or "auto", default="auto"
+        Networks whose median is the forecast. "auto": 4 where there are at most 2000
+        observations, else 1. In `n_members_`.
+    max_steps : int or "auto", default="auto"
+        Training steps. "auto": 400 for up to 2000 observations, 1000 up to 100,000,
+        else 1500. In `max_steps_`.
+    batch_size : int or "auto", default="auto"
+        Windows per step. "auto": 64 for up to 2000 observations, else 256.
+    learning_rate_init : float, default=3e-3
+        Highest rate of the one-cycle schedule.
+    alpha : float, default=0.01
+        Decoupled weight decay (AdamW).
+    max_grad_norm : float or None, default=1.0
+    early_stopping : bool, default=False
+        Whether to hold the last `horizon` values of each series back from training and
+        keep the weights that forecast them best.
+    update_steps : int, default=50
+        Training steps of ``update(update_params=True)``, on windows of old and new data
+        at a tenth of the learning rate.
+    device : str, default="auto"
+        "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+    random_state : int, RandomState instance or None, default=None
+    verbose : bool, default=False
+        Whether to print a line per 25 steps.
+
+    Attributes
+    ----------
+    model_ : ForecastModel
+        Networks and how windows are made for them.
+    horizon_, window_length_, sp_, segment_length_, n_members_, max_steps_ : int
+    transform_ : str
+        What was chosen.
+    history_ : list of list of float
+        Training loss of each member, an entry per 25 steps.
+
+    References
+    ----------
+    .. [1] Hochreiter, S., Schmidhuber, J. (1997). Long short-term memory. Neural
+       Computation 9(8).
+    .. [2] Lin, S., et al. (2023). SegRNN: segment recurrent neural network for
+       long-term time series forecasting. arXiv:2308.11200.
+    .. [3] Smyl, S. (2020). A hybrid method of exponential smoothing and recurrent
+       neural networks for time series forecasting. Int. J. of Forecasting 36(1).
+
+    Examples
+    --------
+    >>> from sktime.datasets import load_airline
+    >>> from sklstm import LSTMForecaster
+    >>> y = load_airline()
+    >>> forecaster = LSTMForecaster(max_steps=50, random_state=0)
+    >>> y_pred = forecaster.fit(y, fh=[1, 2, 3]).predict()
+    >>> y_pred.index[-1]
+    Period('1961-03', 'M')
+    """
+
+    _tags = {
+        "authors": ["sklstm developers"],
+        "maintainers": ["sklstm developers"],
+        "python_dependencies": "torch",
+        "y_inner_mtype": ["pd.DataFrame", "pd-multiindex", "pd_multiindex_hier"],
+        "X_inner_mtype": ["pd.DataFrame", "pd-multiindex", "pd_multiindex_hier"],
+        "capability:multivariate": True,
+        "capability:exogenous": True,
+        "requires-fh-in-fit": False,
+        "X-y-must-have-same-index": False,
+        "capability:insample": True,
+        "capability:pred_int": True,
+        "capability:pred_int:insample": True,
+        "capability:missing_values": True,
+        "capability:categorical_in_X": False,
+        "capability:non_contiguous_X": True,
+        "capability:unequal_length": True,
+        "capability:update": True,
+        "capability:pretrain": True,
+        "pretrain:fitted_params": ["pretrained_model_"],
+        "capability:random_state": True,
+        "property:randomness": "derandomized",
+    }
+    # sktime 1.2 warns at every construction unless this is set.
+    _config = {"remember_data": False}
+
+    def __init__(
+        self,
+        horizon=None,
+        *,
+        window_length="auto",
+        sp="auto",
+        segment_length="auto",
+        hidden_size=64,
+        num_layers=1,
+        cell="lstm",
+        dropout=0.1,
+        scaling="auto",
+        transform="auto",
+        quantiles=(0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95),
+        n_members="auto",
+        max_steps="auto",
+        batch_size="auto",
+        learning_rate_init=3e-3,
+        alpha=0.01,
+        max_grad_norm=1.0,
+        early_stopping=False,
+        update_steps=50,
+        device="auto",
+        random_state=None,
+        verbose=False,
+    ):
+        self.horizon = horizon
+        self.window_length = window_length
+        self.sp = sp
+        self.segment_length = segment_length
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.cell = cell
+        self.dropout = dropout
+        self.scaling = scaling
+        self.transform = transform
+        self.quantiles = quantiles
+        self.n_members = n_members
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.alpha = alpha
+        self.max_grad_norm = max_grad_norm
+        self.early_stopping = early_stopping
+        self.update_steps = update_steps
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        super().__init__()
+        self._y = self._X = None
+
+    # ------------------------------------------------------------------------- fit
+    def _fit(self, y, X, fh):
+        table = self._read(y, X)
+        if "pretrained_model_" in getattr(self, "_pretrained_attrs", []):
+            self.model_, self.history_ = self.pretrained_model_, []
+            self._check_columns(table.frame, X)
+        else:
+            self.model_, self.history_ = self._train_model(table, X, fh)
+        self._cur_y, self._cur_X = y, X
+        self._keep_choices()
+        return self
+
+    def _pretrain(self, y, X=None, fh=None):
+        """Train on a panel what later fits only supply with context."""
+        self.pretrained_model_ = self._train_model(self._read(y, X), X, fh)[0]
+        return self
+
+    def _pretrain_update(self, y, X=None, fh=None):
+        """Go on training the pretrained networks on another panel."""
+        table = self._read(y, X)
+        model = copy.deepcopy(self.pretrained_model_)
+        self._check_columns(table.frame, X, model)
+        array = model.transform(table.flatten())
+        steps = self._auto("max_steps", self._size(array, 400, 1000, 1500))
+        self._train_networks(model, array, steps, self.learning_rate_init)
+        self.pretrained_model_ = model
+        return self
+
+    def _read(self, y, X):
+        """Lay out the data and name what cannot be used."""
+        table = to_table(y, X)
+        _check_regular(table)
+        if np.isinf(table.values).any():
+            row = int(np.isinf(table.values).any(axis=1).argmax())
+            raise ValueError(f"y contains infinity at {table.frame.index[row]!r}.")
+        finite = ~np.isnan(table.values)
+        counts = np.add.reduceat(finite, table.offsets[:-1], axis=0)
+        if (counts == 0).any():
+            i, column = np.argwhere(counts == 0)[0]
+            key = table.instances()
+            where = "" if key is None else f" of instance {key[i]!r}"
+            raise ValueError(
+                f"Column {table.frame.columns[column]!r}{where} has no value that is "
+                "not missing. Drop it."
+            )
+        return table
+
+    def _train_model(self, table, X, fh):
+        """Choose what is "auto", train, calibrate; return the model and its losses."""
+        self._check_parameters()
+        array = table.flatten()
+        model = self._new_model(table, array, X, fh)
+        array = model.transform(array)
+        training, calibration = self._set_aside(array)
+        steps = self._auto("max_steps", self._size(array, 400, 1000, 1500))
+        history = self._train_networks(model, training, steps, self.learning_rate_init)
+        if calibration is not None:
+            self._calibrate(model, calibration)
+        return model, history
+
+    def _new_model(self, table, array, X, fh):
+        longest = int(array.lengths.max())
+        if longest < 2:
+            raise ValueError(
+                f"LSTMForecaster needs at least 2 time points in some series; got "
+                f"{longest}."
+            )
+        period = self._auto("sp", find_period(array, _reference_times(table)))
+        steps_ahead = 1
+        if fh is not None:
+            steps_ahead = int(max(_relative_steps(fh, table, self._cutoff).max(), 1))
+        elif self.horizon is None:
+            steps_ahead = max(2 * period, 8)
+        horizon = self.horizon or max(1, min(steps_ahead, longest // 3))
+        wanted = 14 * period if period >= 24 else 4 * period if period > 1 else 24
+        if horizon <= 96:
+            wanted = max(wanted, horizon)
+        window_length = self._auto("window_length", min(max(wanted, 8), longest))
+        segment = 1
+        if window_length > 64:
+            segment = period if 8 <= period <= 48 else 24
+        segment = self._auto("segment_length", segment)
+        # Whole segments: the window grows at its far end, where it is padded.
+        window_length = math.ceil(window_length / segment) * segment
+        log = self.transform == "log" or (
+            self.transform == "auto" and grows_with_level(array, period)
+        )
+        if self.transform == "log" and (array.values[~np.isnan(array.values)] <= 0).any():
+            raise ValueError('transform="log" needs positive values; y has others.')
+        exog = array.exog
+        mean = np.nanmean(exog, axis=0) if exog.size else np.zeros(exog.shape[1])
+        scale = np.nanstd(exog, axis=0) if exog.size else np.ones(exog.shape[1])
+        model = ForecastModel(
+            window_length=window_length,
+            segment_length=segment,
+            horizon=horizon,
+            period=period,
+            scaling="season" if self.scaling == "auto" else self.scaling,
+            log=log,
+            head=ForecastHead(self.quantiles),
+            exog_mean=np.nan_to_num(mean),
+            exog_scale=np.where(scale > 0, scale, 1.0),
+            columns=tuple(table.frame.columns),
+            exog_columns=() if X is None else tuple(X.columns),
+        )
+        random = Randomness(self.random_state, torch.device("cpu"), 0)
+        for member in range(self._auto("n_members", self._size(array, 4, 1, 1))):
+            network = ForecastNetwork(
+                n_inputs=5 + exog.shape[1],
+                n_future=exog.shape[1],
+                horizon=horizon,
+                n_quantiles=len(self.quantiles),
+                segment_length=segment,
+                # Members differ in more than their seed: every other has a linear map.
+                linear_length=window_length if member % 2 == 0 else 0,
+                hidden_size=self.hidden_size,
+                num_layers=self.num_layers,
+                cell=self.cell,
+                dropout=self.dropout,
+            )
+            initialize(network, random.start)
+            model.networks.append(network.eval())
+        return model
+
+    def _train_networks(self, model, array, max_steps, learning_rate_init):
+        """Train each network of a model in place; return their losses."""
+        device = resolve_device(self.device)
+        batch_size = self._auto("batch_size", self._size(array, 64, 256, 256))
+        history = []
+        for member, network in enumerate(model.networks):
+            random = Randomness(self.random_state, device, member)
+            rng = np.random.default_rng(random.split_seed)
+            held_back = model.horizon if self.early_stopping else 0
+            batches = WindowBatches(model, array, batch_size, rng, device, held_back)
+            validate = _Validation(model, array, network, device) if held_back else None
+            n_threads = threads_for(batch_size, model.window_length, network)
+            network.to(device)
+            with (
+                torch_threads(n_threads),
+                explain_out_of_memory(
+                    device, batch_size=batch_size, hidden_size=self.hidden_size
+                ),
+            ):
+                trained = train(
+                    network,
+                    model.head.loss,
+                    batches,
+                    solver="adamw",
+                    learning_rate="one-cycle",
+                    learning_rate_init=learning_rate_init,
+                    alpha=self.alpha,
+                    max_iter=max(1, round(max_steps / STEPS_PER_EPOCH)),
+                    tol=0.0,
+                    max_grad_norm=self.max_grad_norm,
+                    n_iter_no_change=10,
+                    generator=random.dropout,
+                    validate=validate,
+                    verbose=self.verbose,
+                )
+            network.cpu()
+            history.append(trained.loss_curve)
+        return history
+
+    def _set_aside(self, array):
+        """Set series of a panel aside, to calibrate quantiles on."""
+        n = len(array)
+        if n < MIN_CALIBRATION_SERIES:
+            return array, None
+        random = Randomness(self.random_state, torch.device("cpu"), 1)
+        order = np.random.default_rng(random.split_seed).permutation(n)
+        n_aside = min(n // 5, MAX_CALIBRATION_SERIES)
+        return array.take(np.sort(order[n_aside:])), array.take(np.sort(order[:n_aside]))
+
+    def _calibrate(self, model, array):
+        """Shift quantiles so that each covers what it says on series not trained on.
+
+        Split conformal prediction, per step and level (Romano et al., 2019): the shift
+        is that quantile of the errors. The median stays.
+        """
+        series = np.flatnonzero(array.lengths > model.horizon)
+        if len(series) < 8:
+            return
+        device = resolve_device(self.device)
+        ends = array.stops[series] - model.horizon
+        steps = np.arange(model.horizon)
+        future = array.gather_exog(series, ends[:, None] + steps)
+        raw = model.block(array, series, ends, future, device)  # (n, Z, Q)
+        windows = model.windows(array, series, ends, future)
+        usable = windows.scale > 0
+        error = array.gather(series, ends[:, None] + steps)[:, :, None] - raw
+        error = error[usable] / windows.scale[usable, None, None]
+        if not len(error):
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # steps without a value
+            offsets = np.stack(
+                [
+                    np.nanquantile(error[:, :, q], alpha, axis=0)
+                    for q, alpha in enumerate(self.quantiles)
+                ],
+                axis=1,
+            )
+        offsets[:, len(self.quantiles) // 2] = 0.0
+        model.offsets = np.nan_to_num(offsets)
+
+    def _update(self, y, X=None, update_params=True):
+        """Add the data to the context; with `update_params`, train on."""
+        self._check_columns(y, X)
+        self._cur_y = merge(self._cur_y, y)
+        self._cur_X = merge(self._cur_X, X)
+        if update_params and self.update_steps:
+            table = self._read(self._cur_y, self._cur_X)
+            model = copy.deepcopy(self.model_)
+            array = model.transform(table.flatten())
+            self._train_networks(
+                model, array, self.update_steps, self.learning_rate_init / 10
+            )
+            self.model_ = model
+        return self
+
+    # --------------------------------------------------------------------- predict
+    def _predict(self, fh, X):
+        quantiles, index = self._forecast(fh, X)
+        middle = len(self.quantiles) // 2
+        return pd.DataFrame(
+            quantiles[:, :, middle], index=index, columns=self._get_varnames()
+        )
+
+    def _predict_quantiles(self, fh, X, alpha):
+        quantiles, index = self._forecast(fh, X)  # (n_rows, n_columns, Q)
+        values = self.model_.head.interpolate(quantiles, alpha)
+        columns = self._get_columns("predict_quantiles", alpha=alpha)
+        # (n_rows, n_columns, n_alpha) -> a column per variable and alpha
+        return pd.DataFrame(values.reshape(len(values), -1), index=index, columns=columns)
+
+    def _forecast(self, fh, X):
+        """Forecast every row of fh: (n_rows, n_columns, n_quantiles) and their index."""
+        model = self.model_
+        y, past = self._context()
+        table = to_table(y, past)
+        array = model.transform(table.flatten())
+        plan = _Plan(fh, table, self._cutoff)
+        known = self._known_exog(X, past, plan)
+        device = resolve_device(self.device)
+        out = np.empty((len(plan.step), table.n_columns, len(self.quantiles)))
+        with explain_out_of_memory(device, hidden_size=self.hidden_size):
+            for column in range(table.n_columns):
+                first = column * table.n_instances
+                self._ahead(model, array, plan, first, known, device, out[:, column])
+                self._behind(model, array, plan, first, device, out[:, column])
+        return (np.exp(out) if model.log else out), plan.index
+
+    def _context(self):
+        """Return the data up to the cutoff; later rows must not be seen."""
+        y, X = self._cur_y, self._cur_X
+        seen = times_of(y) <= self._cutoff[0]
+        if not seen.all():
+            y = y[seen]
+        return y, X
+
+    def _ahead(self, model, array, plan, first, known, device, out):
+        """Fill the rows of steps after each series' end, block by block."""
+        rows = np.flatnonzero(plan.step > 0)
+        if not len(rows):
+            return
+        n_blocks = math.ceil(plan.step[rows].max() / model.horizon)
+        series = np.unique(plan.instance[rows])
+        place = np.full(plan.instance.max() + 1, -1)
+        place[series] = np.arange(len(series))
+        extended = array.take(first + series)
+        spread = 0.0
+        for block in range(n_blocks):
+            done = block * model.horizon
+            ends = extended.stops
+            future = np.full((len(series), model.horizon, array.exog.shape[1]), np.nan)
+            inside = (plan.step > done) & (plan.step <= done + model.horizon)
+            if known is not None:
+                future[place[plan.instance[inside]], plan.step[inside] - done - 1] = (
+                    known[inside]
+                )
+            numbers = np.arange(len(series))
+            quantiles = model.block(extended, numbers, ends, future, device)
+            middle = quantiles.shape[2] // 2
+            median = quantiles[:, :, middle : middle + 1]
+            # Errors of blocks add up as if independent.
+            gaps = quantiles - median
+            gaps = np.sign(gaps) * np.sqrt(gaps**2 + spread**2)
+            quantiles = median + gaps
+            spread = gaps[:, -1:]
+            quantiles = _guarded(quantiles, extended, numbers, model)
+            out[inside] = quantiles[
+                place[plan.instance[inside]], plan.step[inside] - done - 1
+            ]
+            if block + 1 < n_blocks:
+                extended = _extended(extended, quantiles[:, :, middle], future)
+
+    def _behind(self, model, array, plan, first, device, out):
+        """Fill in-sample rows, each forecast one step ahead from what came before it."""
+        rows = np.flatnonzero(plan.step <= 0)
+        if not len(rows):
+            return
+        series = first + plan.instance[rows]
+        ends = np.maximum(array.stops[series] + plan.step[rows] - 1, array.starts[series])
+        future = array.gather_exog(series, ends[:, None] + np.arange(model.horizon))
+        for start in range(0, len(rows), 4096):
+            part = slice(start, start + 4096)
+            block = model.block(array, series[part], ends[part], future[part], device)
+            out[rows[part]] = block[:, 0]
+
+    def _known_exog(self, X, past, plan):
+        """Return the exogenous rows of the forecast (n_rows, n_exog), standardised."""
+        model = self.model_
+        if not model.exog_columns:
+            return None
+        ahead = plan.step > 0
+        if not ahead.any():
+            return np.full((len(plan.step), len(model.exog_columns)), np.nan)
+        if X is None:
+            raise ValueError(
+                "LSTMForecaster was fitted with X, so predict needs X for the steps of "
+                "fh; got None."
+            )
+        self._check_columns(None, X)
+        rows = X.index.get_indexer(plan.index)
+        missing = ahead & (rows < 0)
+        if missing.any():
+            raise ValueError(
+                f"X lacks {int(missing.sum())} rows of the forecasting horizon, the "
+                f"first for {plan.index[missing][0]!r}."
+            )
+        values = X.to_numpy(dtype=np.float64)[rows]
+        return (values - model.exog_mean) / model.exog_scale
+
+    def backtest(self, y, X=None, fh=None, step=1):
+        """Forecast from every cutoff of y in one pass, without refitting.
+
+        Equal to ``evaluate`` with ``strategy="no-update_params"`` and an expanding
+        window, but batched over all cutoffs and series.
+
+        Parameters
+        ----------
+        y : Series or DataFrame in an sktime format
+            Series to forecast, of the kind seen in `fit`.
+        X : DataFrame, default=None
+            Exogenous data for all of y. Required if `fit` had X.
+        fh : int or sequence of int, default=None
+            Steps ahead, relative and positive. None: that of `fit`.
+        step : int, default=1
+            Distance between cutoffs.
+
+        Returns
+        -------
+        forecasts : DataFrame
+            A row for each (instance, cutoff, time), where the time is in y; a column
+            per variable.
+        """
+        self.check_is_fitted()
+        if fh is None:
+            fh = self.fh
+        steps = np.unique(
+            np.atleast_1d(np.asarray(getattr(fh, "to_pandas", lambda: fh)()))
+        )
+        model = self.model_
+        X_inner, y_inner = self._check_X_y(X=X, y=y)
+        table = to_table(y_inner, X_inner)
+        array = model.transform(table.flatten())
+        if steps.min() < 1 or steps.max() > model.horizon:
+            raise ValueError(
+                f"backtest takes steps from 1 to the trained horizon {model.horizon}; "
+                f"got {steps.tolist()}."
+            )
+        device = resolve_device(self.device)
+        cutoffs = [
+            np.arange(model.period + 1, length - steps.min() + 1, step)
+            for length in table.lengths
+        ]
+        instance = np.repeat(np.arange(table.n_instances), [len(c) for c in cutoffs])
+        position = np.concatenate(cutoffs)
+        columns = []
+        for column in range(table.n_columns):
+            series = column * table.n_instances + instance
+            ends = array.starts[series] + position
+            medians = []
+            for start in range(0, len(ends), 4096):
+                part = slice(start, start + 4096)
+                future = array.gather_exog(
+                    series[part], ends[part, None] + np.arange(model.horizon)
+                )
+                block = model.block(array, series[part], ends[part], future, device)
+                medians.append(block[:, steps - 1, len(self.quantiles) // 2])
+            columns.append(np.concatenate(medians))
+        values = np.stack(columns, axis=2)  # (n_cutoffs, n_steps, n_columns)
+        inside = position[:, None] + steps - 1 < table.lengths[instance, None]
+        row = table.offsets[instance, None] + position[:, None] + steps - 1
+        times = times_of(table.frame)
+        keys = [times[(table.offsets[instance] + position - 1).repeat(inside.sum(1))],
+                times[row[inside]]]  # fmt: skip
+        names = ["cutoff", "time"]
+        if table.instances() is not None:
+            keys.insert(0, table.instances()[instance.repeat(inside.sum(1))])
+            names.insert(0, "instance")
+        values = np.exp(values[inside]) if model.log else values[inside]
+        return pd.DataFrame(
+            values,
+            index=pd.MultiIndex.from_arrays(keys, names=names),
+            columns=table.frame.columns,
+        )
+
+    # ---------------------------------------------------------------------- checks
+    def _auto(self, name, value):
+        given = getattr(self, name)
+        return value if given == "auto" else given
+
+    @staticmethod
+    def _size(array, short, medium, large):
+        """Choose by the number of values."""
+        n = int(array.lengths.sum())
+        return short if n <= SHORT_TOTAL else medium if n <= 100_000 else large
+
+    def _keep_choices(self):
+        model = self.model_
+        self.horizon_, self.window_length_ = model.horizon, model.window_length
+        self.sp_, self.segment_length_ = model.period, model.segment_length
+        self.n_members_ = len(model.networks)
+        self.max_steps_ = STEPS_PER_EPOCH * max(map(len, self.history_), default=0)
+        self.transform_ = "log" if model.log else "none"
+
+    def _check_parameters(self):
+        quantiles = np.asarray(self.quantiles, dtype=np.float64)
+        ascending = quantiles.ndim == 1 and (np.diff(quantiles) > 0).all()
+        inside = ((quantiles > 0) & (quantiles < 1)).all()
+        if not inside:
+            raise ValueError(
+                f"quantiles must lie strictly between 0 and 1; got {self.quantiles!r}."
+            )
+        if (
+            not ascending
+            or len(quantiles) % 2 == 0
+            or len(quantiles) < 3
+            or (quantiles[len(quantiles) // 2] != 0.5)
+        ):
+            raise ValueError(
+                "quantiles must be ascending, at least 3 and an odd number, with 0.5 in "
+                f"the middle; got {self.quantiles!r}."
+            )
+        for name, options in {
+            "scaling": ("auto", "season", "last", "standard", "none"),
+            "transform": ("auto", "log", "none"),
+            "cell": ("lstm", "gru"),
+        }.items():
+            if getattr(self, name) not in options:
+                raise ValueError(
+                    f"{name} must be one of {options}; got {getattr(self, name)!r}."
+                )
+
+    def _check_columns(self, y, X, model=None):
+        model = model or self.model_
+        if (
+            y is not None
+            and tuple(y.columns) != model.columns
+            and (len(y.columns) != len(model.columns))
+        ):
+            raise ValueError(
+                f"y has the columns {list(y.columns)}, but {list(model.columns)} were "
+                "fitted."
+            )
+        if X is not None and tuple(X.columns) != model.exog_columns:
+            raise ValueError(
+                f"X has the columns {list(X.columns)}, but {list(model.exog_columns)} "
+                "were fitted."
+            )
+
+    @classmethod
+    def get_test_params(cls, parameter_set="default"):
+        """Return settings for sktime's checks.
+
+        Parameters
+        ----------
+        parameter_set : str, default="default"
+
+        Returns
+        -------
+        params : list of dict
+        """
+        tiny = {"hidden_size": 4, "max_steps": 2, "batch_size": 4, "update_steps": 2}
+        return [
+            {**tiny, "n_members": 1},
+            {**tiny, "n_members": 2, "horizon": 2, "window_length": 6, "sp": 3,
+             "segment_length": 2, "cell": "gru", "scaling": "standard"},
+        ]  # fmt: skip
+
+
+class _Validation:
+    """Median error on the values held back, for early stopping."""
+
+    def __init__(self, model, array, network, device):
+        series = np.flatnonzero(array.lengths > model.horizon + 1)
+        held = WindowBatches(model, array, 1, None, device)
+        ends = array.stops[series] - model.horizon
+        ahead = np.full(len(series), model.horizon)
+        self.inputs, self.target, self.weight, _ = held.batch(series, ends, ahead)
+        self.network, self.loss = network, model.head.loss
+
+    def __call__(self):
+        with torch.inference_mode():
+            raw = self.network(*self.inputs)
+            loss = float(self.loss(raw, self.target, self.weight).mean())
+        return -loss, loss
+
+
+class _Plan:
+    """For each row of a forecast: its instance, its step after that instance's end.
+
+    Attributes
+    ----------
+    instance : ndarray of shape (n_rows,), int64
+    step : ndarray of shape (n_rows,), int64
+        1 is the first step after the end; 0 and less are in-sample.
+    index : Index
+        Of the forecast.
+    """
+
+    def __init__(self, fh, table, cutoff):
+        last = table.last_times()
+        if table.instances() is None:
+            self.index = fh.to_absolute_index(cutoff)
+            self.step = _steps(fh, last[:1], table, cutoff)[0]
+            self.instance = np.zeros(len(self.step), dtype=np.int64)
+            return
+        ends, end_of = np.unique(last, return_inverse=True)
+        ends = pd.Index(ends)
+        times, steps = [], []
+        for end in ends:
+            at = _as_cutoff(end, cutoff)
+            times.append(fh.to_absolute_index(at))
+            steps.append(_steps(fh, at, table, at)[0])
+        n_steps = len(steps[0])
+        self.instance = np.repeat(np.arange(table.n_instances), n_steps)
+        self.step = np.concatenate([steps[e] for e in end_of])
+        all_times = times[0].append(times[1:]) if len(times) > 1 else times[0]
+        time = all_times[(end_of[:, None] * n_steps + np.arange(n_steps)).ravel()]
+        keys = table.instances()[self.instance]
+        levels = [keys.get_level_values(k) for k in range(keys.nlevels)]
+        self.index = pd.MultiIndex.from_arrays(
+            [*levels, time], names=table.frame.index.names
+        )
+
+
+def _as_cutoff(time, cutoff):
+    """Return a time as an index of one element, with the frequency of the cutoff."""
+    if isinstance(cutoff, pd.DatetimeIndex):
+        return pd.DatetimeIndex([time], freq=cutoff.freq)
+    if isinstance(cutoff, pd.PeriodIndex):
+        return pd.PeriodIndex([time], freq=cutoff.freq)
+    return pd.Index([time])
+
+
+def _steps(fh, end, table, cutoff):
+    """Return the steps of fh after the end, and the step of an integer index."""
+    relative = np.asarray(fh.to_relative(cutoff).to_pandas(), dtype=np.int64)
+    spacing = _spacing(table)
+    if spacing > 1:
+        # sktime counts in labels; a label between two rows belongs to the later one.
+        relative = np.ceil(relative / spacing).astype(np.int64)
+    return relative, spacing
+
+
+def _spacing(table) -> int:
+    times = times_of(table.frame)
+    if isinstance(times, (pd.DatetimeIndex, pd.PeriodIndex)) or len(times) < 2:
+        return 1
+    if table.lengths[0] < 2:
+        return 1
+    return max(int(times[1] - times[0]), 1)
+
+
+def _relative_steps(fh, table, cutoff):
+    return _steps(fh, None, table, cutoff)[0]
+
+
+def _reference_times(table):
+    """Return the times of the first instance, with their frequency."""
+    times = times_of(table.frame)[: table.offsets[1]]
+    if isinstance(times, pd.DatetimeIndex) and len(times) >= 3 and times.freq is None:
+        inferred = pd.infer_freq(times)
+        if inferred is not None:
+            return pd.DatetimeIndex(times, freq=inferred)
+    return times
+
+
+def _check_regular(table):
+    """Raise where rows of an instance are not equally far apart."""
+    times = times_of(table.frame)
+    if isinstance(times, pd.PeriodIndex):
+        gaps = np.diff(times.asi8)
+        regular = 1
+    elif isinstance(times, pd.DatetimeIndex):
+        if _reference_times(table).freq is not None or table.lengths.max() < 3:
+            return
+        raise ValueError(
+            "The DatetimeIndex of y has gaps or no regular frequency. Call "
+            "y.asfreq(...) first; the missing values that this makes are understood."
+        )
+    else:
+        gaps, regular = np.diff(np.asarray(times)), _spacing(table)
+    between = np.ones(len(gaps), dtype=bool)
+    between[table.offsets[1:-1] - 1] = False
+    wrong = between & (gaps != regular)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"The index of y has a gap between {table.frame.index[row]!r} and "
+            f"{table.frame.index[row + 1]!r}. Insert the missing rows, with NaN."
+        )
+
+
+def _guarded(quantiles, array, series, model):
+    """Keep forecasts within reach of the window and the seasonal naive forecast."""
+    positions = (
+        array.stops[series, None]
+        - model.window_length
+        - model.period
+        + np.arange(model.window_length + model.period)
+    )
+    values = array.gather(series, positions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nothing observed
+        low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
+    reach = GUARD_WIDTH * (high - low)
+    low, high = (low - reach)[:, None, None], (high + reach)[:, None, None]
+    outside = ((quantiles < low) | (quantiles > high)).any(axis=(1, 2))
+    if outside.any():
+        warnings.warn(
+            f"{int(outside.sum())} of {len(outside)} forecasts left the range of their "
+            f"history by more than {GUARD_WIDTH:g} times its width and were limited.",
+            UserWarning,
+            stacklevel=2,
+        )
+        quantiles = np.clip(quantiles, low, high)
+    return quantiles
+
+
+def _extended(array, forecast, future):
+    """Return the series with a forecast appended to each."""
+    n, horizon = forecast.shape
+    lengths = array.lengths
+    width = int(lengths.max())
+    positions = array.stops[:, None] - width + np.arange(width)
+    series = np.arange(n)
+    values = np.concatenate([array.gather(series, positions), forecast], axis=1)
+    exog = np.concatenate([array.gather_exog(series, positions), future], axis=1).reshape(
+        n * (width + horizon), -1
+    )
+    stops = (np.arange(n) + 1) * (width + horizon)
+    return SeriesArray(values.ravel(), stops - lengths - horizon, stops, exog)

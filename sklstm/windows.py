@@ -1,0 +1,425 @@
+"""Leaf: many series as flat arrays, windows cut from them. Imports nothing of ours.
+
+Memory is linear in the data, never in the number of windows: a window is a position in
+a flat array until the batch it is in is gathered. Nothing loops over series.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+# A season is taken as found if the autocorrelation at its lag passes M4's 90 % test.
+SEASONALITY_Z = 1.645
+PERIOD_OF_FREQUENCY = {
+    "Y": 1, "A": 1, "Q": 4, "M": 12, "W": 52, "B": 5, "D": 7, "h": 24, "H": 24,
+    "min": 60, "T": 60, "s": 60, "S": 60,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SeriesTable:
+    """One or many instances of a (multivariate) series, row after row.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_rows, n_columns), float64
+        NaN where missing.
+    exog : ndarray of shape (n_rows, n_exog), float64
+        n_exog is 0 without exogenous data.
+    offsets : ndarray of shape (n_instances + 1,), int64
+        Rows offsets[i] to offsets[i + 1] belong to instance i, in order of time.
+    frame : DataFrame
+        The rows with their index, to merge later data into.
+    """
+
+    values: np.ndarray
+    exog: np.ndarray
+    offsets: np.ndarray
+    frame: pd.DataFrame
+
+    @property
+    def n_instances(self) -> int:
+        """Number of instances."""
+        return len(self.offsets) - 1
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns of y."""
+        return self.values.shape[1]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Rows of each instance."""
+        return np.diff(self.offsets)
+
+    def last_times(self) -> pd.Index:
+        """Time of the last row of each instance."""
+        return times_of(self.frame)[self.offsets[1:] - 1]
+
+    def instances(self) -> pd.Index | None:
+        """Key of each instance, or None for a single series."""
+        if self.frame.index.nlevels == 1:
+            return None
+        return self.frame.index.droplevel(-1)[self.offsets[:-1]]
+
+    def flatten(self) -> SeriesArray:
+        """Return the columns as univariate series that share their exogenous rows."""
+        n_rows = len(self.values)
+        starts = (np.arange(self.n_columns)[:, None] * n_rows + self.offsets[:-1]).ravel()
+        return SeriesArray(
+            values=np.ascontiguousarray(self.values.T).ravel(),
+            starts=starts,
+            stops=starts + np.tile(self.lengths, self.n_columns),
+            exog=self.exog,
+        )
+
+
+@dataclass(frozen=True)
+class SeriesArray:
+    """Univariate series, one after another.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_values,), float64
+        NaN where missing.
+    starts, stops : ndarray of shape (n_series,), int64
+        Series i is ``values[starts[i]:stops[i]]``.
+    exog : ndarray of shape (n_rows, n_exog), float64
+        Row p % n_rows belongs to the value at position p.
+    """
+
+    values: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+    exog: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Length of each series."""
+        return self.stops - self.starts
+
+    def take(self, series) -> SeriesArray:
+        """Return some of the series; the values are shared."""
+        starts, stops = self.starts[series], self.stops[series]
+        return SeriesArray(self.values, starts, stops, self.exog)
+
+    def gather(self, series, positions) -> np.ndarray:
+        """Return values at positions, NaN outside of the series.
+
+        Parameters
+        ----------
+        series : ndarray of shape (n,), int64
+        positions : ndarray of shape (n, k), int64
+            Positions in `values`.
+
+        Returns
+        -------
+        values : ndarray of shape (n, k), float64
+        """
+        inside = positions >= self.starts[series, None]
+        inside &= positions < self.stops[series, None]
+        # mode="clip" keeps positions beyond the ends legal until they are masked
+        values = self.values.take(positions, mode="clip")
+        return np.where(inside, values, np.nan)
+
+    def gather_exog(self, series, positions) -> np.ndarray:
+        """Return exogenous rows (n, k, n_exog) at positions, NaN outside the series."""
+        inside = positions >= self.starts[series, None]
+        inside &= positions < self.stops[series, None]
+        rows = self.exog[positions % max(len(self.exog), 1)]
+        return np.where(inside[:, :, None], rows, np.nan)
+
+
+def times_of(frame) -> pd.Index:
+    """Return the time of each row."""
+    index = frame.index
+    return index if index.nlevels == 1 else index.get_level_values(-1)
+
+
+def to_table(y, X=None) -> SeriesTable:
+    """Lay out a frame of series.
+
+    Parameters
+    ----------
+    y : DataFrame
+        sktime's ``pd.DataFrame``, ``pd-multiindex`` or ``pd_multiindex_hier``.
+    X : DataFrame, default=None
+        Exogenous data of the same kind; rows that y has not are left out.
+
+    Returns
+    -------
+    table : SeriesTable
+
+    Raises
+    ------
+    ValueError
+        If X lacks rows of y, or an instance has gaps in a DatetimeIndex.
+    """
+    if y.index.nlevels > 1:
+        codes = y.index.droplevel(-1).factorize()[0]
+        if (np.diff(codes) < 0).any():
+            order = np.argsort(codes, kind="stable")
+            y, codes = y.iloc[order], codes[order]
+        counts = np.bincount(codes)
+    else:
+        counts = np.array([len(y)])
+    exog = np.empty((len(y), 0))
+    if X is not None:
+        rows = X.index.get_indexer(y.index)
+        if (rows < 0).any():
+            raise ValueError(
+                f"X has no row for {y.index[rows < 0][0]!r}, which is in y "
+                f"({int((rows < 0).sum())} such rows). Exogenous data must cover y."
+            )
+        exog = X.to_numpy(dtype=np.float64)[rows]
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return SeriesTable(y.to_numpy(dtype=np.float64), exog, offsets, y)
+
+
+def merge(old, new):
+    """Return old rows and new ones; where both have a row, the new one.
+
+    Rows of each instance are in order of time; instances keep their order.
+    """
+    if old is None or new is None:
+        return new if old is None else old
+    both = pd.concat([old.loc[~old.index.isin(new.index)], new])
+    if both.index.nlevels == 1:
+        return both.sort_index()
+    times = times_of(both)
+    codes = both.index.droplevel(-1).factorize()[0]
+    return both.iloc[np.lexsort((times.argsort().argsort(), codes))]
+
+
+# ------------------------------------------------------------ what the data are like
+def frequency_period(index) -> int | None:
+    """Return the number of steps in the season that an index's frequency suggests."""
+    name = getattr(index, "freqstr", None)
+    if name is None and isinstance(index, pd.DatetimeIndex) and len(index) >= 3:
+        name = pd.infer_freq(index)
+    if name is None:
+        return None
+    head = name.split("-")[0]
+    digits = "".join(c for c in head if c.isdigit())
+    unit = head[len(digits) :]
+    step = int(digits or 1)
+    for key in (unit, unit.rstrip("ES"), unit[:1]):
+        if key in PERIOD_OF_FREQUENCY:
+            period = PERIOD_OF_FREQUENCY[key]
+            if key in ("min", "T"):  # a day of minutes; an hour where they are fine
+                return 1440 // step if 1440 % step == 0 and step >= 5 else 60
+            return max(1, period // step) if period % step == 0 else 1
+    return None
+
+
+def autocorrelation(array: SeriesArray, max_lag: int) -> np.ndarray:
+    """Return the mean autocorrelation of differenced series, shape (max_lag + 1,).
+
+    At most 200 series, evenly chosen, and the last 2000 values of each are looked at.
+    """
+    chosen = np.unique(np.linspace(0, len(array) - 1, min(len(array), 200)).astype(int))
+    width = min(int(array.lengths.max()), 2000)
+    positions = array.stops[chosen, None] - width + np.arange(width)
+    x = np.diff(array.gather(chosen, positions), axis=1)  # (n, width - 1)
+    observed = ~np.isnan(x)
+    x = np.where(observed, x, 0.0)
+    mean = x.sum(1) / np.maximum(observed.sum(1), 1)
+    x = np.where(observed, x - mean[:, None], 0.0)
+    n_fft = 2 ** math.ceil(math.log2(2 * width))
+    spectrum = np.abs(np.fft.rfft(x, n_fft)) ** 2
+    covariance = np.fft.irfft(spectrum, n_fft)[:, : max_lag + 1]
+    usable = covariance[:, 0] > 0
+    if not usable.any():
+        return np.zeros(max_lag + 1)
+    return (covariance[usable] / covariance[usable, :1]).mean(axis=0)
+
+
+def find_period(array: SeriesArray, index) -> int:
+    """Return the seasonal period: that of the frequency, or of the autocorrelation.
+
+    The period is kept only where the data are long enough to show it twice and the
+    autocorrelation of the differenced series at its lag is significant.
+    """
+    longest = int(np.median(array.lengths))
+    candidates = [frequency_period(index)]
+    max_lag = min(longest // 2, 400)
+    if max_lag < 2:
+        return 1
+    acf = autocorrelation(array, max_lag)
+    if candidates[0] is None:
+        inner = acf[2:-1]
+        is_peak = (inner > acf[1:-2]) & (inner >= acf[3:])
+        lags = 2 + np.flatnonzero(is_peak)
+        candidates = [int(lags[acf[lags].argmax()])] if len(lags) else [1]
+    period = candidates[0]
+    if period <= 1 or period > max_lag:
+        return 1
+    n = longest * min(len(array), 200)
+    limit = SEASONALITY_Z * math.sqrt((1 + 2 * (acf[1:period] ** 2).sum()) / n)
+    from_frequency = frequency_period(index) is not None
+    return period if acf[period] > (limit if from_frequency else max(limit, 0.2)) else 1
+
+
+def grows_with_level(array: SeriesArray, period: int) -> bool:
+    """Return whether variation grows with the level, so that logs even it out.
+
+    All values must be positive. The slope of log(standard deviation) on log(mean) over
+    blocks of a season (or of 8 steps) within series is near 1 for multiplicative data
+    and 0 for additive (Guerrero, 1993); 0.5 divides them.
+    """
+    chosen = np.unique(np.linspace(0, len(array) - 1, min(len(array), 500)).astype(int))
+    block = period if period > 1 else 8
+    n_blocks = int(min(array.lengths[chosen].max() // block, 60))
+    positions = array.stops[chosen, None] - n_blocks * block + np.arange(n_blocks * block)
+    values = array.gather(chosen, positions)
+    observed = ~np.isnan(values)
+    if not observed.any() or (values[observed] <= 0).any() or n_blocks < 3:
+        return False
+    blocks = values.reshape(len(chosen), n_blocks, block)
+    complete = observed.reshape(blocks.shape).all(axis=2)
+    mean, deviation = blocks.mean(axis=2), blocks.std(axis=2)
+    complete &= deviation > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x, y = np.log(mean), np.log(deviation)
+    weight = complete / np.maximum(complete.sum(axis=1, keepdims=True), 1)
+    x = np.where(complete, x, 0.0)
+    y = np.where(complete, y, 0.0)
+    x = np.where(complete, x - (x * weight).sum(axis=1, keepdims=True), 0.0)
+    y = np.where(complete, y - (y * weight).sum(axis=1, keepdims=True), 0.0)
+    spread = (x**2).sum()
+    if spread < 1e-3 * complete.sum():
+        return False  # the level hardly moves: logs would change nothing
+    return bool((x * y).sum() / spread > 0.5)
+
+
+# ------------------------------------------------------------------------- windows
+@dataclass(frozen=True)
+class Windows:
+    """Normalised windows and what a forecast from them starts at.
+
+    Attributes
+    ----------
+    inputs : ndarray of shape (n, window_length, 5 + n_exog), float32
+        Value, whether it was observed, value a season ago, whether that exists, and
+        log(period) / 3; then exogenous data.
+    base : ndarray of shape (n, horizon), float32
+        The seasonal naive forecast, normalised.
+    future : ndarray of shape (n, horizon, n_exog), float32
+    centre, scale : ndarray of shape (n,), float64
+        A value is centre + scale * normalised.
+    """
+
+    inputs: np.ndarray
+    base: np.ndarray
+    future: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+
+
+def seasonal_naive(values: np.ndarray, horizon: int, period: int) -> np.ndarray:
+    """Return for each step the last observed value of its phase, or the last of all.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, n_timesteps)
+        NaN where missing; NaN forecasts where nothing is observed.
+
+    Returns
+    -------
+    forecast : ndarray of shape (n, horizon)
+    """
+    n_timesteps = values.shape[1]
+    forecast = np.repeat(_last_observed(values)[:, None], horizon, axis=1)
+    if period > 1:
+        for phase in range(min(period, horizon)):
+            # Steps phase, phase + period, ... repeat the value of the last such phase.
+            first = n_timesteps - period + phase
+            of_phase = _last_observed(values[:, np.arange(first, -1, -period)[::-1]])
+            known = ~np.isnan(of_phase)
+            forecast[known, phase::period] = of_phase[known, None]
+    return forecast
+
+
+def _last_observed(values):
+    n, n_timesteps = values.shape
+    if n_timesteps == 0:
+        return np.full(n, np.nan)
+    observed = ~np.isnan(values)
+    last = n_timesteps - 1 - observed[:, ::-1].argmax(axis=1)
+    return np.where(observed.any(axis=1), values[np.arange(n), last], np.nan)
+
+
+def make_windows(
+    context, period, horizon, *, exog=None, future=None, fallback=0.0, scaling="season"
+) -> Windows:
+    """Normalise windows.
+
+    Parameters
+    ----------
+    context : ndarray of shape (n, window_length + period), float64
+        The last values before the forecast, NaN where missing or before the start. The
+        first `period` of them only serve as values a season ago.
+    period, horizon : int
+    exog : ndarray of shape (n, window_length, n_exog), default=None
+    future : ndarray of shape (n, horizon, n_exog), default=None
+    fallback : float or ndarray of shape (n,)
+        Centre where nothing is observed.
+    scaling : {"season", "last", "standard", "none"}
+        What is subtracted: the mean of the last season (the last value without one),
+        the last value, or the mean of the window. Divided by is the mean absolute
+        deviation from it; with "standard", the standard deviation.
+
+    Returns
+    -------
+    windows : Windows
+    """
+    values = context[:, period:]  # (n, W)
+    n, n_timesteps = values.shape
+    observed = ~np.isnan(values)
+    count = np.maximum(observed.sum(axis=1), 1)
+    last = _last_observed(values)
+    if scaling in ("season", "last"):
+        centre = last
+        if scaling == "season" and period > 1:
+            tail = values[:, -period:]
+            n_tail = (~np.isnan(tail)).sum(axis=1)
+            mean = np.nansum(tail, axis=1) / np.maximum(n_tail, 1)
+            centre = np.where(n_tail > 0, mean, last)
+    else:
+        centre = np.nansum(values, axis=1) / count
+    centre = np.where(observed.any(axis=1), centre, fallback)
+    deviation = np.where(observed, values - centre[:, None], 0.0)
+    if scaling == "standard":
+        scale = np.sqrt((deviation**2).sum(axis=1) / count)
+    else:
+        scale = np.abs(deviation).sum(axis=1) / count
+    if scaling == "none":
+        centre, scale = np.zeros(n), np.ones(n)
+    # Rounding error is no variation: such a window is constant, and so its forecast.
+    scale = np.where(scale > 1e-9 * np.abs(centre), scale, 0.0)
+    divisor = np.where(scale > 0, scale, 1.0)[:, None]
+    normal = np.where(np.isnan(context), 0.0, (context - centre[:, None]) / divisor)
+    n_exog = 0 if exog is None else exog.shape[2]
+    inputs = np.empty((n, n_timesteps, 5 + n_exog), dtype=np.float32)
+    inputs[:, :, 0] = normal[:, period:]
+    inputs[:, :, 1] = observed
+    inputs[:, :, 2] = normal[:, :-period]
+    inputs[:, :, 3] = ~np.isnan(context[:, :-period])
+    inputs[:, :, 4] = math.log(period) / 3
+    if n_exog:
+        inputs[:, :, 5:] = np.where(np.isnan(exog), 0.0, exog)
+    base = seasonal_naive(context, horizon, period)
+    base = np.where(np.isnan(base), 0.0, (base - centre[:, None]) / divisor)
+    if future is None:
+        future = np.zeros((n, horizon, n_exog))
+    future = np.where(np.isnan(future), 0.0, future)
+    return Windows(
+        inputs, base.astype(np.float32), future.astype(np.float32), centre, scale
+    )

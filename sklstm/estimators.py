@@ -318,9 +318,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         return rows.take(np.sort(kept)), rows.take(np.sort(held_out))
 
     def _make_network(self, encoder, encoded, head, random):
-        stem, pooling = resolve_auto(
-            self.stem, self.pooling, encoded.n_timesteps, self._min_conv_timesteps
-        )
+        stem, pooling = resolve_auto(self.stem, self.pooling, encoded.n_timesteps)
         n_tokens = len(encoder.vocabulary_) + N_RESERVED_TOKENS if encoder.tokens else 0
         network = RecurrentNetwork(
             n_channels=encoder.n_encoded_channels_,
@@ -544,8 +542,8 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         - "conv": three convolutions over time with batch normalisation [2]_, strided
           so that the recurrence takes about 64 steps at most;
         - "embedding": a trained vector for each token; X holds integer tokens;
-        - "auto": "conv" if the longest training sequence has at least 8 steps (40 for
-          regression), else None.
+        - "auto": "conv" if the longest training sequence has at least 8 steps, else
+          None.
     pooling : {"auto", "last", "mean", "max", "mean-max", "attention"}, default="auto"
         How the states of all time steps become one vector. "last" is the final state
         (of both directions); "attention" a weighted mean with learned weights [3]_;
@@ -755,9 +753,6 @@ default="one-cycle"
         check_classification_targets(y)
         return y
 
-    # Chosen by cross-validation within training parts, see docs/design.md.
-    _min_conv_timesteps = 8
-
     def _fit_head(self, y, weight, classes):
         return ClassificationHead().fit(y, classes)
 
@@ -873,8 +868,8 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         - "conv": three convolutions over time with batch normalisation [2]_, strided
           so that the recurrence takes about 64 steps at most;
         - "embedding": a trained vector for each token; X holds integer tokens;
-        - "auto": "conv" if the longest training sequence has at least 8 steps (40 for
-          regression), else None.
+        - "auto": "conv" if the longest training sequence has at least 8 steps, else
+          None.
     pooling : {"auto", "last", "mean", "max", "mean-max", "attention"}, default="auto"
         How the states of all time steps become one vector. "last" is the final state
         (of both directions); "attention" a weighted mean with learned weights [3]_;
@@ -1106,8 +1101,6 @@ default="one-cycle"
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return y
-
-    _min_conv_timesteps = 40
 
     def _fit_head(self, y, weight, classes):
         head = RegressionHead(self.loss, self.quantile, self.epsilon, self.normalize_y)

@@ -22,6 +22,8 @@ from torch.nn.utils import skip_init
 
 # A recurrence longer than this many steps is shortened by striding the convolutions.
 MAX_RECURRENT_STEPS = 64
+# From this length on, stem="auto" puts convolutions before the recurrence.
+MIN_CONV_TIMESTEPS = 8
 
 
 def step_mask(lengths: torch.Tensor, n_steps: int) -> torch.Tensor:
@@ -514,7 +516,7 @@ def _initialize_recurrent(layer, generator):
         layer.bias_ih_l0[hidden_size : 2 * hidden_size] = 1  # gates i, f, g, o
 
 
-def resolve_auto(stem, pooling, n_timesteps: int, min_conv_timesteps: int):
+def resolve_auto(stem, pooling, n_timesteps: int):
     """Choose the stem and pooling that "auto" stands for.
 
     Parameters
@@ -523,8 +525,6 @@ def resolve_auto(stem, pooling, n_timesteps: int, min_conv_timesteps: int):
         As the estimators take them.
     n_timesteps : int
         Length of the longest training sequence.
-    min_conv_timesteps : int
-        Length from which on convolutions stand before the recurrence.
 
     Returns
     -------
@@ -533,7 +533,7 @@ def resolve_auto(stem, pooling, n_timesteps: int, min_conv_timesteps: int):
         time are pooled; a recurrence alone is read at its last state.
     """
     if stem == "auto":
-        stem = "conv" if n_timesteps >= min_conv_timesteps else None
+        stem = "conv" if n_timesteps >= MIN_CONV_TIMESTEPS else None
     if pooling == "auto":
         pooling = "mean-max" if stem in ("conv", "embedding") else "last"
     return stem, pooling

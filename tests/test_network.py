@@ -218,7 +218,7 @@ def test_strides_bring_long_sequences_near_64_steps(n_timesteps):
 
 
 def test_auto():
-    assert resolve_auto("auto", "auto", 7, 8) == (None, "last")
-    assert resolve_auto("auto", "auto", 8, 8) == ("conv", "mean-max")
-    assert resolve_auto("embedding", "auto", 7, 8) == ("embedding", "mean-max")
-    assert resolve_auto(None, "max", 500, 8) == (None, "max")
+    assert resolve_auto("auto", "auto", 7) == (None, "last")
+    assert resolve_auto("auto", "auto", 8) == ("conv", "mean-max")
+    assert resolve_auto("embedding", "auto", 7) == ("embedding", "mean-max")
+    assert resolve_auto(None, "max", 500) == (None, "max")

@@ -45,8 +45,8 @@ SMALL = {
         "learning_rate_init": 0.05,
     },
     LSTMRegressor: {
-        "hidden_size": 16, "stem": None, "max_iter": 80, "batch_size": 32,
-        "learning_rate_init": 0.03,
+        "hidden_size": 16, "max_iter": 50, "batch_size": 32,
+        "learning_rate_init": 0.02,
     },
 }  # fmt: skip
 SETTINGS = [
@@ -62,7 +62,7 @@ SETTINGS = [
     {"pooling": "max"},
     {"pooling": "mean-max"},
     {"pooling": "attention"},
-    {"stem": "linear"},
+    {"stem": "linear", "max_iter": 100},
     {"stem": "conv"},
     {"cell": "gru"},
     {"dtype": "float64"},

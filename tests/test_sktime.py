@@ -1,0 +1,308 @@
+"""sktime's own contract, with nothing skipped, and the values it does not look at."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sktime.datasets import load_airline, load_longley
+from sktime.forecasting.base import ForecastingHorizon
+from sktime.forecasting.compose import ForecastingPipeline, TransformedTargetForecaster
+from sktime.forecasting.model_evaluation import evaluate
+from sktime.forecasting.model_selection import ForecastingGridSearchCV
+from sktime.forecasting.reconcile import ReconcilerForecaster
+from sktime.split import ExpandingWindowSplitter, SlidingWindowSplitter
+from sktime.transformations.series.difference import Differencer
+from sktime.transformations.series.exponent import ExponentTransformer
+from sktime.utils._testing.hierarchical import _make_hierarchical
+from sktime.utils.estimator_checks import check_estimator, parametrize_with_checks
+
+from sklstm import LSTMForecaster
+
+QUICK = {"hidden_size": 8, "max_steps": 50, "n_members": 1, "random_state": 0}
+
+
+@pytest.mark.filterwarnings("ignore")  # sktime's own
+@parametrize_with_checks(LSTMForecaster, obj_varname="forecaster", check_varname="check")
+def test_forecaster_checks(forecaster, check):
+    check_estimator(forecaster, tests_to_run=check, raise_exceptions=True, verbose=False)
+
+
+def make_panel(n_series=8, n_timesteps=40, seed=0, n_columns=1):
+    """Random walks, monthly."""
+    rng = np.random.default_rng(seed)
+    index = pd.MultiIndex.from_product(
+        [range(n_series), pd.period_range("2000-01", periods=n_timesteps, freq="M")],
+        names=["series", "time"],
+    )
+    steps = rng.normal(size=(n_series, n_timesteps, n_columns))
+    values = steps.cumsum(axis=1).reshape(-1, n_columns)
+    return pd.DataFrame(values, index, [f"y{k}" for k in range(n_columns)])
+
+
+def test_nothing_is_skipped_by_name():
+    tags = LSTMForecaster.get_class_tags()
+    assert not tags.get("tests:skip_by_name")
+    assert not tags.get("tests:skip_all")
+    assert tags["property:randomness"] == "derandomized"
+
+
+def test_the_last_observation_moves_step_one_most():
+    y = make_panel(20)
+    forecaster = LSTMForecaster(**{**QUICK, "max_steps": 200}).fit(y, fh=range(1, 13))
+    changed = y.copy()
+    last = changed.groupby(level=0).tail(1).index
+    changed.loc[last] += 1.0
+    before = forecaster.predict().to_numpy().reshape(20, 12)
+    forecaster.update(changed.loc[last], update_params=False)
+    effect = np.abs(forecaster.predict().to_numpy().reshape(20, 12) - before).mean(axis=0)
+    assert effect[0] > 0.5
+    assert effect[0] >= effect[-1]
+
+
+def test_sparse_horizon_equals_the_dense_one():
+    y = load_airline()
+    forecaster = LSTMForecaster(**QUICK).fit(y, fh=range(1, 13))
+    dense = forecaster.predict()
+    sparse = forecaster.predict(fh=[1, 12])
+    np.testing.assert_array_equal(sparse, dense.iloc[[0, 11]])
+
+
+def test_X_of_the_future_matters():  # noqa: N802
+    rng = np.random.default_rng(0)
+    index = pd.period_range("2000-01", periods=120, freq="M")
+    X = pd.DataFrame({"promotion": rng.integers(0, 2, size=120)}, index)
+    y = pd.Series(5.0 * X["promotion"] + rng.normal(scale=0.3, size=120), index)
+    forecaster = LSTMForecaster(
+        hidden_size=16, max_steps=300, n_members=1, sp=1, random_state=0
+    ).fit(y[:-6], X=X[:-6], fh=range(1, 7))
+    error = (forecaster.predict(X=X[-6:]) - y[-6:]).abs().mean()
+    flipped = (forecaster.predict(X=1 - X[-6:]) - y[-6:]).abs().mean()
+    assert error < 1.5 < 3 < flipped
+
+
+@pytest.mark.parametrize("scaling", ["season", "last", "standard"])
+def test_affine_equivariance(scaling):
+    y = load_airline()
+    settings = {**QUICK, "transform": "none", "scaling": scaling}
+    first = LSTMForecaster(**settings).fit(y, fh=range(1, 13)).predict()
+    moved = LSTMForecaster(**settings).fit(1e3 * y - 7e4, fh=range(1, 13)).predict()
+    np.testing.assert_allclose(moved, 1e3 * first - 7e4, rtol=1e-3)
+
+
+def test_order_of_instances_does_not_matter_to_prediction():
+    y = make_panel(6)
+    forecaster = LSTMForecaster(**QUICK).pretrain(y, fh=[1, 2, 3])
+    first = forecaster.fit(y, fh=[1, 2, 3]).predict()
+    backwards = pd.concat([y.loc[[i]] for i in reversed(range(6))])
+    second = forecaster.fit(backwards, fh=[1, 2, 3]).predict()
+    pd.testing.assert_frame_equal(second.loc[first.index], first)
+
+
+def test_each_instance_has_its_own_cutoff():
+    y = make_panel(3, 40)
+    shorter = y.drop(index=[(1, t) for t in y.loc[1].index[-5:]])
+    forecaster = LSTMForecaster(**QUICK).fit(shorter, fh=[1, 2])
+    predicted = forecaster.predict()
+    assert str(predicted.loc[0].index[0]) == "2003-05"
+    assert str(predicted.loc[1].index[0]) == "2002-12"
+    alone = LSTMForecaster(**QUICK)
+    alone.pretrain(shorter, fh=[1, 2])
+    apart = alone.fit(shorter.loc[[1]], fh=[1, 2]).predict()
+    together = alone.fit(shorter, fh=[1, 2]).predict().loc[[1]]
+    np.testing.assert_allclose(apart, together, rtol=1e-6)
+
+
+def test_update_predict_does_not_see_the_future():
+    y = load_airline()
+    forecaster = LSTMForecaster(**QUICK).fit(y[:100], fh=[1, 2])
+    cv = SlidingWindowSplitter(fh=[1, 2], window_length=60, step_length=10)
+    forecaster.update(y[100:], update_params=False)
+    first = forecaster.update_predict(y, cv, update_params=False)
+    poisoned = y.copy()
+    poisoned.iloc[130:] = 1e6
+    second = forecaster.update_predict(poisoned, cv, update_params=False)
+    early = first.index < poisoned.index[125]
+    pd.testing.assert_frame_equal(pd.DataFrame(first)[early], pd.DataFrame(second)[early])
+
+
+def test_in_sample_is_never_missing():
+    y = load_airline()[:40]
+    fh = ForecastingHorizon(y.index, is_relative=False)
+    predicted = LSTMForecaster(**QUICK).fit(y, fh=fh).predict(fh)
+    assert predicted.notna().all()
+    assert (predicted.index == y.index).all()
+
+
+def test_horizon_beyond_training_is_reached_in_blocks():
+    y = load_airline()
+    forecaster = LSTMForecaster(4, **QUICK).fit(y, fh=[1])
+    predicted = forecaster.predict(fh=range(1, 31))
+    assert predicted.notna().all()
+    np.testing.assert_allclose(forecaster.predict(fh=[1, 2, 3, 4]), predicted[:4])
+    intervals = forecaster.predict_interval(fh=range(1, 31), coverage=0.8)
+    width = intervals.iloc[:, 1] - intervals.iloc[:, 0]
+    assert width.iloc[-1] > width.iloc[0]
+
+
+def test_quantiles_never_cross():
+    y = make_panel(5, n_columns=2)
+    forecaster = LSTMForecaster(**QUICK).fit(y, fh=range(1, 7))
+    alpha = [0.01, 0.05, 0.2, 0.5, 0.77, 0.95, 0.99]
+    quantiles = forecaster.predict_quantiles(alpha=alpha).to_numpy().reshape(-1, 2, 7)
+    assert (np.diff(quantiles, axis=2) >= 0).all()
+    median = forecaster.predict_quantiles(alpha=[0.5]).to_numpy()
+    np.testing.assert_allclose(median, forecaster.predict())
+
+
+def test_coverage_on_a_panel():
+    y = make_panel(200, 72, seed=3)
+    past = y.groupby(level=0).head(66)
+    forecaster = LSTMForecaster(**{**QUICK, "max_steps": 150}).fit(past, fh=range(1, 7))
+    interval = forecaster.predict_interval(coverage=0.9).to_numpy()
+    truth = y.groupby(level=0).tail(6).to_numpy()[:, 0]
+    covered = (interval[:, 0] <= truth) & (truth <= interval[:, 1])
+    assert 0.85 <= covered.mean() <= 0.95
+
+
+def test_missing_values_are_taken_in_stride():
+    y = load_airline()
+    y.iloc[[3, 50, 51, 52, 143]] = np.nan
+    predicted = LSTMForecaster(**QUICK).fit(y, fh=range(1, 13)).predict()
+    assert predicted.notna().all()
+    assert predicted.between(200, 900).all()
+
+
+def test_pretrained_weights_survive_clone_and_a_second_fit():
+    y = make_panel(10)
+    pretrained = LSTMForecaster(**QUICK).pretrain(y, fh=[1, 2, 3])
+    weights = pretrained.pretrained_model_.networks[0].correction.weight.detach().clone()
+    new = load_airline()
+    twin = pretrained.clone().fit(new, fh=[1, 2, 3])
+    first = twin.predict()
+    twin.update(new, update_params=True)
+    second = twin.fit(new, fh=[1, 2, 3]).predict()
+    np.testing.assert_array_equal(first, second)
+    kept = twin.pretrained_model_.networks[0].correction.weight.detach()
+    assert torch.equal(kept, weights)
+
+
+def test_update_learns_or_only_looks():
+    y = load_airline()
+    forecaster = LSTMForecaster(**QUICK).fit(y[:120], fh=[1, 2])
+    before = forecaster.model_
+    forecaster.update(y[120:130], update_params=False)
+    assert forecaster.model_ is before
+    assert forecaster.predict().index[0] == y.index[130]
+    forecaster.update(y[130:], update_params=True)
+    assert forecaster.model_ is not before
+
+
+def test_global_random_state_is_untouched():
+    y = load_airline()[:40]
+    np.random.seed(3)  # noqa: NPY002 - the state that must not change
+    torch.manual_seed(3)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    LSTMForecaster(**{**QUICK, "random_state": None}).fit(y, fh=[1]).predict()
+    np.testing.assert_array_equal(before[0], np.random.get_state()[1])  # noqa: NPY002
+    assert torch.equal(before[1], torch.get_rng_state())
+
+
+def test_integer_index_of_step_two():
+    index = pd.RangeIndex(0, 80, 2)
+    y = pd.Series(np.sin(np.arange(40)), index)
+    forecaster = LSTMForecaster(**QUICK).fit(y, fh=[2, 4])
+    predicted = forecaster.predict()
+    assert list(predicted.index) == [80, 82]
+    plain = LSTMForecaster(**QUICK).fit(y.reset_index(drop=True), fh=[1, 2]).predict()
+    np.testing.assert_allclose(predicted, plain)
+
+
+def test_pickle_and_nothing_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    forecaster = LSTMForecaster(**QUICK).fit(load_airline(), fh=[1, 2, 3])
+    twin = pickle.loads(pickle.dumps(forecaster))
+    pd.testing.assert_series_equal(forecaster.predict(), twin.predict())
+    assert not list(tmp_path.iterdir())
+
+
+def test_backtest_equals_evaluate_without_refitting():
+    y = load_airline()
+    forecaster = LSTMForecaster(**QUICK)
+    cv = ExpandingWindowSplitter(fh=[1, 2, 3], initial_window=100, step_length=12)
+    results = evaluate(forecaster, cv, y, strategy="no-update_params", return_data=True)
+    fitted = LSTMForecaster(**QUICK).fit(y[:100], fh=[1, 2, 3])
+    table = fitted.backtest(y)
+    for predicted in results["y_pred"]:
+        cutoff = predicted.index[0] - 1
+        np.testing.assert_allclose(
+            table.loc[cutoff].to_numpy()[:, 0], predicted, rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("strategy", ["refit", "update", "no-update_params"])
+def test_evaluate(strategy):
+    cv = ExpandingWindowSplitter(fh=[1, 2], initial_window=120, step_length=10)
+    results = evaluate(
+        LSTMForecaster(**QUICK),
+        cv,
+        load_airline(),
+        strategy=strategy,
+        error_score="raise",
+    )
+    assert results.filter(like="test_").notna().all(axis=None)
+
+
+@pytest.mark.filterwarnings("ignore")  # sktime's own
+def test_composition():
+    y = load_airline()
+    forecaster = LSTMForecaster(**QUICK)
+    TransformedTargetForecaster([("d", Differencer()), ("f", forecaster)]).fit(
+        y, fh=[1, 2]
+    ).predict_interval()
+    y_longley, X = load_longley()
+    pipeline = ForecastingPipeline([("t", ExponentTransformer()), ("f", forecaster)])
+    pipeline.fit(y_longley[:-2], X=X[:-2], fh=[1, 2]).predict(X=X[-2:])
+    search = ForecastingGridSearchCV(
+        forecaster,
+        SlidingWindowSplitter(fh=[1], window_length=100, step_length=20),
+        {"hidden_size": [4, 8]},
+    )
+    assert search.fit(y, fh=[1]).predict().shape == (1,)
+    hierarchy = _make_hierarchical(min_timepoints=24, max_timepoints=24)
+    ReconcilerForecaster(forecaster, method="bu").fit(hierarchy, fh=[1]).predict()
+
+
+def with_gap():
+    y = pd.Series(np.arange(30.0), pd.date_range("2020-01-01", periods=30, freq="D"))
+    return y.drop(y.index[[10, 11]])
+
+
+@pytest.mark.parametrize(
+    ("y", "settings", "message"),
+    [
+        (pd.Series([1.0]), {}, "needs at least 2 time points"),
+        (with_gap(), {}, r"has gaps .* Call y\.asfreq"),
+        (pd.Series([1, 2, np.inf, 4.0]), {}, "y contains infinity at 2"),
+        (pd.Series([np.nan] * 9), {}, "has no value that is not missing"),
+        (pd.Series(np.arange(9.0)), {"quantiles": (0.0, 0.5, 0.9)}, "strictly between 0"),
+        (pd.Series(np.arange(9.0)), {"quantiles": (0.1, 0.9)}, "odd number, with 0.5"),
+        (pd.Series(np.arange(9.0)), {"transform": "log"}, "needs positive values"),
+        (pd.Series(np.arange(9.0)), {"scaling": "minmax"}, "scaling must be one of"),
+    ],
+)
+def test_bad_input_is_named(y, settings, message):
+    with pytest.raises(ValueError, match=message):
+        LSTMForecaster(**QUICK, **settings).fit(y, fh=[1])
+
+
+def test_bad_exogenous_data_is_named():
+    y, X = load_longley()
+    forecaster = LSTMForecaster(**QUICK).fit(y[:-3], X=X[:-3], fh=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"X lacks 1 rows of the forecasting horizon"):
+        forecaster.predict(X=X[-3:-1])
+    with pytest.raises(ValueError, match="needs X for the steps of fh; got None"):
+        forecaster.predict()
+    with pytest.raises(ValueError, match="X has the columns"):
+        forecaster.predict(X=X[-3:].iloc[:, :2])

@@ -1,0 +1,152 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from sklstm.windows import (
+    SeriesArray,
+    find_period,
+    frequency_period,
+    grows_with_level,
+    make_windows,
+    merge,
+    seasonal_naive,
+    to_table,
+)
+
+
+def panel(*lengths, n_columns=1, seed=0):
+    rng = np.random.default_rng(seed)
+    frames = {
+        i: pd.DataFrame(
+            rng.normal(size=(n, n_columns)),
+            index=pd.period_range("2000-01", periods=n, freq="M"),
+            columns=[f"c{k}" for k in range(n_columns)],
+        )
+        for i, n in enumerate(lengths)
+    }
+    return pd.concat(frames, names=["instance", "time"])
+
+
+def flat(*series):
+    lengths = np.array([len(s) for s in series])
+    stops = np.cumsum(lengths)
+    values = np.concatenate(series).astype(float)
+    return SeriesArray(values, stops - lengths, stops, np.empty((len(values), 0)))
+
+
+def test_table_of_a_panel():
+    y = panel(5, 3, n_columns=2)
+    table = to_table(y)
+    np.testing.assert_array_equal(table.offsets, [0, 5, 8])
+    assert (table.n_instances, table.n_columns) == (2, 2)
+    assert list(table.instances()) == [0, 1]
+    array = table.flatten()
+    assert len(array) == 4
+    for i, (start, stop) in enumerate(zip(array.starts, array.stops, strict=True)):
+        expected = y.loc[i % 2, f"c{i // 2}"]
+        np.testing.assert_array_equal(array.values[start:stop], expected)
+
+
+def test_interleaved_instances_are_sorted():
+    y = panel(4, 4)
+    mixed = y.iloc[[0, 4, 1, 5, 2, 6, 3, 7]]
+    np.testing.assert_array_equal(to_table(mixed).values, y.to_numpy())
+
+
+def test_exog_rows_follow_y():
+    y, X = panel(4, 3), panel(6, 5, seed=1)
+    table = to_table(y, X)
+    np.testing.assert_array_equal(table.exog, X.loc[y.index].to_numpy())
+    with pytest.raises(ValueError, match=r"X has no row for .* which is in y \(1 such"):
+        to_table(y, X.drop(index=[(1, pd.Period("2000-03", "M"))]))
+
+
+def test_gather_is_nan_outside_of_a_series():
+    array = flat([1, 2, 3], [4, 5])
+    positions = np.array([[-1, 0, 2, 3], [2, 3, 4, 5]])
+    np.testing.assert_array_equal(
+        array.gather(np.array([0, 1]), positions),
+        [[np.nan, 1, 3, np.nan], [np.nan, 4, 5, np.nan]],
+    )
+
+
+def test_merge_prefers_new_rows_and_keeps_order():
+    y = panel(3, 2)
+    later = panel(5, 3, seed=9).groupby(level=0).tail(3)
+    merged = merge(y, later)
+    assert merged.index.is_monotonic_increasing
+    assert list(merged.groupby(level=0).size()) == [5, 3]
+    pd.testing.assert_frame_equal(merged.loc[later.index], later)
+    assert merge(None, y) is y
+    assert merge(y, None) is y
+
+
+@pytest.mark.parametrize(
+    ("frequency", "period"),
+    [("M", 12), ("Q", 4), ("Y", 1), ("D", 7), ("h", 24), ("W", 52), ("15min", 96)],
+)
+def test_period_of_a_frequency(frequency, period):
+    assert frequency_period(pd.period_range("2000", periods=3, freq=frequency)) == period
+
+
+def test_period_of_dates_and_numbers():
+    assert frequency_period(pd.date_range("2000", periods=9, freq="MS")) == 12
+    assert frequency_period(pd.date_range("2000", periods=9, freq="B")) == 5
+    assert frequency_period(pd.RangeIndex(9)) is None
+
+
+def test_a_period_must_show_in_the_data():
+    index = pd.period_range("2000-01", periods=96, freq="M")
+    rng = np.random.default_rng(0)
+    season = np.tile(rng.normal(size=12), 8)
+    assert find_period(flat(season + 0.1 * rng.normal(size=96)), index) == 12
+    assert find_period(flat(rng.normal(size=96).cumsum()), index) == 1
+    numbers = pd.RangeIndex(96)
+    assert find_period(flat(np.tile(rng.normal(size=7), 20)), numbers) == 7
+    assert find_period(flat(rng.normal(size=96).cumsum()), numbers) == 1
+
+
+def test_logs_where_variation_grows_with_the_level():
+    rng = np.random.default_rng(0)
+    level = np.exp(np.linspace(0, 3, 120))
+    noise = 1 + 0.1 * rng.normal(size=120)
+    assert grows_with_level(flat(level * noise), 12)
+    assert not grows_with_level(flat(np.linspace(5, 60, 120) + noise), 12)
+    assert not grows_with_level(flat(level * noise - 5), 12)
+    assert not grows_with_level(flat(100 + noise), 12)
+
+
+def test_seasonal_naive_repeats_the_last_season_or_what_is_left_of_it():
+    nan = np.nan
+    values = np.array([[1, 2, 3, 4, 5, 6.0], [1, 2, 3, nan, nan, 6], [nan] * 5 + [7]])
+    np.testing.assert_array_equal(
+        seasonal_naive(values, 4, 3), [[4, 5, 6, 4], [1, 2, 6, 1], [7, 7, 7, 7]]
+    )
+    np.testing.assert_array_equal(seasonal_naive(values, 2, 1), [[6, 6], [6, 6], [7, 7]])
+
+
+@pytest.mark.parametrize("scaling", ["season", "last", "standard"])
+def test_windows_are_affine_equivariant(scaling):
+    context = np.random.default_rng(0).normal(size=(5, 20))
+    context[0, :6] = np.nan
+    windows = make_windows(context, 4, 3, scaling=scaling)
+    moved = make_windows(1e3 * context - 50, 4, 3, scaling=scaling)
+    np.testing.assert_allclose(windows.inputs, moved.inputs, atol=1e-4)
+    np.testing.assert_allclose(windows.base, moved.base, atol=1e-4)
+    np.testing.assert_allclose(moved.scale, 1e3 * windows.scale)
+
+
+def test_window_channels_by_hand():
+    context = np.array([[np.nan, 1.0, 2.0, 3.0, np.nan, 5.0]])
+    windows = make_windows(context, 2, 2, scaling="none")
+    np.testing.assert_allclose(
+        windows.inputs[0, :, :4],
+        [[2, 1, 0, 0], [3, 1, 1, 1], [0, 0, 2, 1], [5, 1, 3, 1]],
+    )
+    np.testing.assert_allclose(windows.base, [[2, 5]])
+
+
+def test_constant_window_has_no_scale():
+    windows = make_windows(np.full((1, 8), 3.3), 1, 2)
+    assert windows.scale == [0]
+    assert windows.centre == [3.3]

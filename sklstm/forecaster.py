@@ -7,15 +7,22 @@ train, calibrate. `_forecast` is the way back.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import warnings
-from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
 from sktime.forecasting.base import BaseForecaster
 
+from sklstm.forecast_model import (
+    ForecastModel,
+    Validation,
+    WindowBatches,
+    extended_by,
+    guarded,
+)
 from sklstm.heads import ForecastHead
 from sklstm.network import ForecastNetwork, initialize
 from sklstm.training import (
@@ -27,163 +34,19 @@ from sklstm.training import (
     train,
 )
 from sklstm.windows import (
-    SeriesArray,
     find_period,
     grows_with_level,
-    make_windows,
     merge,
     times_of,
     to_table,
 )
 
-STEPS_PER_EPOCH = 25
-PREDICT_ROWS = 512
+STEPS_PER_EPOCH = 25  # entries of the history are means over so many
 # A panel of at least this many series sets a fifth of them aside for calibration.
 MIN_CALIBRATION_SERIES = 40
 MAX_CALIBRATION_SERIES = 500
-# A forecast may leave the range of its window and of the seasonal naive forecast by
-# this many times the width of that range, and no more.
-GUARD_WIDTH = 3.0
+MEMBER_SCALINGS = ("season",)
 SHORT_TOTAL = 2000  # observations below which several members are worth their time
-
-
-@dataclass
-class ForecastModel:
-    """What a fitted forecaster knows: networks and how windows are made for them.
-
-    Attributes
-    ----------
-    networks : list of ForecastNetwork
-    offsets : ndarray of shape (horizon, n_quantiles)
-        Calibration, added to normalised quantiles.
-    """
-
-    window_length: int
-    segment_length: int
-    horizon: int
-    period: int
-    scaling: str
-    log: bool
-    head: ForecastHead
-    exog_mean: np.ndarray
-    exog_scale: np.ndarray
-    columns: tuple
-    exog_columns: tuple
-    networks: list = field(default_factory=list)
-    offsets: np.ndarray | float = 0.0
-
-    def transform(self, array: SeriesArray) -> SeriesArray:
-        """Take logs and standardise exogenous data."""
-        values = np.log(array.values) if self.log else array.values
-        exog = (array.exog - self.exog_mean) / self.exog_scale
-        return SeriesArray(values, array.starts, array.stops, exog)
-
-    def windows(self, array, series, ends, future=None):
-        """Cut the windows that end before positions `ends` (transformed array)."""
-        width = self.window_length + self.period
-        positions = ends[:, None] - width + np.arange(width)
-        context = array.gather(series, positions)
-        exog = None
-        if array.exog.shape[1]:
-            exog = array.gather_exog(series, positions[:, self.period :])
-        first = array.values[np.minimum(array.starts[series], len(array.values) - 1)]
-        return make_windows(
-            context, self.period, self.horizon, exog=exog, future=future,
-            fallback=np.nan_to_num(first), scaling=self.scaling,
-        )  # fmt: skip
-
-    def block(self, array, series, ends, future, device) -> np.ndarray:
-        """Forecast the next `horizon` steps: (n, horizon, n_quantiles), transformed."""
-        windows = self.windows(array, series, ends, future)
-        members = []
-        for network in self.networks:
-            if device.type == "cpu":
-                members.append(_forward(network, windows, device))
-            else:
-                there = copy.deepcopy(network).to(device)
-                members.append(_forward(there, windows, device))
-        raw = np.median(members, axis=0) if len(members) > 1 else members[0]
-        raw = np.sort(raw + self.offsets, axis=2)
-        return windows.centre[:, None, None] + windows.scale[:, None, None] * raw
-
-
-class WindowBatches:
-    """Batches of windows drawn at random; an epoch is `STEPS_PER_EPOCH` batches."""
-
-    def __init__(self, model, array, batch_size, rng, device, n_held_back=0):
-        self.model, self.array = model, array
-        self.batch_size, self.rng, self.device = batch_size, rng, device
-        lengths = array.lengths - n_held_back
-        # At least a few values before a window's end, and one after it.
-        self.first = np.minimum(
-            np.maximum(2, np.minimum(model.period + 1, lengths // 2)), lengths - 1
-        )
-        self.first = np.maximum(self.first, 0)
-        self.last = lengths
-        self.series = np.flatnonzero(lengths >= 2)
-
-    def __len__(self):
-        return STEPS_PER_EPOCH
-
-    def __iter__(self):
-        for _ in range(STEPS_PER_EPOCH):
-            series = self.rng.choice(self.series, size=self.batch_size)
-            low, high = self.first[series], self.last[series]
-            ends = low + np.floor(self.rng.random(self.batch_size) * (high - low)).astype(
-                int
-            )
-            yield self.batch(series, self.array.starts[series] + ends, high - ends)
-
-    def batch(self, series, ends, n_ahead):
-        """Return inputs, target, weight and size of the windows before `ends`."""
-        steps = np.arange(self.model.horizon)
-        positions = ends[:, None] + steps
-        future = None
-        if self.array.exog.shape[1]:
-            future = self.array.gather_exog(series, positions)
-        windows = self.model.windows(self.array, series, ends, future)
-        target = self.array.gather(series, positions)
-        target[steps >= n_ahead[:, None]] = np.nan
-        divisor = np.where(windows.scale > 0, windows.scale, 1.0)
-        target = (target - windows.centre[:, None]) / divisor[:, None]
-        # A window that ends before anything moved says nothing of the scale.
-        weight = ~np.isnan(target) & (windows.scale > 0)[:, None]
-        target = np.clip(np.where(weight, target, 0.0), -50.0, 50.0)
-        inputs = _tensors(windows, self.device)
-        target, weight = (
-            torch.from_numpy(a.astype(np.float32)).to(self.device)
-            for a in (target, weight)
-        )
-        return inputs, target, weight, len(series)
-
-
-def _tensors(windows, device):
-    return tuple(
-        torch.from_numpy(a).to(device)
-        for a in (windows.inputs, windows.base, windows.future)
-    )
-
-
-def _forward(network, windows, device) -> np.ndarray:
-    """Quantiles (n, horizon, n_quantiles) of normalised windows, float64.
-
-    In batches of at most 512 that are filled up to a multiple of 16, so that a series
-    is rounded alike whatever is forecast with it.
-    """
-    n = len(windows.base)
-    out = []
-    rows = min(PREDICT_ROWS, math.ceil(n / 16) * 16)
-    n_threads = threads_for(rows, windows.inputs.shape[1], network)
-    with torch_threads(n_threads), torch.inference_mode():
-        for start in range(0, n, PREDICT_ROWS):
-            chosen = np.arange(start, min(start + PREDICT_ROWS, n))
-            filled = np.resize(chosen, math.ceil(len(chosen) / 16) * 16)
-            inputs = (
-                torch.from_numpy(a[filled]).to(device)
-                for a in (windows.inputs, windows.base, windows.future)
-            )
-            out.append(network(*inputs).cpu().numpy()[: len(chosen)])
-    return np.concatenate(out).astype(np.float64)
 
 
 class LSTMForecaster(BaseForecaster):
@@ -211,14 +74,17 @@ class LSTMForecaster(BaseForecaster):
     segment_length : int or "auto", default="auto"
         Steps that the recurrence reads at once. "auto": 1 for windows up to 64 steps,
         else a season of 8 to 48 steps, else 24. In `segment_length_`.
-    hidden_size : int, default=64
+    hidden_size : int or "auto", default="auto"
+        "auto": 32 for up to 2000 observations, 64 for up to 100,000 or without
+        segments, else 128. In `hidden_size_`.
     num_layers : int, default=1
     cell : {"lstm", "gru"}, default="lstm"
     dropout : float in [0, 1), default=0.1
     scaling : {"auto", "season", "last", "standard", "none"}, default="auto"
         What a window is normalised by: the mean of its last season and the mean
         absolute deviation from it ("season"; without a season, the last value), its
-        last value, or its mean and standard deviation. "auto": "season".
+        last value, or its mean and standard deviation. "auto": "season"; several
+        members take "season", "standard" and "last" in turn.
     transform : {"auto", "log", "none"}, default="auto"
         Taken before all else. "auto": "log" if all values are positive and variation
         grows with the level. In `transform_`.
@@ -229,10 +95,10 @@ class LSTMForecaster(BaseForecaster):
         Networks whose median is the forecast. "auto": 4 where there are at most 2000
         observations, else 1. In `n_members_`.
     max_steps : int or "auto", default="auto"
-        Training steps. "auto": 400 for up to 2000 observations, 1000 up to 100,000,
-        else 1500. In `max_steps_`.
+        Training steps. "auto": 300 for up to 2000 observations, 1000 up to 100,000,
+        else 1500.
     batch_size : int or "auto", default="auto"
-        Windows per step. "auto": 64 for up to 2000 observations, else 256.
+        Windows per step. "auto": 32 for up to 2000 observations, else 256.
     learning_rate_init : float, default=3e-3
         Highest rate of the one-cycle schedule.
     alpha : float, default=0.01
@@ -254,7 +120,7 @@ class LSTMForecaster(BaseForecaster):
     ----------
     model_ : ForecastModel
         Networks and how windows are made for them.
-    horizon_, window_length_, sp_, segment_length_, n_members_, max_steps_ : int
+    horizon_, window_length_, sp_, segment_length_, hidden_size_, n_members_ : int
     transform_ : str
         What was chosen.
     history_ : list of list of float
@@ -313,7 +179,7 @@ class LSTMForecaster(BaseForecaster):
         window_length="auto",
         sp="auto",
         segment_length="auto",
-        hidden_size=64,
+        hidden_size="auto",
         num_layers=1,
         cell="lstm",
         dropout=0.1,
@@ -380,7 +246,7 @@ class LSTMForecaster(BaseForecaster):
         model = copy.deepcopy(self.pretrained_model_)
         self._check_columns(table.frame, X, model)
         array = model.transform(table.flatten())
-        steps = self._auto("max_steps", self._size(array, 400, 1000, 1500))
+        steps = self._auto("max_steps", self._size(array, 300, 1000, 1500))
         self._train_networks(model, array, steps, self.learning_rate_init)
         self.pretrained_model_ = model
         return self
@@ -411,7 +277,7 @@ class LSTMForecaster(BaseForecaster):
         model = self._new_model(table, array, X, fh)
         array = model.transform(array)
         training, calibration = self._set_aside(array)
-        steps = self._auto("max_steps", self._size(array, 400, 1000, 1500))
+        steps = self._auto("max_steps", self._size(array, 300, 1000, 1500))
         history = self._train_networks(model, training, steps, self.learning_rate_init)
         if calibration is not None:
             self._calibrate(model, calibration)
@@ -449,12 +315,14 @@ class LSTMForecaster(BaseForecaster):
         exog = array.exog
         mean = np.nanmean(exog, axis=0) if exog.size else np.zeros(exog.shape[1])
         scale = np.nanstd(exog, axis=0) if exog.size else np.ones(exog.shape[1])
+        n_members = self._auto("n_members", self._size(array, 4, 1, 1))
+        wide = 128 if segment > 1 else 64  # segments leave few steps to read
         model = ForecastModel(
             window_length=window_length,
             segment_length=segment,
             horizon=horizon,
             period=period,
-            scaling="season" if self.scaling == "auto" else self.scaling,
+            scalings=self._scalings(n_members),
             log=log,
             head=ForecastHead(self.quantiles),
             exog_mean=np.nan_to_num(mean),
@@ -463,7 +331,7 @@ class LSTMForecaster(BaseForecaster):
             exog_columns=() if X is None else tuple(X.columns),
         )
         random = Randomness(self.random_state, torch.device("cpu"), 0)
-        for member in range(self._auto("n_members", self._size(array, 4, 1, 1))):
+        for member in range(n_members):
             network = ForecastNetwork(
                 n_inputs=5 + exog.shape[1],
                 n_future=exog.shape[1],
@@ -472,7 +340,7 @@ class LSTMForecaster(BaseForecaster):
                 segment_length=segment,
                 # Members differ in more than their seed: every other has a linear map.
                 linear_length=window_length if member % 2 == 0 else 0,
-                hidden_size=self.hidden_size,
+                hidden_size=self._auto("hidden_size", self._size(array, 32, 64, wide)),
                 num_layers=self.num_layers,
                 cell=self.cell,
                 dropout=self.dropout,
@@ -484,14 +352,19 @@ class LSTMForecaster(BaseForecaster):
     def _train_networks(self, model, array, max_steps, learning_rate_init):
         """Train each network of a model in place; return their losses."""
         device = resolve_device(self.device)
-        batch_size = self._auto("batch_size", self._size(array, 64, 256, 256))
+        batch_size = self._auto("batch_size", self._size(array, 32, 256, 256))
+        n_epochs = max(1, round(max_steps / STEPS_PER_EPOCH))
         history = []
         for member, network in enumerate(model.networks):
             random = Randomness(self.random_state, device, member)
             rng = np.random.default_rng(random.split_seed)
             held_back = model.horizon if self.early_stopping else 0
-            batches = WindowBatches(model, array, batch_size, rng, device, held_back)
-            validate = _Validation(model, array, network, device) if held_back else None
+            batches = WindowBatches(
+                model, member, array, device=device, batch_size=batch_size,
+                n_batches=math.ceil(max_steps / n_epochs), rng=rng,
+                n_held_back=held_back,
+            )  # fmt: skip
+            validate = Validation(model, member, array, device) if held_back else None
             n_threads = threads_for(batch_size, model.window_length, network)
             network.to(device)
             with (
@@ -508,7 +381,7 @@ class LSTMForecaster(BaseForecaster):
                     learning_rate="one-cycle",
                     learning_rate_init=learning_rate_init,
                     alpha=self.alpha,
-                    max_iter=max(1, round(max_steps / STEPS_PER_EPOCH)),
+                    max_iter=n_epochs,
                     tol=0.0,
                     max_grad_norm=self.max_grad_norm,
                     n_iter_no_change=10,
@@ -602,7 +475,7 @@ class LSTMForecaster(BaseForecaster):
         known = self._known_exog(X, past, plan)
         device = resolve_device(self.device)
         out = np.empty((len(plan.step), table.n_columns, len(self.quantiles)))
-        with explain_out_of_memory(device, hidden_size=self.hidden_size):
+        with explain_out_of_memory(device, hidden_size=self.hidden_size_):
             for column in range(table.n_columns):
                 first = column * table.n_instances
                 self._ahead(model, array, plan, first, known, device, out[:, column])
@@ -646,12 +519,12 @@ class LSTMForecaster(BaseForecaster):
             gaps = np.sign(gaps) * np.sqrt(gaps**2 + spread**2)
             quantiles = median + gaps
             spread = gaps[:, -1:]
-            quantiles = _guarded(quantiles, extended, numbers, model)
+            quantiles = guarded(quantiles, extended, numbers, model)
             out[inside] = quantiles[
                 place[plan.instance[inside]], plan.step[inside] - done - 1
             ]
             if block + 1 < n_blocks:
-                extended = _extended(extended, quantiles[:, :, middle], future)
+                extended = extended_by(extended, quantiles[:, :, middle], future)
 
     def _behind(self, model, array, plan, first, device, out):
         """Fill in-sample rows, each forecast one step ahead from what came before it."""
@@ -770,6 +643,12 @@ class LSTMForecaster(BaseForecaster):
         given = getattr(self, name)
         return value if given == "auto" else given
 
+    def _scalings(self, n_members):
+        if self.scaling != "auto":
+            return (self.scaling,) * n_members
+        # The median of several views of a short series beats any one of them.
+        return tuple(itertools.islice(itertools.cycle(MEMBER_SCALINGS), n_members))
+
     @staticmethod
     def _size(array, short, medium, large):
         """Choose by the number of values."""
@@ -780,8 +659,8 @@ class LSTMForecaster(BaseForecaster):
         model = self.model_
         self.horizon_, self.window_length_ = model.horizon, model.window_length
         self.sp_, self.segment_length_ = model.period, model.segment_length
+        self.hidden_size_ = model.networks[0].config["hidden_size"]
         self.n_members_ = len(model.networks)
-        self.max_steps_ = STEPS_PER_EPOCH * max(map(len, self.history_), default=0)
         self.transform_ = "log" if model.log else "none"
 
     def _check_parameters(self):
@@ -847,24 +726,6 @@ class LSTMForecaster(BaseForecaster):
             {**tiny, "n_members": 2, "horizon": 2, "window_length": 6, "sp": 3,
              "segment_length": 2, "cell": "gru", "scaling": "standard"},
         ]  # fmt: skip
-
-
-class _Validation:
-    """Median error on the values held back, for early stopping."""
-
-    def __init__(self, model, array, network, device):
-        series = np.flatnonzero(array.lengths > model.horizon + 1)
-        held = WindowBatches(model, array, 1, None, device)
-        ends = array.stops[series] - model.horizon
-        ahead = np.full(len(series), model.horizon)
-        self.inputs, self.target, self.weight, _ = held.batch(series, ends, ahead)
-        self.network, self.loss = network, model.head.loss
-
-    def __call__(self):
-        with torch.inference_mode():
-            raw = self.network(*self.inputs)
-            loss = float(self.loss(raw, self.target, self.weight).mean())
-        return -loss, loss
 
 
 class _Plan:
@@ -971,44 +832,3 @@ def _check_regular(table):
             f"The index of y has a gap between {table.frame.index[row]!r} and "
             f"{table.frame.index[row + 1]!r}. Insert the missing rows, with NaN."
         )
-
-
-def _guarded(quantiles, array, series, model):
-    """Keep forecasts within reach of the window and the seasonal naive forecast."""
-    positions = (
-        array.stops[series, None]
-        - model.window_length
-        - model.period
-        + np.arange(model.window_length + model.period)
-    )
-    values = array.gather(series, positions)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # nothing observed
-        low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
-    reach = GUARD_WIDTH * (high - low)
-    low, high = (low - reach)[:, None, None], (high + reach)[:, None, None]
-    outside = ((quantiles < low) | (quantiles > high)).any(axis=(1, 2))
-    if outside.any():
-        warnings.warn(
-            f"{int(outside.sum())} of {len(outside)} forecasts left the range of their "
-            f"history by more than {GUARD_WIDTH:g} times its width and were limited.",
-            UserWarning,
-            stacklevel=2,
-        )
-        quantiles = np.clip(quantiles, low, high)
-    return quantiles
-
-
-def _extended(array, forecast, future):
-    """Return the series with a forecast appended to each."""
-    n, horizon = forecast.shape
-    lengths = array.lengths
-    width = int(lengths.max())
-    positions = array.stops[:, None] - width + np.arange(width)
-    series = np.arange(n)
-    values = np.concatenate([array.gather(series, positions), forecast], axis=1)
-    exog = np.concatenate([array.gather_exog(series, positions), future], axis=1).reshape(
-        n * (width + horizon), -1
-    )
-    stops = (np.arange(n) + 1) * (width + horizon)
-    return SeriesArray(values.ravel(), stops - lengths - horizon, stops, exog)

@@ -309,8 +309,8 @@ class Windows:
     inputs : ndarray of shape (n, window_length, 5 + n_exog), float32
         Value, whether it was observed, value a season ago, whether that exists, and
         log(period) / 3; then exogenous data.
-    base : ndarray of shape (n, horizon), float32
-        The seasonal naive forecast, normalised.
+    base : ndarray of shape (n, horizon, 2), float32
+        The seasonal naive forecast, and how far the window's trend goes on from there.
     future : ndarray of shape (n, horizon, n_exog), float32
     centre, scale : ndarray of shape (n,), float64
         A value is centre + scale * normalised.
@@ -354,6 +354,24 @@ def _last_observed(values):
     observed = ~np.isnan(values)
     last = n_timesteps - 1 - observed[:, ::-1].argmax(axis=1)
     return np.where(observed.any(axis=1), values[np.arange(n), last], np.nan)
+
+
+def _slope(values):
+    """Return the change per step between the means of both halves of each window."""
+    half = values.shape[1] // 2
+    if half == 0:
+        return np.zeros(len(values))
+    means, centres, known = [], [], np.ones(len(values), dtype=bool)
+    steps = np.arange(values.shape[1])
+    for part in (slice(0, half), slice(half, None)):
+        observed = ~np.isnan(values[:, part])
+        count = observed.sum(axis=1)
+        total = np.where(observed, values[:, part], 0.0).sum(axis=1)
+        means.append(total / np.maximum(count, 1))
+        centres.append((observed * steps[part]).sum(axis=1) / np.maximum(count, 1))
+        known &= count > 0
+    gap = np.where(known, centres[1] - centres[0], 1.0)
+    return np.where(known, (means[1] - means[0]) / gap, 0.0)
 
 
 def make_windows(
@@ -417,6 +435,10 @@ def make_windows(
         inputs[:, :, 5:] = np.where(np.isnan(exog), 0.0, exog)
     base = seasonal_naive(context, horizon, period)
     base = np.where(np.isnan(base), 0.0, (base - centre[:, None]) / divisor)
+    # Steps from the value that the seasonal naive forecast repeats.
+    distance = period * np.ceil(np.arange(1, horizon + 1) / period)
+    drift = (_slope(values) / divisor[:, 0])[:, None] * distance
+    base = np.stack([base, drift], axis=2)
     if future is None:
         future = np.zeros((n, horizon, n_exog))
     future = np.where(np.isnan(future), 0.0, future)

@@ -14,7 +14,8 @@ LEAVES = {"sequences", "network", "heads", "training", "windows"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
     "estimators": LEAVES - {"windows"},
-    "forecaster": LEAVES - {"sequences"},
+    "forecast_model": {"heads", "training", "windows"},
+    "forecaster": {"forecast_model", "heads", "network", "training", "windows"},
     "__init__": {"estimators"},
 }
 # What costs time to import, and the rooms that may.

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.special import expit, log_softmax, softmax
-from scipy.stats import norm
+from scipy.special import expit, log_softmax, ndtri, softmax
 from sklearn.metrics import accuracy_score, d2_pinball_score, r2_score
 from torch.nn import functional as F
 
@@ -364,8 +363,8 @@ class ForecastHead:
         -------
         quantiles : ndarray of shape (..., len(alpha))
         """
-        known = norm.ppf(self.quantiles)
-        wanted = norm.ppf(np.asarray(alpha, dtype=np.float64))
+        known = ndtri(self.quantiles)
+        wanted = ndtri(np.asarray(alpha, dtype=np.float64))
         right = np.clip(np.searchsorted(known, wanted), 1, len(known) - 1)
         left = right - 1
         share = (wanted - known[left]) / (known[right] - known[left])

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtri
 from sklearn.metrics import log_loss, mean_pinball_loss
 
-from sklstm.heads import ClassificationHead, RegressionHead
+from sklstm.heads import ClassificationHead, ForecastHead, RegressionHead
 
 RAW = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
 ONE = np.ones(2)
@@ -140,3 +141,19 @@ def test_quantile_loss_is_scikit_learns():
         ]
     )
     assert head.mean_loss(raw, target, ONE) == pytest.approx(expected)
+
+
+def test_forecast_loss_by_hand():
+    head = ForecastHead((0.1, 0.5, 0.9))
+    raw = torch.tensor([[[0.0, 1.0, 2.0], [5.0, 5.0, 5.0]]])
+    target, weight = torch.tensor([[3.0, 9.0]]), torch.tensor([[1.0, 0.0]])
+    # Errors 3, 2, 1 at levels 0.1, 0.5, 0.9: twice the mean of 0.3, 1.0, 0.9.
+    np.testing.assert_allclose(head.loss(raw, target, weight), [2 * 2.2 / 3], rtol=1e-6)
+
+
+def test_quantiles_between_and_beyond_are_those_of_a_normal():
+    levels = np.array([0.1, 0.5, 0.9])
+    head = ForecastHead(levels)
+    known = 3 + 2 * ndtri(levels)
+    wanted = [0.01, 0.1, 0.3, 0.5, 0.8, 0.99]
+    np.testing.assert_allclose(head.interpolate(known, wanted), 3 + 2 * ndtri(wanted))

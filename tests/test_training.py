@@ -8,6 +8,7 @@ from sklstm.training import (
     FlatParameters,
     Optimizer,
     SequenceBatches,
+    explain_out_of_memory,
     forward,
     padded_length,
     resolve_device,
@@ -266,6 +267,18 @@ def test_device_that_is_absent_lists_those_present():
         resolve_device("cuda:97")
     with pytest.raises(ValueError, match=r"'gpu' is not available here.*cpu"):
         resolve_device("gpu")
+
+
+def test_out_of_memory_says_what_to_lower():
+    message = (
+        "cuda:0 ran out of memory with batch_size=64, hidden_size=512. Lower batch_size "
+        "or hidden_size"
+    )
+    with (
+        pytest.raises(MemoryError, match=message),
+        explain_out_of_memory(torch.device("cuda:0"), batch_size=64, hidden_size=512),
+    ):
+        raise torch.OutOfMemoryError
 
 
 def test_threads_are_restored_and_never_raised():

@@ -334,7 +334,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             n_tokens=n_tokens,
         )
         network.to(torch.float64 if self.dtype == "float64" else torch.float32)
-        initialize(network, random.start)
+        with torch_threads(1):  # orthogonalisation rounds by the number of threads
+            initialize(network, random.start)
         return network
 
     def _batch_size(self, n_samples):
@@ -532,7 +533,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         Recurrent cell: LSTM [1]_ with forget gates, or GRU.
     bidirectional : bool, default=False
         Whether a second recurrence reads each sequence from its end.
-    dropout : float in [0, 1), default=0.0
+    dropout : float in [0, 1), default=0.2
         Probability with which an output of a recurrent layer is dropped in training.
     stem : {"auto", "linear", "conv", "embedding"} or None, default="auto"
         What stands before the recurrence.
@@ -686,7 +687,7 @@ default="one-cycle"
         num_layers=1,
         cell="lstm",
         bidirectional=False,
-        dropout=0.0,
+        dropout=0.2,
         stem="auto",
         pooling="auto",
         n_channels=1,

@@ -345,7 +345,8 @@ class LSTMForecaster(BaseForecaster):
                 cell=self.cell,
                 dropout=self.dropout,
             )
-            initialize(network, random.start)
+            with torch_threads(1):  # orthogonalisation rounds by the number of threads
+                initialize(network, random.start)
             model.networks.append(network.eval())
         return model
 

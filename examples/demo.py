@@ -6,7 +6,6 @@ LSTMForecaster in sktime's evaluate. Takes about a minute.
 """
 
 import time
-import warnings
 
 import numpy as np
 from sklearn.dummy import DummyClassifier
@@ -74,8 +73,6 @@ def evaluate_airline():
 
 
 if __name__ == "__main__":
-    # sktime announces a change of its own at every construction of its forecasters.
-    warnings.filterwarnings("ignore", "The default of config", FutureWarning)
     start = time.perf_counter()
     classify_speakers()
     forecast_airline()

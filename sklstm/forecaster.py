@@ -745,7 +745,7 @@ class _Plan:
         last = table.last_times()
         if table.instances() is None:
             self.index = fh.to_absolute_index(cutoff)
-            self.step = _steps(fh, last[:1], table, cutoff)[0]
+            self.step = _steps(fh, table, cutoff)[0]
             self.instance = np.zeros(len(self.step), dtype=np.int64)
             return
         ends, end_of = np.unique(last, return_inverse=True)
@@ -754,7 +754,7 @@ class _Plan:
         for end in ends:
             at = _as_cutoff(end, cutoff)
             times.append(fh.to_absolute_index(at))
-            steps.append(_steps(fh, at, table, at)[0])
+            steps.append(_steps(fh, table, at)[0])
         n_steps = len(steps[0])
         self.instance = np.repeat(np.arange(table.n_instances), n_steps)
         self.step = np.concatenate([steps[e] for e in end_of])
@@ -776,8 +776,8 @@ def _as_cutoff(time, cutoff):
     return pd.Index([time])
 
 
-def _steps(fh, end, table, cutoff):
-    """Return the steps of fh after the end, and the step of an integer index."""
+def _steps(fh, table, cutoff):
+    """Return the steps of fh after the cutoff, and the step of an integer index."""
     relative = np.asarray(fh.to_relative(cutoff).to_pandas(), dtype=np.int64)
     spacing = _spacing(table)
     if spacing > 1:
@@ -796,7 +796,7 @@ def _spacing(table) -> int:
 
 
 def _relative_steps(fh, table, cutoff):
-    return _steps(fh, None, table, cutoff)[0]
+    return _steps(fh, table, cutoff)[0]
 
 
 def _reference_times(table):

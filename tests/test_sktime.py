@@ -69,7 +69,7 @@ def test_sparse_horizon_equals_the_dense_one():
     np.testing.assert_array_equal(sparse, dense.iloc[[0, 11]])
 
 
-def test_X_of_the_future_matters():  # noqa: N802
+def test_exogenous_data_of_the_future_matter():
     rng = np.random.default_rng(0)
     index = pd.period_range("2000-01", periods=120, freq="M")
     X = pd.DataFrame({"promotion": rng.integers(0, 2, size=120)}, index)

@@ -57,6 +57,7 @@ from sklstm.training import (
     explain_out_of_memory,
     forward,
     resolve_device,
+    retained_memory,
     threads_for,
     torch_threads,
     train,
@@ -248,6 +249,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         n_threads = threads_for(batch_size, training.encoded.n_timesteps, network)
         with (
             torch_threads(n_threads),
+            retained_memory(),
             explain_out_of_memory(
                 device, batch_size=batch_size, hidden_size=self.hidden_size
             ),

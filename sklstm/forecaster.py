@@ -29,6 +29,7 @@ from sklstm.training import (
     Randomness,
     explain_out_of_memory,
     resolve_device,
+    retained_memory,
     threads_for,
     torch_threads,
     train,
@@ -370,6 +371,7 @@ class LSTMForecaster(BaseForecaster):
             network.to(device)
             with (
                 torch_threads(n_threads),
+                retained_memory(),
                 explain_out_of_memory(
                     device, batch_size=batch_size, hidden_size=self.hidden_size
                 ),

@@ -1,7 +1,7 @@
 """The global model behind LSTMForecaster: windows in, quantiles out.
 
-`ForecastModel` is what a fitted forecaster knows, `WindowBatches` what it is trained
-on. Neither knows sktime or an index.
+`Member` is a network with its windows, `ForecastModel` what a fitted forecaster knows,
+`WindowBatches` what a member is trained on. None knows sktime or an index.
 """
 
 from __future__ import annotations
@@ -15,93 +15,194 @@ import numpy as np
 import torch
 
 from sklstm.heads import ForecastHead
+from sklstm.network import ForecastNetwork
 from sklstm.training import threads_for, torch_threads
 from sklstm.windows import SeriesArray, make_windows
 
 PREDICT_ROWS = 512
+# Windows that are laid out at a time; bounds memory.
+WINDOWS_AT_ONCE = 4096
+MAX_LOG = 700.0  # exp of more overflows
 # A forecast may leave the range of its window and of the seasonal naive forecast by
 # this many times the width of that range, and no more.
 GUARD_WIDTH = 3.0
 
 
 @dataclass
-class ForecastModel:
-    """What a fitted forecaster knows: networks and how windows are made for them.
+class Member:
+    """A network and how windows are made for it.
 
     Attributes
     ----------
-    networks : list of ForecastNetwork
-    scalings : tuple of str
-        How the windows of each network are normalised.
-    offsets : ndarray of shape (horizon, n_quantiles)
-        Calibration, added to quantiles in units of the first network's scale.
+    network : ForecastNetwork
+    quantiles : tuple of float
+        Levels of its outputs.
+    window_length : int
+    scaling : str
+        How windows are normalised, see `make_windows`.
+    log : bool
+        Whether windows of positive values are taken the logarithm of.
+    window_lengths : tuple of int
+        Shorter windows that it also knows, ascending: a series that fits into one is
+        read through it, with less padding.
     """
 
+    network: ForecastNetwork
+    quantiles: tuple
     window_length: int
-    segment_length: int
+    scaling: str
+    log: bool
+    window_lengths: tuple = ()
+
+    @property
+    def horizon(self) -> int:
+        """Steps that the network decodes at once."""
+        return self.network.config["horizon"]
+
+    def windows(self, array, period, series, ends, future=None, width=None):
+        """Cut the windows that end before positions `ends`.
+
+        Returns
+        -------
+        windows : Windows
+        is_log : ndarray of shape (n,), bool
+            Which of them are of logarithms.
+        """
+        width = width or self.window_length
+        positions = ends[:, None] - width - period + np.arange(width + period)
+        context = array.gather(series, positions)
+        exog = None
+        if array.exog.shape[1]:
+            exog = array.gather_exog(series, positions[:, period:])
+        first = array.values[np.minimum(array.starts[series], len(array.values) - 1)]
+        first = np.nan_to_num(first)
+        is_log = np.zeros(len(series), dtype=bool)
+        if self.log:
+            is_log = ~(context <= 0).any(axis=1)
+            context = _log(context, is_log[:, None])
+            first = np.nan_to_num(_log(first, is_log))
+        windows = make_windows(
+            context, period, self.horizon, exog=exog, future=future, fallback=first,
+            scaling=self.scaling,
+        )  # fmt: skip
+        return windows, is_log
+
+    def block(self, array, period, series, ends, future, device) -> np.ndarray:
+        """Forecast the steps after positions `ends`: (n, horizon, n_quantiles)."""
+        out = np.empty((len(series), self.horizon, len(self.quantiles)))
+        network = self.network
+        if device.type != "cpu":
+            network = copy.deepcopy(network).to(device)
+        widths = np.array([*self.window_lengths, self.window_length])
+        history = np.minimum(ends - array.starts[series], self.window_length)
+        width_of = widths[np.searchsorted(widths, history)]
+        for width in np.unique(width_of):
+            same = np.flatnonzero(width_of == width)
+            for start in range(0, len(same), WINDOWS_AT_ONCE):
+                rows = same[start : start + WINDOWS_AT_ONCE]
+                known = future[rows] if network.config["n_future"] else None
+                windows, is_log = self.windows(
+                    array, period, series[rows], ends[rows], known, width
+                )
+                normal = _forward(network, windows, device)
+                centre, scale = (
+                    windows.centre[:, None, None],
+                    windows.scale[:, None, None],
+                )
+                values = centre + scale * normal
+                values[is_log] = np.exp(np.minimum(values[is_log], MAX_LOG))
+                out[rows] = values
+        return out
+
+
+def _log(values, wanted):
+    """Take logarithms where wanted; NaN where there are none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.where(values > 0, np.log(values), np.nan)
+    return np.where(wanted, logs, values)
+
+
+@dataclass
+class ForecastModel:
+    """What a fitted forecaster knows: networks and how they are combined.
+
+    The median of the trained networks and the median of the pretrained ones are
+    averaged.
+
+    Attributes
+    ----------
+    horizon, period : int
+    quantiles : tuple of float
+    trained, pretrained : list of Member
+    pretrained_share : float
+        Weight of the pretrained ones, in [0, 1].
+    offsets : ndarray of shape (horizon, n_quantiles)
+        Calibration, added to quantiles in units of the distance between the lowest and
+        the highest.
+    """
+
     horizon: int
     period: int
-    scalings: tuple
-    log: bool
-    head: ForecastHead
+    quantiles: tuple
     exog_mean: np.ndarray
     exog_scale: np.ndarray
     columns: tuple
     exog_columns: tuple
-    networks: list = field(default_factory=list)
+    trained: list = field(default_factory=list)
+    pretrained: list = field(default_factory=list)
+    pretrained_share: float = 0.0
     offsets: np.ndarray | float = 0.0
 
-    def transform(self, array: SeriesArray) -> SeriesArray:
-        """Take logs and standardise exogenous data."""
-        values = np.log(array.values) if self.log else array.values
-        exog = (array.exog - self.exog_mean) / self.exog_scale
-        return SeriesArray(values, array.starts, array.stops, exog)
+    @property
+    def context_length(self) -> int:
+        """Values that a forecast depends on."""
+        members = self.trained + self.pretrained
+        return max(member.window_length for member in members) + self.period
 
-    def windows(self, array, series, ends, future=None, member=0):
-        """Cut the windows that end before positions `ends` (transformed array)."""
-        width = self.window_length + self.period
-        positions = ends[:, None] - width + np.arange(width)
-        context = array.gather(series, positions)
-        exog = None
-        if array.exog.shape[1]:
-            exog = array.gather_exog(series, positions[:, self.period :])
-        first = array.values[np.minimum(array.starts[series], len(array.values) - 1)]
-        return make_windows(
-            context, self.period, self.horizon, exog=exog, future=future,
-            fallback=np.nan_to_num(first), scaling=self.scalings[member],
-        )  # fmt: skip
+    def standardize(self, array: SeriesArray) -> SeriesArray:
+        """Standardise exogenous data."""
+        exog = (array.exog - self.exog_mean) / self.exog_scale
+        return SeriesArray(array.values, array.starts, array.stops, exog)
+
+    def median_of(self, members, array, series, ends, future, device):
+        """Forecast with some members: (n, horizon, n_quantiles)."""
+        each = []
+        for member in members:
+            block = member.block(array, self.period, series, ends, future, device)
+            block = block[:, : self.horizon]
+            if member.quantiles != self.quantiles:
+                head = ForecastHead(member.quantiles)
+                block = head.interpolate(block, self.quantiles)
+            each.append(block)
+        return np.median(each, axis=0) if len(each) > 1 else each[0]
 
     def block(self, array, series, ends, future, device) -> np.ndarray:
-        """Forecast the next `horizon` steps: (n, horizon, n_quantiles), transformed."""
-        members = []
-        for member, network in enumerate(self.networks):
-            windows = self.windows(array, series, ends, future, member)
-            if device.type != "cpu":
-                raw = _forward(copy.deepcopy(network).to(device), windows, device)
-            else:
-                raw = _forward(network, windows, device)
-            scale = windows.scale[:, None, None]
-            members.append(windows.centre[:, None, None] + scale * raw)
-            if member == 0:
-                shift = scale * self.offsets
-        quantiles = np.median(members, axis=0) if len(members) > 1 else members[0]
-        return np.sort(quantiles + shift, axis=2)
+        """Forecast the `horizon` steps after `ends`: (n, horizon, n_quantiles)."""
+        quantiles = 0.0
+        for members, share in (
+            (self.trained, 1 - self.pretrained_share),
+            (self.pretrained, self.pretrained_share),
+        ):
+            if share:
+                block = self.median_of(members, array, series, ends, future, device)
+                quantiles = quantiles + share * block
+        spread = quantiles[:, :, -1:] - quantiles[:, :, :1]
+        return np.sort(quantiles + self.offsets * spread, axis=2)
 
 
 class WindowBatches:
     """Batches of windows drawn at random, `n_batches` of them in an epoch."""
 
     def __init__(
-        self, model, member, array, *, device, batch_size=1, n_batches=1, rng=None,
-        n_held_back=0,
+        self, member, period, array, *, device, batch_size=1, n_batches=1, rng=None,
     ):  # fmt: skip
-        self.model, self.member, self.array = model, member, array
+        self.member, self.period, self.array = member, period, array
         self.batch_size, self.n_batches = batch_size, n_batches
         self.rng, self.device = rng, device
-        lengths = array.lengths - n_held_back
+        lengths = array.lengths
         # At least a few values before a window's end, and one after it.
         self.first = np.minimum(
-            np.maximum(2, np.minimum(model.period + 1, lengths // 2)), lengths - 1
+            np.maximum(2, np.minimum(period + 1, lengths // 2)), lengths - 1
         )
         self.first = np.maximum(self.first, 0)
         self.last = lengths
@@ -117,18 +218,18 @@ class WindowBatches:
             ends = low + np.floor(self.rng.random(self.batch_size) * (high - low)).astype(
                 int
             )
-            yield self.batch(series, self.array.starts[series] + ends, high - ends)
+            yield self.batch(series, self.array.starts[series] + ends)
 
-    def batch(self, series, ends, n_ahead):
+    def batch(self, series, ends):
         """Return inputs, target, weight and size of the windows before `ends`."""
-        steps = np.arange(self.model.horizon)
-        positions = ends[:, None] + steps
+        positions = ends[:, None] + np.arange(self.member.horizon)
         future = None
         if self.array.exog.shape[1]:
             future = self.array.gather_exog(series, positions)
-        windows = self.model.windows(self.array, series, ends, future, self.member)
-        target = self.array.gather(series, positions)
-        target[steps >= n_ahead[:, None]] = np.nan
+        windows, is_log = self.member.windows(
+            self.array, self.period, series, ends, future
+        )
+        target = _log(self.array.gather(series, positions), is_log[:, None])
         divisor = np.where(windows.scale > 0, windows.scale, 1.0)
         target = (target - windows.centre[:, None]) / divisor[:, None]
         # A window that ends before anything moved says nothing of the scale.
@@ -172,15 +273,14 @@ def _forward(network, windows, device) -> np.ndarray:
 
 
 class Validation:
-    """Median error on the values held back, for early stopping."""
+    """Median error of a member on the last steps of some series, for early stopping."""
 
-    def __init__(self, model, member, array, device):
-        series = np.flatnonzero(array.lengths > model.horizon + 1)
-        held = WindowBatches(model, member, array, device=device)
-        ends = array.stops[series] - model.horizon
-        ahead = np.full(len(series), model.horizon)
-        self.inputs, self.target, self.weight, _ = held.batch(series, ends, ahead)
-        self.network, self.loss = model.networks[member], model.head.loss
+    def __init__(self, member, period, array, device):
+        series = np.flatnonzero(array.lengths > member.horizon + 1)
+        held = WindowBatches(member, period, array, device=device)
+        ends = array.stops[series] - member.horizon
+        self.inputs, self.target, self.weight, _ = held.batch(series, ends)
+        self.network, self.loss = member.network, ForecastHead(member.quantiles).loss
 
     def __call__(self):
         """Return the score (minus the loss) and the loss of the network as it is."""
@@ -192,12 +292,8 @@ class Validation:
 
 def guarded(quantiles, array, series, model):
     """Keep forecasts within reach of the window and the seasonal naive forecast."""
-    positions = (
-        array.stops[series, None]
-        - model.window_length
-        - model.period
-        + np.arange(model.window_length + model.period)
-    )
+    width = model.context_length
+    positions = array.stops[series, None] - width + np.arange(width)
     values = array.gather(series, positions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # nothing observed

@@ -7,7 +7,6 @@ train, calibrate. `_forecast` is the way back.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import warnings
 
@@ -18,6 +17,7 @@ from sktime.forecasting.base import BaseForecaster
 
 from sklstm.forecast_model import (
     ForecastModel,
+    Member,
     Validation,
     WindowBatches,
     extended_by,
@@ -25,6 +25,7 @@ from sklstm.forecast_model import (
 )
 from sklstm.heads import ForecastHead
 from sklstm.network import ForecastNetwork, initialize
+from sklstm.pretrained import MAX_PERIOD, WINDOW_LENGTHS, load_pretrained
 from sklstm.training import (
     Randomness,
     explain_out_of_memory,
@@ -35,6 +36,8 @@ from sklstm.training import (
     train,
 )
 from sklstm.windows import (
+    N_CHANNELS,
+    SeriesArray,
     find_period,
     grows_with_level,
     merge,
@@ -43,11 +46,23 @@ from sklstm.windows import (
 )
 
 STEPS_PER_EPOCH = 25  # entries of the history are means over so many
-# A panel of at least this many series sets a fifth of them aside for calibration.
-MIN_CALIBRATION_SERIES = 40
-MAX_CALIBRATION_SERIES = 500
-MEMBER_SCALINGS = ("season",)
-SHORT_TOTAL = 2000  # observations below which several members are worth their time
+# A panel of at least this many series sets a fifth of them aside, to choose on.
+MIN_ASIDE_SERIES = 40
+MAX_ASIDE_SERIES = 500
+# Values of y up to which data count as short and as medium, and what is then chosen.
+SHORT_TOTAL, MEDIUM_TOTAL = 2000, 100_000
+SHORT = {"hidden_size": 32, "n_members": 4, "max_steps": 300, "batch_size": 32}
+MEDIUM = {"hidden_size": 64, "n_members": 1, "max_steps": 1000, "batch_size": 256}
+LARGE = {"hidden_size": "wide", "n_members": 1, "max_steps": 1500, "batch_size": 256}
+# Whoever sets one of these wants a network trained.
+TRAINING_PARAMETERS = (
+    "window_length", "segment_length", "hidden_size", "n_members", "max_steps",
+    "batch_size", "scaling", "transform",
+)  # fmt: skip
+# Shares of the pretrained network that are tried; and without series to try them on,
+# values up to which it has half.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MIXED_TOTAL = 20_000
 
 
 class LSTMForecaster(BaseForecaster):
@@ -193,7 +208,8 @@ class LSTMForecaster(BaseForecaster):
         learning_rate_init=3e-3,
         alpha=0.01,
         max_grad_norm=1.0,
-        early_stopping=False,
+        early_stopping="auto",
+        pretrained="auto",
         update_steps=50,
         device="auto",
         random_state=None,
@@ -217,6 +233,7 @@ class LSTMForecaster(BaseForecaster):
         self.alpha = alpha
         self.max_grad_norm = max_grad_norm
         self.early_stopping = early_stopping
+        self.pretrained = pretrained
         self.update_steps = update_steps
         self.device = device
         self.random_state = random_state
@@ -238,17 +255,19 @@ class LSTMForecaster(BaseForecaster):
 
     def _pretrain(self, y, X=None, fh=None):
         """Train on a panel what later fits only supply with context."""
-        self.pretrained_model_ = self._train_model(self._read(y, X), X, fh)[0]
+        table = self._read(y, X)
+        self.pretrained_model_ = self._train_model(table, X, fh, always=True)[0]
         return self
 
     def _pretrain_update(self, y, X=None, fh=None):
-        """Go on training the pretrained networks on another panel."""
+        """Go on training the trained networks on another panel."""
         table = self._read(y, X)
         model = copy.deepcopy(self.pretrained_model_)
         self._check_columns(table.frame, X, model)
-        array = model.transform(table.flatten())
-        steps = self._auto("max_steps", self._size(array, 300, 1000, 1500))
-        self._train_networks(model, array, steps, self.learning_rate_init)
+        array = model.standardize(table.flatten())
+        self._train_networks(
+            model, array, self._choices(array)["max_steps"], self.learning_rate_init
+        )
         self.pretrained_model_ = model
         return self
 
@@ -271,20 +290,10 @@ class LSTMForecaster(BaseForecaster):
             )
         return table
 
-    def _train_model(self, table, X, fh):
+    def _train_model(self, table, X, fh, always=False):
         """Choose what is "auto", train, calibrate; return the model and its losses."""
         self._check_parameters()
         array = table.flatten()
-        model = self._new_model(table, array, X, fh)
-        array = model.transform(array)
-        training, calibration = self._set_aside(array)
-        steps = self._auto("max_steps", self._size(array, 300, 1000, 1500))
-        history = self._train_networks(model, training, steps, self.learning_rate_init)
-        if calibration is not None:
-            self._calibrate(model, calibration)
-        return model, history
-
-    def _new_model(self, table, array, X, fh):
         longest = int(array.lengths.max())
         if longest < 2:
             raise ValueError(
@@ -292,15 +301,69 @@ class LSTMForecaster(BaseForecaster):
                 f"{longest}."
             )
         period = self._auto("sp", find_period(array, _reference_times(table)))
+        exog = array.exog
+        mean = np.nanmean(exog, axis=0) if exog.size else np.zeros(exog.shape[1])
+        scale = np.nanstd(exog, axis=0) if exog.size else np.ones(exog.shape[1])
+        model = ForecastModel(
+            horizon=self._horizon(table, fh, period),
+            period=period,
+            quantiles=tuple(self.quantiles),
+            exog_mean=np.nan_to_num(mean),
+            exog_scale=np.where(scale > 0, scale, 1.0),
+            columns=tuple(table.frame.columns),
+            exog_columns=() if X is None else tuple(X.columns),
+        )
+        shipped = self._shipped(array, period, X)
+        if shipped and array.lengths.sum() <= SHORT_TOTAL and not always:
+            most = shipped[0].horizon
+            model.horizon = min(self.horizon or most, most)
+            model.pretrained, model.pretrained_share = shipped, 1.0
+            return model, []
+        model.trained = self._new_members(model, array)
+        array = model.standardize(array)
+        training, aside = self._set_aside(array)
+        history = self._train_networks(
+            model, training, self._choices(array)["max_steps"], self.learning_rate_init,
+            aside,
+        )  # fmt: skip
+        if shipped and model.horizon <= shipped[0].horizon:
+            model.pretrained = shipped
+            model.pretrained_share = self._best_share(model, array, aside)
+        if aside is not None:
+            self._calibrate(model, aside)
+        return model, history
+
+    def _horizon(self, table, fh, period):
         steps_ahead = 1
         if fh is not None:
             steps_ahead = int(max(_relative_steps(fh, table, self._cutoff).max(), 1))
         elif self.horizon is None:
             steps_ahead = max(2 * period, 8)
-        horizon = self.horizon or max(1, min(steps_ahead, longest // 3))
+        return self.horizon or max(1, min(steps_ahead, int(table.lengths.max()) // 3))
+
+    def _shipped(self, array, period, X):
+        """Return the pretrained network in two views, or nothing where it is not apt."""
+        asked = any(getattr(self, name) != "auto" for name in TRAINING_PARAMETERS)
+        asked |= (
+            self.cell != "lstm" or self.num_layers != 1 or self.early_stopping is True
+        )
+        apt = X is None and period <= MAX_PERIOD
+        if self.pretrained is None or not apt or asked:
+            return []
+        network, quantiles = load_pretrained()
+        return [
+            Member(network, quantiles, WINDOW_LENGTHS[-1], "season", log,
+                   WINDOW_LENGTHS[:-1])
+            for log in (False, True)
+        ]  # fmt: skip
+
+    def _new_members(self, model, array):
+        """Return networks to be trained, and how windows are made for them."""
+        choices, period = self._choices(array), model.period
+        longest = int(array.lengths.max())
         wanted = 14 * period if period >= 24 else 4 * period if period > 1 else 24
-        if horizon <= 96:
-            wanted = max(wanted, horizon)
+        if model.horizon <= 96:
+            wanted = max(wanted, model.horizon)
         window_length = self._auto("window_length", min(max(wanted, 8), longest))
         segment = 1
         if window_length > 64:
@@ -313,61 +376,59 @@ class LSTMForecaster(BaseForecaster):
         )
         if self.transform == "log" and (array.values[~np.isnan(array.values)] <= 0).any():
             raise ValueError('transform="log" needs positive values; y has others.')
-        exog = array.exog
-        mean = np.nanmean(exog, axis=0) if exog.size else np.zeros(exog.shape[1])
-        scale = np.nanstd(exog, axis=0) if exog.size else np.ones(exog.shape[1])
-        n_members = self._auto("n_members", self._size(array, 4, 1, 1))
-        wide = 128 if segment > 1 else 64  # segments leave few steps to read
-        model = ForecastModel(
-            window_length=window_length,
-            segment_length=segment,
-            horizon=horizon,
-            period=period,
-            scalings=self._scalings(n_members),
-            log=log,
-            head=ForecastHead(self.quantiles),
-            exog_mean=np.nan_to_num(mean),
-            exog_scale=np.where(scale > 0, scale, 1.0),
-            columns=tuple(table.frame.columns),
-            exog_columns=() if X is None else tuple(X.columns),
-        )
+        hidden_size = choices["hidden_size"]
+        if hidden_size == "wide":  # segments leave few steps to read
+            hidden_size = 128 if segment > 1 else 64
         random = Randomness(self.random_state, torch.device("cpu"), 0)
-        for member in range(n_members):
+        members = []
+        for i in range(choices["n_members"]):
             network = ForecastNetwork(
-                n_inputs=5 + exog.shape[1],
-                n_future=exog.shape[1],
-                horizon=horizon,
+                n_inputs=N_CHANNELS + array.exog.shape[1],
+                n_future=array.exog.shape[1],
+                horizon=model.horizon,
                 n_quantiles=len(self.quantiles),
                 segment_length=segment,
                 # Members differ in more than their seed: every other has a linear map.
-                linear_length=window_length if member % 2 == 0 else 0,
-                hidden_size=self._auto("hidden_size", self._size(array, 32, 64, wide)),
+                linear_length=window_length if i % 2 == 0 else 0,
+                hidden_size=hidden_size,
                 num_layers=self.num_layers,
                 cell=self.cell,
                 dropout=self.dropout,
             )
             with torch_threads(1):  # orthogonalisation rounds by the number of threads
                 initialize(network, random.start)
-            model.networks.append(network.eval())
-        return model
+            scaling = "season" if self.scaling == "auto" else self.scaling
+            members.append(
+                Member(network.eval(), model.quantiles, window_length, scaling, log)
+            )
+        return members
 
-    def _train_networks(self, model, array, max_steps, learning_rate_init):
+    def _train_networks(self, model, array, max_steps, learning_rate_init, aside=None):
         """Train each network of a model in place; return their losses."""
         device = resolve_device(self.device)
-        batch_size = self._auto("batch_size", self._size(array, 32, 256, 256))
+        batch_size = self._choices(array)["batch_size"]
         n_epochs = max(1, round(max_steps / STEPS_PER_EPOCH))
+        held = aside if self.early_stopping in (True, "auto") else None
+        if held is None and self.early_stopping is True:
+            # Nothing was set aside: the last values of each series are held back.
+            stops = np.maximum(array.stops - model.horizon, array.starts)
+            held, array = (
+                array,
+                SeriesArray(array.values, array.starts, stops, array.exog),
+            )
         history = []
-        for member, network in enumerate(model.networks):
-            random = Randomness(self.random_state, device, member)
+        for i, member in enumerate(model.trained):
+            network = member.network
+            random = Randomness(self.random_state, device, i)
             rng = np.random.default_rng(random.split_seed)
-            held_back = model.horizon if self.early_stopping else 0
             batches = WindowBatches(
-                model, member, array, device=device, batch_size=batch_size,
+                member, model.period, array, device=device, batch_size=batch_size,
                 n_batches=math.ceil(max_steps / n_epochs), rng=rng,
-                n_held_back=held_back,
             )  # fmt: skip
-            validate = Validation(model, member, array, device) if held_back else None
-            n_threads = threads_for(batch_size, model.window_length, network)
+            validate = None
+            if held is not None:
+                validate = Validation(member, model.period, held, device)
+            n_threads = threads_for(batch_size, member.window_length, network)
             network.to(device)
             with (
                 torch_threads(n_threads),
@@ -378,7 +439,7 @@ class LSTMForecaster(BaseForecaster):
             ):
                 trained = train(
                     network,
-                    model.head.loss,
+                    ForecastHead(member.quantiles).loss,
                     batches,
                     solver="adamw",
                     learning_rate="one-cycle",
@@ -397,14 +458,58 @@ class LSTMForecaster(BaseForecaster):
         return history
 
     def _set_aside(self, array):
-        """Set series of a panel aside, to calibrate quantiles on."""
+        """Set series of a panel aside, to choose and to calibrate on."""
         n = len(array)
-        if n < MIN_CALIBRATION_SERIES:
+        if n < MIN_ASIDE_SERIES:
             return array, None
         random = Randomness(self.random_state, torch.device("cpu"), 1)
         order = np.random.default_rng(random.split_seed).permutation(n)
-        n_aside = min(n // 5, MAX_CALIBRATION_SERIES)
+        n_aside = min(n // 5, MAX_ASIDE_SERIES)
         return array.take(np.sort(order[n_aside:])), array.take(np.sort(order[:n_aside]))
+
+    @staticmethod
+    def _held_out(model, aside):
+        """Return the last three horizons of each series, where it is long enough."""
+        shortest = np.arange(3) * model.horizon + model.horizon + model.period + 1
+        series, back = np.nonzero(aside.lengths[:, None] > shortest)
+        if not len(series):
+            series = np.flatnonzero(aside.lengths > model.horizon)
+            back = np.zeros(len(series), dtype=int)
+        return series, aside.stops[series] - (back + 1) * model.horizon
+
+    def _best_share(self, model, array, aside):
+        """Choose the share of the pretrained networks on series not trained on."""
+        if aside is None:
+            return 0.5 if array.lengths.sum() <= MIXED_TOTAL else 0.0
+        horizon, period = model.horizon, model.period
+        series, ends = self._held_out(model, aside)
+        if len(series) < 8:
+            return 0.5
+        actual = aside.gather(series, ends[:, None] + np.arange(horizon))
+        width = 4 * max(period, 8)
+        positions = ends[:, None] - width + np.arange(width)
+        past, before = (aside.gather(series, positions - lag) for lag in (0, period))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # nothing observed
+            difference = np.nanmean(np.abs(past - before), axis=1)
+        difference = np.where(difference > 0, difference, np.nan)
+        arguments = (aside, series, ends, np.zeros((len(series), horizon, 0)))
+        device = resolve_device(self.device)
+        middle = len(model.quantiles) // 2
+        trained, shipped = (
+            model.median_of(members, *arguments, device)[:, :, middle]
+            for members in (model.trained, model.pretrained)
+        )
+        errors = [
+            np.nanmean(
+                np.abs(share * shipped + (1 - share) * trained - actual)
+                / difference[:, None]
+            )
+            for share in SHARES
+        ]
+        return (
+            float(SHARES[int(np.nanargmin(errors))]) if np.isfinite(errors).any() else 0.5
+        )
 
     def _calibrate(self, model, array):
         """Shift quantiles so that each covers what it says on series not trained on.
@@ -412,20 +517,18 @@ class LSTMForecaster(BaseForecaster):
         Split conformal prediction, per step and level (Romano et al., 2019): the shift
         is that quantile of the errors. The median stays.
         """
-        series = np.flatnonzero(array.lengths > model.horizon)
+        series, ends = self._held_out(model, array)
         if len(series) < 8:
             return
         device = resolve_device(self.device)
-        ends = array.stops[series] - model.horizon
-        steps = np.arange(model.horizon)
-        future = array.gather_exog(series, ends[:, None] + steps)
+        positions = ends[:, None] + np.arange(model.horizon)
+        future = array.gather_exog(series, positions)
         raw = model.block(array, series, ends, future, device)  # (n, Z, Q)
-        windows = model.windows(array, series, ends, future)
-        usable = windows.scale > 0
-        error = array.gather(series, ends[:, None] + steps)[:, :, None] - raw
-        error = error[usable] / windows.scale[usable, None, None]
-        if not len(error):
-            return
+        spread = raw[:, :, -1:] - raw[:, :, :1]
+        error = array.gather(series, positions)[:, :, None] - raw
+        error = np.divide(
+            error, spread, out=np.full_like(error, np.nan), where=spread > 0
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # steps without a value
             offsets = np.stack(
@@ -443,10 +546,10 @@ class LSTMForecaster(BaseForecaster):
         self._check_columns(y, X)
         self._cur_y = merge(self._cur_y, y)
         self._cur_X = merge(self._cur_X, X)
-        if update_params and self.update_steps:
+        if update_params and self.update_steps and self.model_.trained:
             table = self._read(self._cur_y, self._cur_X)
             model = copy.deepcopy(self.model_)
-            array = model.transform(table.flatten())
+            array = model.standardize(table.flatten())
             self._train_networks(
                 model, array, self.update_steps, self.learning_rate_init / 10
             )
@@ -463,7 +566,7 @@ class LSTMForecaster(BaseForecaster):
 
     def _predict_quantiles(self, fh, X, alpha):
         quantiles, index = self._forecast(fh, X)  # (n_rows, n_columns, Q)
-        values = self.model_.head.interpolate(quantiles, alpha)
+        values = ForecastHead(self.model_.quantiles).interpolate(quantiles, alpha)
         columns = self._get_columns("predict_quantiles", alpha=alpha)
         # (n_rows, n_columns, n_alpha) -> a column per variable and alpha
         return pd.DataFrame(values.reshape(len(values), -1), index=index, columns=columns)
@@ -473,7 +576,7 @@ class LSTMForecaster(BaseForecaster):
         model = self.model_
         y, past = self._context()
         table = to_table(y, past)
-        array = model.transform(table.flatten())
+        array = model.standardize(table.flatten())
         plan = _Plan(fh, table, self._cutoff)
         known = self._known_exog(X, past, plan)
         device = resolve_device(self.device)
@@ -483,7 +586,7 @@ class LSTMForecaster(BaseForecaster):
                 first = column * table.n_instances
                 self._ahead(model, array, plan, first, known, device, out[:, column])
                 self._behind(model, array, plan, first, device, out[:, column])
-        return (np.exp(out) if model.log else out), plan.index
+        return out, plan.index
 
     def _context(self):
         """Return the data up to the cutoff; later rows must not be seen."""
@@ -537,10 +640,7 @@ class LSTMForecaster(BaseForecaster):
         series = first + plan.instance[rows]
         ends = np.maximum(array.stops[series] + plan.step[rows] - 1, array.starts[series])
         future = array.gather_exog(series, ends[:, None] + np.arange(model.horizon))
-        for start in range(0, len(rows), 4096):
-            part = slice(start, start + 4096)
-            block = model.block(array, series[part], ends[part], future[part], device)
-            out[rows[part]] = block[:, 0]
+        out[rows] = model.block(array, series, ends, future, device)[:, 0]
 
     def _known_exog(self, X, past, plan):
         """Return the exogenous rows of the forecast (n_rows, n_exog), standardised."""
@@ -598,7 +698,7 @@ class LSTMForecaster(BaseForecaster):
         model = self.model_
         X_inner, y_inner = self._check_X_y(X=X, y=y)
         table = to_table(y_inner, X_inner)
-        array = model.transform(table.flatten())
+        array = model.standardize(table.flatten())
         if steps.min() < 1 or steps.max() > model.horizon:
             raise ValueError(
                 f"backtest takes steps from 1 to the trained horizon {model.horizon}; "
@@ -615,15 +715,9 @@ class LSTMForecaster(BaseForecaster):
         for column in range(table.n_columns):
             series = column * table.n_instances + instance
             ends = array.starts[series] + position
-            medians = []
-            for start in range(0, len(ends), 4096):
-                part = slice(start, start + 4096)
-                future = array.gather_exog(
-                    series[part], ends[part, None] + np.arange(model.horizon)
-                )
-                block = model.block(array, series[part], ends[part], future, device)
-                medians.append(block[:, steps - 1, len(self.quantiles) // 2])
-            columns.append(np.concatenate(medians))
+            future = array.gather_exog(series, ends[:, None] + np.arange(model.horizon))
+            block = model.block(array, series, ends, future, device)
+            columns.append(block[:, steps - 1, len(self.quantiles) // 2])
         values = np.stack(columns, axis=2)  # (n_cutoffs, n_steps, n_columns)
         inside = position[:, None] + steps - 1 < table.lengths[instance, None]
         row = table.offsets[instance, None] + position[:, None] + steps - 1
@@ -634,7 +728,7 @@ class LSTMForecaster(BaseForecaster):
         if table.instances() is not None:
             keys.insert(0, table.instances()[instance.repeat(inside.sum(1))])
             names.insert(0, "instance")
-        values = np.exp(values[inside]) if model.log else values[inside]
+        values = values[inside]
         return pd.DataFrame(
             values,
             index=pd.MultiIndex.from_arrays(keys, names=names),
@@ -646,25 +740,21 @@ class LSTMForecaster(BaseForecaster):
         given = getattr(self, name)
         return value if given == "auto" else given
 
-    def _scalings(self, n_members):
-        if self.scaling != "auto":
-            return (self.scaling,) * n_members
-        # The median of several views of a short series beats any one of them.
-        return tuple(itertools.islice(itertools.cycle(MEMBER_SCALINGS), n_members))
-
-    @staticmethod
-    def _size(array, short, medium, large):
-        """Choose by the number of values."""
+    def _choices(self, array):
+        """Return what size of network and training the number of values asks for."""
         n = int(array.lengths.sum())
-        return short if n <= SHORT_TOTAL else medium if n <= 100_000 else large
+        sizes = SHORT if n <= SHORT_TOTAL else MEDIUM if n <= MEDIUM_TOTAL else LARGE
+        return {name: self._auto(name, value) for name, value in sizes.items()}
 
     def _keep_choices(self):
         model = self.model_
-        self.horizon_, self.window_length_ = model.horizon, model.window_length
-        self.sp_, self.segment_length_ = model.period, model.segment_length
-        self.hidden_size_ = model.networks[0].config["hidden_size"]
-        self.n_members_ = len(model.networks)
-        self.transform_ = "log" if model.log else "none"
+        first = (model.trained or model.pretrained)[0]
+        self.horizon_, self.window_length_ = model.horizon, first.window_length
+        self.sp_, self.segment_length_ = model.period, first.network.segment_length
+        self.hidden_size_ = first.network.config["hidden_size"]
+        self.n_members_ = len(model.trained)
+        self.pretrained_share_ = model.pretrained_share
+        self.transform_ = "log" if first.log else "none"
 
     def _check_parameters(self):
         quantiles = np.asarray(self.quantiles, dtype=np.float64)
@@ -683,6 +773,15 @@ class LSTMForecaster(BaseForecaster):
             raise ValueError(
                 "quantiles must be ascending, at least 3 and an odd number, with 0.5 in "
                 f"the middle; got {self.quantiles!r}."
+            )
+        if self.early_stopping not in (True, False, "auto"):
+            raise ValueError(
+                "early_stopping must be True, False or 'auto'; got "
+                f"{self.early_stopping!r}."
+            )
+        if self.pretrained not in ("auto", None):
+            raise ValueError(
+                f"pretrained must be 'auto' or None; got {self.pretrained!r}."
             )
         for name, options in {
             "scaling": ("auto", "season", "last", "standard", "none"),

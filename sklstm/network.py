@@ -24,8 +24,9 @@ from torch.nn.utils import skip_init
 MAX_RECURRENT_STEPS = 64
 # From this length on, stem="auto" puts convolutions before the recurrence.
 MIN_CONV_TIMESTEPS = 8
-# Share of a window's trend that a forecast starts with.
-INITIAL_TREND = 0.5
+# Share of a window's trend, and of the way from its last season to its mean season,
+# that a forecast starts with.
+INITIAL_SHARE = 0.5
 
 
 def step_mask(lengths: torch.Tensor, n_steps: int) -> torch.Tensor:
@@ -448,16 +449,16 @@ class ForecastNetwork(_Portable, nn.Module):
         )
         self.position = skip_init(nn.Embedding, horizon, self.n_position)
         self.of_state = skip_init(RowLinear, hidden_size, hidden_size)
-        n_step = self.n_position + 2 + n_future
+        n_step = self.n_position + 3 + n_future
         self.of_step = skip_init(RowLinear, n_step, hidden_size, bias=False)
         self.correction = skip_init(RowLinear, hidden_size, n_quantiles)
-        self.trend = nn.Parameter(torch.empty(horizon))
+        self.shares = nn.Parameter(torch.empty(horizon, 2))
         self.linear = None
         if linear_length:
             self.linear = skip_init(RowLinear, linear_length, horizon, bias=False)
 
     def forward(self, x, base, future, generator=None):
-        """(N, W, I), (N, Z, 2), (N, Z, F) -> quantiles (N, Z, Q), Z = horizon."""
+        """(N, W, I), (N, Z, 3), (N, Z, F) -> quantiles (N, Z, Q), Z = horizon."""
         values = x[:, :, 0]  # (N, W)
         if self.stem is not None:
             x = x.reshape(len(x), -1, self.segment_length * x.shape[2])  # (N, S, G I)
@@ -468,8 +469,8 @@ class ForecastNetwork(_Portable, nn.Module):
         hidden = F.relu(self.of_state(state)[:, None] + self.of_step(step))  # (N, Z, H)
         raw = self.correction(hidden)  # (N, Z, Q)
         middle = raw.shape[2] // 2
-        naive, drift = base.unbind(2)  # (N, Z)
-        median = naive + self.trend * drift + raw[:, :, middle]
+        naive, change = base[:, :, 0], base[:, :, 1:]  # (N, Z), (N, Z, 2)
+        median = naive + (self.shares * change).sum(2) + raw[:, :, middle]
         if self.linear is not None:
             median = median + self.linear(values[:, -self.linear_length :])
         # Positive gaps, added up outwards from the median: quantiles cannot cross.
@@ -520,7 +521,7 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
             nn.init.zeros_(module.correction.weight)
             nn.init.constant_(module.correction.bias, -2.0)  # narrow intervals
             module.correction.bias[module.config["n_quantiles"] // 2] = 0.0
-            nn.init.constant_(module.trend, INITIAL_TREND)
+            nn.init.constant_(module.shares, INITIAL_SHARE)
             if module.linear is not None:
                 nn.init.zeros_(module.linear.weight)
 

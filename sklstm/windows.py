@@ -14,6 +14,8 @@ import pandas as pd
 
 # A season is taken as found if the autocorrelation at its lag passes M4's 90 % test.
 SEASONALITY_Z = 1.645
+# Channels of a window before exogenous ones.
+N_CHANNELS = 6
 PERIOD_OF_FREQUENCY = {
     "Y": 1, "A": 1, "Q": 4, "M": 12, "W": 52, "B": 5, "D": 7, "h": 24, "H": 24,
     "min": 60, "T": 60, "s": 60, "S": 60,
@@ -306,11 +308,12 @@ class Windows:
 
     Attributes
     ----------
-    inputs : ndarray of shape (n, window_length, 5 + n_exog), float32
-        Value, whether it was observed, value a season ago, whether that exists, and
-        log(period) / 3; then exogenous data.
-    base : ndarray of shape (n, horizon, 2), float32
-        The seasonal naive forecast, and how far the window's trend goes on from there.
+    inputs : ndarray of shape (n, window_length, 6 + n_exog), float32
+        Value, whether it was observed, value a season ago, whether that exists,
+        log(period) / 3, and the mean effect of the step's phase; then exogenous data.
+    base : ndarray of shape (n, horizon, 3), float32
+        The seasonal naive forecast; how far the window's trend goes on from there; and
+        from the first to the mean of the last season plus the effect of the phase.
     future : ndarray of shape (n, horizon, n_exog), float32
     centre, scale : ndarray of shape (n,), float64
         A value is centre + scale * normalised.
@@ -374,6 +377,26 @@ def _slope(values):
     return np.where(known, (means[1] - means[0]) / gap, 0.0)
 
 
+def _phase_effects(context, period, slope):
+    """Return the mean distance of each phase from the mean of its season, less trend.
+
+    Phase 0 is that of the first step ahead: (n, period).
+    """
+    n, width = context.shape
+    n_seasons = width // period
+    # Seasons are counted back from the end: (n, n_seasons, period)
+    seasons = context[:, width - n_seasons * period :].reshape(n, n_seasons, period)
+    observed = ~np.isnan(seasons)
+    count = observed.sum(axis=2, keepdims=True)
+    mean = np.where(observed, seasons, 0.0).sum(axis=2, keepdims=True)
+    mean = mean / np.maximum(count, 1)
+    climb = slope[:, None] * (np.arange(period) - (period - 1) / 2)  # (n, period)
+    # Half a season is enough to tell its mean.
+    used = observed & (2 * count >= period)
+    distance = np.where(used, seasons - mean - climb[:, None], 0.0)
+    return distance.sum(axis=1) / np.maximum(used.sum(axis=1), 1)
+
+
 def make_windows(
     context, period, horizon, *, exog=None, future=None, fallback=0.0, scaling="season"
 ) -> Windows:
@@ -424,21 +447,32 @@ def make_windows(
     scale = np.where(scale > 1e-9 * np.abs(centre), scale, 0.0)
     divisor = np.where(scale > 0, scale, 1.0)[:, None]
     normal = np.where(np.isnan(context), 0.0, (context - centre[:, None]) / divisor)
+    slope = _slope(values)
+    effects = np.zeros((n, 1))
+    if period > 1:
+        effects = _phase_effects(context, period, slope) / divisor
     n_exog = 0 if exog is None else exog.shape[2]
-    inputs = np.empty((n, n_timesteps, 5 + n_exog), dtype=np.float32)
+    inputs = np.empty((n, n_timesteps, N_CHANNELS + n_exog), dtype=np.float32)
     inputs[:, :, 0] = normal[:, period:]
     inputs[:, :, 1] = observed
     inputs[:, :, 2] = normal[:, :-period]
     inputs[:, :, 3] = ~np.isnan(context[:, :-period])
     inputs[:, :, 4] = math.log(period) / 3
+    inputs[:, :, 5] = effects[:, np.arange(-n_timesteps, 0) % period]
     if n_exog:
-        inputs[:, :, 5:] = np.where(np.isnan(exog), 0.0, exog)
+        inputs[:, :, N_CHANNELS:] = np.where(np.isnan(exog), 0.0, exog)
     base = seasonal_naive(context, horizon, period)
     base = np.where(np.isnan(base), 0.0, (base - centre[:, None]) / divisor)
     # Steps from the value that the seasonal naive forecast repeats.
     distance = period * np.ceil(np.arange(1, horizon + 1) / period)
-    drift = (_slope(values) / divisor[:, 0])[:, None] * distance
-    base = np.stack([base, drift], axis=2)
+    drift = (slope / divisor[:, 0])[:, None] * distance
+    smooth = np.zeros_like(base)
+    if period > 1:
+        tail = normal[:, -period:]
+        n_tail = np.maximum((~np.isnan(context[:, -period:])).sum(axis=1), 1)
+        level = (tail.sum(axis=1) / n_tail)[:, None]
+        smooth = level + effects[:, np.arange(horizon) % period] - base
+    base = np.stack([base, drift, smooth], axis=2)
     if future is None:
         future = np.zeros((n, horizon, n_exog))
     future = np.where(np.isnan(future), 0.0, future)

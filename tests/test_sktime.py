@@ -177,14 +177,14 @@ def test_missing_values_are_taken_in_stride():
 def test_pretrained_weights_survive_clone_and_a_second_fit():
     y = make_panel(10)
     pretrained = LSTMForecaster(**QUICK).pretrain(y, fh=[1, 2, 3])
-    weights = pretrained.pretrained_model_.networks[0].correction.weight.detach().clone()
+    weights = pretrained.pretrained_model_.trained[0].network.correction.weight.detach().clone()
     new = load_airline()
     twin = pretrained.clone().fit(new, fh=[1, 2, 3])
     first = twin.predict()
     twin.update(new, update_params=True)
     second = twin.fit(new, fh=[1, 2, 3]).predict()
     np.testing.assert_array_equal(first, second)
-    kept = twin.pretrained_model_.networks[0].correction.weight.detach()
+    kept = twin.pretrained_model_.trained[0].network.correction.weight.detach()
     assert torch.equal(kept, weights)
 
 

@@ -1,0 +1,70 @@
+"""The forecasting network that the package ships, trained on generated series alone.
+
+One file: weights as safetensors, configuration as JSON in its metadata. See
+docs/pretrained.md for what it was trained on.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sklstm.network import ForecastNetwork
+
+WEIGHTS = Path(__file__).parent / "weights" / "forecaster.safetensors"
+# Seasonal periods (nearly) and windows that it was trained on.
+MAX_PERIOD = 60
+WINDOW_LENGTHS = (12, 24, 48, 96)
+
+
+def save_pretrained(network: ForecastNetwork, quantiles, path) -> None:
+    """Write a network to a file.
+
+    Parameters
+    ----------
+    network : ForecastNetwork
+    quantiles : sequence of float
+        Levels of its outputs.
+    path : path-like
+    """
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    metadata = {
+        "config": json.dumps(network.config),
+        "quantiles": json.dumps(list(quantiles)),
+    }
+    save_file(tensors, path, metadata)
+
+
+@functools.lru_cache(maxsize=2)
+def load_pretrained(path=WEIGHTS) -> tuple[ForecastNetwork, tuple[float, ...]]:
+    """Return the network in a file, in eval mode, and the levels of its outputs.
+
+    Read once per process and shared: callers must not change it.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            config = json.loads(metadata["config"])
+            quantiles = tuple(json.loads(metadata["quantiles"]))
+            network = ForecastNetwork(**config)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            network.load_state_dict(tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"The pretrained weights {Path(path).name!r} are missing or damaged "
+            f"({error}). Install sklstm again, or set pretrained=None."
+        ) from error
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+    return network.eval(), quantiles

@@ -1,23 +1,45 @@
 """LSTMForecaster at its defaults beside published scores.
 
-    python benchmarks/forecasting.py [airline walks m3_yearly m3_monthly m4_hourly]
+    python benchmarks/forecasting.py [--scratch | --zero-shot] [TABLE ...]
 
-M3 and M4 are read from ../shared/data and skipped with a message where it is absent.
-Official splits; the network never sees a test part.
+TABLE is one or more of airline short walks m3_yearly m3_monthly m4_hourly etth1 ettm1
+many. --scratch: without the pretrained network; --zero-shot: with nothing else. M3, M4
+and ETT are read from ../shared/data, the short series from statsmodels; each is skipped
+with a message where it is absent. Official splits; the network never sees a test part.
 """
 
 import itertools
+import resource
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sktime.datasets import load_airline
+from sktime.datasets import load_airline, load_lynx
 
 from sklstm import LSTMForecaster
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SETTINGS = {}
+if "--scratch" in sys.argv:
+    SETTINGS = {"pretrained": None}
+elif "--zero-shot" in sys.argv:
+    SETTINGS = {"pretrained": "only"}
+HORIZONS = (96, 192, 336, 720)
+# MSE at these horizons, look-back 720 (SegRNN, PatchTST, DLinear; arXiv:2308.11200).
+PUBLISHED = {
+    "ETTh1": {
+        "SegRNN": (0.351, 0.392, 0.423, 0.466),
+        "PatchTST": (0.375, 0.418, 0.462, 0.495),
+        "DLinear": (0.381, 0.419, 0.454, 0.499),
+    },
+    "ETTm1": {
+        "SegRNN": (0.293, 0.328, 0.357, 0.410),
+        "PatchTST": (0.300, 0.339, 0.368, 0.420),
+        "DLinear": (0.307, 0.337, 0.371, 0.416),
+    },
+}
 
 
 def panel_of(series):
@@ -47,7 +69,7 @@ def run_archive(path, period, n_steps, seed=0):
     values = archive["train_values"].astype(float)
     train = [values[a:b] for a, b in itertools.pairwise(offsets)]
     test = archive["test"].astype(float)
-    forecaster = LSTMForecaster(sp=period, random_state=seed)
+    forecaster = LSTMForecaster(sp=period, random_state=seed, **SETTINGS)
     start = time.perf_counter()
     fh = np.arange(1, n_steps + 1)
     # Integer time in `panel_of` starts at 0 for every series, so cutoffs differ.
@@ -84,7 +106,8 @@ def run_airline():
     mase, seconds = [], []
     for seed in range(3):
         start = time.perf_counter()
-        forecaster = LSTMForecaster(random_state=seed).fit(train, fh=np.arange(1, 37))
+        forecaster = LSTMForecaster(random_state=seed, **SETTINGS)
+        forecaster.fit(train, fh=np.arange(1, 37))
         seconds.append(time.perf_counter() - start)
         mase.append(np.abs(forecaster.predict() - test).mean() / scale)
     relative = np.mean(mase) / (np.abs(naive - test).mean() / scale)
@@ -98,7 +121,7 @@ def run_walks():
     """Random walks cannot be forecast better than by their last value."""
     walks = np.random.default_rng(0).normal(size=(60, 120)).cumsum(axis=1)
     train, test = walks[:, :108], walks[:, 108:]
-    forecaster = LSTMForecaster(random_state=0)
+    forecaster = LSTMForecaster(random_state=0, **SETTINGS)
     predicted = forecaster.fit(panel_of(list(train)), fh=np.arange(1, 13)).predict()
     error = np.abs(predicted.to_numpy().reshape(60, 12) - test).mean(axis=0)
     naive = np.abs(train[:, -1:] - test).mean(axis=0)
@@ -108,17 +131,127 @@ def run_walks():
     )
 
 
+def short_series():
+    """Name -> (series, seasonal period, steps to forecast)."""
+    from statsmodels.datasets import co2, elnino, macrodata, nile  # noqa: PLC0415
+
+    months = co2.load_pandas().data["co2"].resample("MS").mean().interpolate()
+    temperature = elnino.load_pandas().data.iloc[:, 1:].to_numpy().ravel()
+    gdp = macrodata.load_pandas().data["realgdp"]
+    return {
+        "airline": (load_airline().to_numpy(), 12, 12),
+        "co2": (months.to_numpy(), 12, 12),
+        "elnino": (temperature, 12, 12),
+        "lynx": (load_lynx().to_numpy(), 1, 10),
+        "nile": (nile.load_pandas().data["volume"].to_numpy(), 1, 10),
+        "realgdp": (gdp.to_numpy(), 4, 8),
+    }
+
+
+def run_short():
+    """Six short series, three origins each, beside damped exponential smoothing."""
+    from statsmodels.tsa.holtwinters import ExponentialSmoothing  # noqa: PLC0415
+
+    rows, began = {}, time.perf_counter()
+    for name, (values, period, n_steps) in short_series().items():
+        errors = []
+        for back in (3, 2, 1):
+            cut = len(values) - back * n_steps
+            train, test = values[:cut], values[cut : cut + n_steps]
+            forecaster = LSTMForecaster(sp=period, random_state=0, **SETTINGS)
+            fh = np.arange(1, n_steps + 1)
+            ours = forecaster.fit(pd.Series(train), fh=fh).predict().to_numpy()
+            smoothing = ExponentialSmoothing(
+                train, trend="add", damped_trend=True,
+                seasonal="add" if period > 1 else None, seasonal_periods=period,
+            ).fit()  # fmt: skip
+            naive = np.resize(train[-period:], n_steps)
+            forecasts = (ours.ravel(), smoothing.forecast(n_steps), naive)
+            errors.append([np.abs(each - test).mean() for each in forecasts])
+        ours, smoothing, naive = np.mean(errors, axis=0)
+        rows[name] = ours / naive, smoothing / naive
+    means = np.exp(np.log(list(rows.values())).mean(axis=0))
+    each = "  ".join(f"{name} {a:.2f} ({b:.2f})" for name, (a, b) in rows.items())
+    return (
+        f"error over seasonal naive {means[0]:.3f} (damped ETS {means[1]:.3f}): {each}  "
+        f"{time.perf_counter() - began:.0f} s"
+    )
+
+
+def run_ett(name):
+    """Channels share one network; every test window, standardised by the train part."""
+    data = pd.read_csv(DATA / f"ltsf/{name}.csv.gz").iloc[:, 1:]
+    n = 8640 * (4 if name == "ETTm1" else 1)
+    data = (data - data[:n].mean()) / data[:n].std(ddof=0)
+    start, stop = n // 3 * 4, n // 3 * 5
+    for i, horizon in enumerate(HORIZONS):
+        began = time.perf_counter()
+        forecaster = LSTMForecaster(random_state=0, **SETTINGS)
+        fh = np.arange(1, horizon + 1)
+        forecaster.fit(data[:n], fh=fh)
+        seconds = time.perf_counter() - began
+        context = forecaster.window_length_ + forecaster.sp_
+        squared, absolute, n_values = 0.0, 0.0, 0
+        # A piece of the cutoffs at a time: all forecasts at once are many.
+        for first in range(start, stop - horizon + 1, 500):
+            last = min(first + 500, stop - horizon + 1)
+            y = data[first - context : last + horizon - 1].reset_index(drop=True)
+            forecast = forecaster.backtest(y, fh=fh, initial_window=context)
+            cutoff = forecast.index.get_level_values("cutoff")
+            forecast = forecast[cutoff < len(y) - horizon]
+            actual = y.to_numpy()[forecast.index.get_level_values("time")]
+            error = forecast.to_numpy() - actual
+            squared += (error**2).sum()
+            absolute += np.abs(error).sum()
+            n_values += error.size
+        published = "  ".join(
+            f"{method} {scores[i]:.3f}" for method, scores in PUBLISHED[name].items()
+        )
+        line = (
+            f"    {horizon:3d}: MSE {squared / n_values:.3f}  MAE "
+            f"{absolute / n_values:.3f}  (MSE of {published})  fit {seconds:.0f} s"
+        )
+        print(line, flush=True)
+    return "done"
+
+
+def run_many():
+    """10,000 series of 100 points: time of each stage, peak memory of the process."""
+    rng = np.random.default_rng(0)
+    season = np.sin(2 * np.pi * (np.arange(100) / 12 + rng.random((10_000, 1))))
+    values = rng.normal(size=(10_000, 100)).cumsum(axis=1) + 5 * season + 100
+    y = panel_of(list(values))
+    began = time.perf_counter()
+    forecaster = LSTMForecaster(sp=12, random_state=0, **SETTINGS)
+    forecaster.fit(y, fh=np.arange(1, 13))
+    fitted = time.perf_counter()
+    forecaster.predict()
+    predicted = time.perf_counter()
+    forecaster.predict_interval()
+    intervals = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return (
+        f"fit {fitted - began:.0f} s  predict {predicted - fitted:.1f} s  "
+        f"predict_interval {intervals - predicted:.1f} s  peak memory of the process "
+        f"{peak:.0f} MB"
+    )
+
+
 TABLES = {
     "airline": run_airline,
+    "short": run_short,
     "walks": run_walks,
     "m3_yearly": run_m3_yearly,
     "m3_monthly": run_m3_monthly,
     "m4_hourly": run_m4_hourly,
+    "etth1": lambda: run_ett("ETTh1"),
+    "ettm1": lambda: run_ett("ETTm1"),
+    "many": run_many,
 }
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or TABLES:
+    for name in [a for a in sys.argv[1:] if a[0] != "-"] or TABLES:
         try:
             print(f"{name:12s} {TABLES[name]()}", flush=True)
-        except FileNotFoundError as error:
-            print(f"{name:12s} skipped: {error.filename} is not there", flush=True)
+        except (FileNotFoundError, ModuleNotFoundError) as error:
+            print(f"{name:12s} skipped: {error}", flush=True)

@@ -83,10 +83,10 @@ def relative_error(network, batches):
     network.eval()
     with torch.inference_mode():
         for x, base, future, target, weight, importance in batches:
-            weight = weight * importance[:, None]
+            counts = weight * importance[:, None]
             median = network(x, base, future)[:, :, len(QUANTILES) // 2]
-            error = ((median - target).abs() * weight).sum()
-            ratios.append(error / ((base[:, :, 0] - target).abs() * weight).sum())
+            error = ((median - target).abs() * counts).sum()
+            ratios.append(error / ((base[:, :, 0] - target).abs() * counts).sum())
     return float(torch.stack(ratios).mean())
 
 

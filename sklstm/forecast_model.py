@@ -20,6 +20,9 @@ from sklstm.training import threads_for, torch_threads
 from sklstm.windows import SeriesArray, make_windows
 
 PREDICT_ROWS = 512
+# Steps of a long horizon that a training batch looks at, and a prediction batch of that
+# many rows decodes.
+STEPS_AT_ONCE = 96
 # Windows that are laid out at a time; bounds memory.
 WINDOWS_AT_ONCE = 4096
 MAX_LOG = 700.0  # exp of more overflows
@@ -218,9 +221,13 @@ class WindowBatches:
             ends = low + np.floor(self.rng.random(self.batch_size) * (high - low)).astype(
                 int
             )
-            yield self.batch(series, self.array.starts[series] + ends)
+            steps = None
+            if self.member.horizon > STEPS_AT_ONCE:
+                steps = self.rng.choice(self.member.horizon, STEPS_AT_ONCE, replace=False)
+                steps = np.sort(steps)
+            yield self.batch(series, self.array.starts[series] + ends, steps)
 
-    def batch(self, series, ends):
+    def batch(self, series, ends, steps=None):
         """Return inputs, target, weight and size of the windows before `ends`."""
         positions = ends[:, None] + np.arange(self.member.horizon)
         future = None
@@ -236,6 +243,11 @@ class WindowBatches:
         weight = ~np.isnan(target) & (windows.scale > 0)[:, None]
         target = np.clip(np.where(weight, target, 0.0), -50.0, 50.0)
         inputs = _tensors(windows, self.device)
+        if steps is not None:
+            target, weight = target[:, steps], weight[:, steps]
+            x, base, future = inputs
+            steps = torch.from_numpy(steps).to(self.device)
+            inputs = (x, base[:, steps], future[:, steps], steps)
         target, weight = (
             torch.from_numpy(a.astype(np.float32)).to(self.device)
             for a in (target, weight)
@@ -253,16 +265,17 @@ def _tensors(windows, device):
 def _forward(network, windows, device) -> np.ndarray:
     """Quantiles (n, horizon, n_quantiles) of normalised windows, float64.
 
-    In batches of at most 512 that are filled up to a multiple of 16, so that a series
-    is rounded alike whatever is forecast with it.
+    In batches of at most 512 (fewer where the horizon is long) that are filled up to a
+    multiple of 16, so that a series is rounded alike whatever is forecast with it.
     """
-    n = len(windows.base)
+    n, horizon = windows.base.shape[:2]
     out = []
-    rows = min(PREDICT_ROWS, math.ceil(n / 16) * 16)
+    most = max(PREDICT_ROWS // math.ceil(horizon / STEPS_AT_ONCE) // 16, 1) * 16
+    rows = min(most, math.ceil(n / 16) * 16)
     n_threads = threads_for(rows, windows.inputs.shape[1], network)
     with torch_threads(n_threads), torch.inference_mode():
-        for start in range(0, n, PREDICT_ROWS):
-            chosen = np.arange(start, min(start + PREDICT_ROWS, n))
+        for start in range(0, n, rows):
+            chosen = np.arange(start, min(start + rows, n))
             filled = np.resize(chosen, math.ceil(len(chosen) / 16) * 16)
             inputs = (
                 torch.from_numpy(a[filled]).to(device)

@@ -59,6 +59,7 @@ TRAINING_PARAMETERS = (
     "window_length", "segment_length", "hidden_size", "n_members", "max_steps",
     "batch_size", "scaling", "transform",
 )  # fmt: skip
+LONGEST_WINDOW = 720  # of two weeks of hours, say, but not of minutes
 # Shares of the pretrained network that are tried; and without series to try them on,
 # values up to which it has half.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -71,7 +72,8 @@ class LSTMForecaster(BaseForecaster):
     All series, and all columns of a multivariate series, share one network, trained on
     random windows of all of them. A window is normalised, read by the recurrence, and
     all steps are decoded at once from its final state; the network learns a correction
-    to the seasonal naive forecast. It is trained on quantiles.
+    to the seasonal naive forecast. It is trained on quantiles. Short series are
+    forecast without training, by a network that comes with the package.
 
     Parameters
     ----------
@@ -80,9 +82,10 @@ class LSTMForecaster(BaseForecaster):
         step of `fh` in `fit`, else two seasons (at least 8); at most a third of the
         longest series.
     window_length : int or "auto", default="auto"
-        Steps the network sees. "auto": 14 seasons of at least 24 steps, or 4 shorter
-        ones, or 24 steps without a season; at least the horizon where that is at most
-        96; at most the longest series. Kept in `window_length_`.
+        Steps the network sees. "auto": 14 seasons of at least 24 steps (but no more
+        than 720 steps or 3 seasons), or 4 shorter ones, or 24 steps without a season;
+        at least the horizon where that is at most 96; at most the longest series. Kept
+        in `window_length_`.
     sp : int or "auto", default="auto"
         Seasonal period in steps; 1 for none. "auto": what the frequency of the index
         suggests, else the highest peak of the autocorrelation; kept if the data are
@@ -95,12 +98,11 @@ class LSTMForecaster(BaseForecaster):
         segments, else 128. In `hidden_size_`.
     num_layers : int, default=1
     cell : {"lstm", "gru"}, default="lstm"
-    dropout : float in [0, 1), default=0.1
+    dropout : float in [0, 1), default=0.2
     scaling : {"auto", "season", "last", "standard", "none"}, default="auto"
         What a window is normalised by: the mean of its last season and the mean
         absolute deviation from it ("season"; without a season, the last value), its
-        last value, or its mean and standard deviation. "auto": "season"; several
-        members take "season", "standard" and "last" in turn.
+        last value, or its mean and standard deviation. "auto": "season".
     transform : {"auto", "log", "none"}, default="auto"
         Taken before all else. "auto": "log" if all values are positive and variation
         grows with the level. In `transform_`.
@@ -108,8 +110,8 @@ class LSTMForecaster(BaseForecaster):
         Levels to train, ascending, an odd number with 0.5 in the middle. Others are
         interpolated.
     n_members : int or "auto", default="auto"
-        Networks whose median is the forecast. "auto": 4 where there are at most 2000
-        observations, else 1. In `n_members_`.
+        Networks to train, whose median is the forecast. "auto": 4 where there are at
+        most 2000 observations, else 1. In `n_members_`.
     max_steps : int or "auto", default="auto"
         Training steps. "auto": 300 for up to 2000 observations, 1000 up to 100,000,
         else 1500.
@@ -120,9 +122,22 @@ class LSTMForecaster(BaseForecaster):
     alpha : float, default=0.01
         Decoupled weight decay (AdamW).
     max_grad_norm : float or None, default=1.0
-    early_stopping : bool, default=False
-        Whether to hold the last `horizon` values of each series back from training and
-        keep the weights that forecast them best.
+    early_stopping : bool or "auto", default="auto"
+        Whether to keep the weights that forecast best what is not trained on, and to
+        stop when that gets no better. From 40 series on a fifth of them is set aside
+        for that. "auto": only then; True: else the last `horizon` values of each series
+        are held back.
+    pretrained : {"auto", "only", None}, default="auto"
+        Use of the network that comes with the package, which was trained on generated
+        series. "auto": with at most 2000 values it forecasts by itself, nothing is
+        trained; with more it is averaged with the trained network, with the share
+        `pretrained_share_` that was best on series set aside (with fewer than 40
+        series: half for up to 20,000 values, then nothing). It is not used with X, with
+        seasons of more than 60 steps, for horizons of more than 48 steps beside a
+        trained network, or where a parameter of the network or its training is given
+        (`window_length`, `segment_length`, `hidden_size`, `num_layers`, `cell`,
+        `scaling`, `transform`, `n_members`, `max_steps`, `batch_size`,
+        ``early_stopping=True``). "only": nothing is ever trained. None: never used.
     update_steps : int, default=50
         Training steps of ``update(update_params=True)``, on windows of old and new data
         at a tenth of the learning rate.
@@ -136,7 +151,12 @@ class LSTMForecaster(BaseForecaster):
     ----------
     model_ : ForecastModel
         Networks and how windows are made for them.
-    horizon_, window_length_, sp_, segment_length_, hidden_size_, n_members_ : int
+    horizon_, window_length_, sp_, segment_length_, hidden_size_ : int
+        What was chosen.
+    n_members_ : int
+        Networks that were trained; 0 if none was.
+    pretrained_share_ : float
+        Weight of the pretrained network in the forecast, 0 to 1.
     transform_ : str
         What was chosen.
     history_ : list of list of float
@@ -198,7 +218,7 @@ class LSTMForecaster(BaseForecaster):
         hidden_size="auto",
         num_layers=1,
         cell="lstm",
-        dropout=0.1,
+        dropout=0.2,
         scaling="auto",
         transform="auto",
         quantiles=(0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95),
@@ -300,7 +320,9 @@ class LSTMForecaster(BaseForecaster):
                 f"LSTMForecaster needs at least 2 time points in some series; got "
                 f"{longest}."
             )
-        period = self._auto("sp", find_period(array, _reference_times(table)))
+        period = self.sp
+        if period == "auto":
+            period = find_period(array, _reference_times(table))
         exog = array.exog
         mean = np.nanmean(exog, axis=0) if exog.size else np.zeros(exog.shape[1])
         scale = np.nanstd(exog, axis=0) if exog.size else np.ones(exog.shape[1])
@@ -314,7 +336,15 @@ class LSTMForecaster(BaseForecaster):
             exog_columns=() if X is None else tuple(X.columns),
         )
         shipped = self._shipped(array, period, X)
-        if shipped and array.lengths.sum() <= SHORT_TOTAL and not always:
+        if self.pretrained == "only" and not shipped:
+            raise ValueError(
+                "pretrained='only' cannot use X, seasons of more than "
+                f"{MAX_PERIOD} steps (here {period}), or parameters that ask for "
+                f"training ({', '.join(TRAINING_PARAMETERS)}, cell, num_layers, "
+                "early_stopping=True)."
+            )
+        is_short = array.lengths.sum() <= SHORT_TOTAL and not always
+        if shipped and (is_short or self.pretrained == "only"):
             most = shipped[0].horizon
             model.horizon = min(self.horizon or most, most)
             model.pretrained, model.pretrained_share = shipped, 1.0
@@ -361,7 +391,9 @@ class LSTMForecaster(BaseForecaster):
         """Return networks to be trained, and how windows are made for them."""
         choices, period = self._choices(array), model.period
         longest = int(array.lengths.max())
-        wanted = 14 * period if period >= 24 else 4 * period if period > 1 else 24
+        wanted = 24 if period == 1 else 4 * period
+        if period >= 24:
+            wanted = max(min(14 * period, LONGEST_WINDOW), 3 * period)
         if model.horizon <= 96:
             wanted = max(wanted, model.horizon)
         window_length = self._auto("window_length", min(max(wanted, 8), longest))
@@ -622,7 +654,7 @@ class LSTMForecaster(BaseForecaster):
             median = quantiles[:, :, middle : middle + 1]
             # Errors of blocks add up as if independent.
             gaps = quantiles - median
-            gaps = np.sign(gaps) * np.sqrt(gaps**2 + spread**2)
+            gaps = np.sign(gaps) * np.hypot(gaps, spread)
             quantiles = median + gaps
             spread = gaps[:, -1:]
             quantiles = guarded(quantiles, extended, numbers, model)
@@ -666,7 +698,7 @@ class LSTMForecaster(BaseForecaster):
         values = X.to_numpy(dtype=np.float64)[rows]
         return (values - model.exog_mean) / model.exog_scale
 
-    def backtest(self, y, X=None, fh=None, step=1):
+    def backtest(self, y, X=None, fh=None, step=1, initial_window=None):
         """Forecast from every cutoff of y in one pass, without refitting.
 
         Equal to ``evaluate`` with ``strategy="no-update_params"`` and an expanding
@@ -682,6 +714,8 @@ class LSTMForecaster(BaseForecaster):
             Steps ahead, relative and positive. None: that of `fit`.
         step : int, default=1
             Distance between cutoffs.
+        initial_window : int, default=None
+            Rows of each series before the first cutoff. None: a season and one.
 
         Returns
         -------
@@ -705,8 +739,10 @@ class LSTMForecaster(BaseForecaster):
                 f"got {steps.tolist()}."
             )
         device = resolve_device(self.device)
+        if initial_window is None:
+            initial_window = model.period + 1
         cutoffs = [
-            np.arange(model.period + 1, length - steps.min() + 1, step)
+            np.arange(initial_window, length - steps.min() + 1, step)
             for length in table.lengths
         ]
         instance = np.repeat(np.arange(table.n_instances), [len(c) for c in cutoffs])
@@ -779,9 +815,9 @@ class LSTMForecaster(BaseForecaster):
                 "early_stopping must be True, False or 'auto'; got "
                 f"{self.early_stopping!r}."
             )
-        if self.pretrained not in ("auto", None):
+        if self.pretrained not in ("auto", "only", None):
             raise ValueError(
-                f"pretrained must be 'auto' or None; got {self.pretrained!r}."
+                f"pretrained must be 'auto', 'only' or None; got {self.pretrained!r}."
             )
         for name, options in {
             "scaling": ("auto", "season", "last", "standard", "none"),
@@ -824,6 +860,7 @@ class LSTMForecaster(BaseForecaster):
         """
         tiny = {"hidden_size": 4, "max_steps": 2, "batch_size": 4, "update_steps": 2}
         return [
+            {},
             {**tiny, "n_members": 1},
             {**tiny, "n_members": 2, "horizon": 2, "window_length": 6, "sp": 3,
              "segment_length": 2, "cell": "gru", "scaling": "standard"},

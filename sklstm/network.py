@@ -457,22 +457,30 @@ class ForecastNetwork(_Portable, nn.Module):
         if linear_length:
             self.linear = skip_init(RowLinear, linear_length, horizon, bias=False)
 
-    def forward(self, x, base, future, generator=None):
-        """(N, W, I), (N, Z, 3), (N, Z, F) -> quantiles (N, Z, Q), Z = horizon."""
+    def forward(self, x, base, future, steps=None, generator=None):
+        """(N, W, I), (N, Z, 3), (N, Z, F) -> quantiles (N, Z, Q).
+
+        Z = horizon, unless `steps` (Z,) says which steps `base` and `future` are for: a
+        step is decoded by itself, so training may look at some of a long horizon.
+        """
+        position, shares = self.position.weight, self.shares
+        if steps is not None:
+            position, shares = position[steps], shares[steps]
         values = x[:, :, 0]  # (N, W)
         if self.stem is not None:
             x = x.reshape(len(x), -1, self.segment_length * x.shape[2])  # (N, S, G I)
             x = F.relu(self.stem(x))  # (N, S, H)
         state = self.recurrence.final(x, generator)  # (N, H)
-        position = self.position.weight.expand(len(x), -1, -1)  # (N, Z, n_position)
+        position = position.expand(len(x), -1, -1)  # (N, Z, n_position)
         step = torch.cat([position, base, future], dim=2)
         hidden = F.relu(self.of_state(state)[:, None] + self.of_step(step))  # (N, Z, H)
         raw = self.correction(hidden)  # (N, Z, Q)
         middle = raw.shape[2] // 2
         naive, change = base[:, :, 0], base[:, :, 1:]  # (N, Z), (N, Z, 2)
-        median = naive + (self.shares * change).sum(2) + raw[:, :, middle]
+        median = naive + (shares * change).sum(2) + raw[:, :, middle]
         if self.linear is not None:
-            median = median + self.linear(values[:, -self.linear_length :])
+            linear = self.linear(values[:, -self.linear_length :])  # (N, horizon)
+            median = median + (linear if steps is None else linear[:, steps])
         # Positive gaps, added up outwards from the median: quantiles cannot cross.
         below = F.softplus(raw[:, :, :middle].flip(2)).cumsum(2).flip(2)
         above = F.softplus(raw[:, :, middle + 1 :]).cumsum(2)

@@ -11,9 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 # A season is taken as found if the autocorrelation at its lag passes M4's 90 % test.
 SEASONALITY_Z = 1.645
+# Without a frequency: seasons that must have been seen, and the share of the variation
+# within them that they must explain.
+MIN_SEASONS = 8
+MIN_EXPLAINED = 0.35
 # Channels of a window before exogenous ones.
 N_CHANNELS = 6
 PERIOD_OF_FREQUENCY = {
@@ -221,20 +226,24 @@ def frequency_period(index) -> int | None:
     return None
 
 
-def autocorrelation(array: SeriesArray, max_lag: int) -> np.ndarray:
-    """Return the mean autocorrelation of differenced series, shape (max_lag + 1,).
-
-    At most 200 series, evenly chosen, and the last 2000 values of each are looked at.
-    """
+def _sample(array: SeriesArray, most: int) -> np.ndarray:
+    """Return the last `most` values of at most 200 series, evenly chosen."""
     chosen = np.unique(np.linspace(0, len(array) - 1, min(len(array), 200)).astype(int))
-    width = min(int(array.lengths.max()), 2000)
+    width = min(int(array.lengths.max()), most)
     positions = array.stops[chosen, None] - width + np.arange(width)
-    x = np.diff(array.gather(chosen, positions), axis=1)  # (n, width - 1)
+    return array.gather(chosen, positions)
+
+
+def _autocorrelation(x, max_lag: int) -> np.ndarray:
+    """Return the mean autocorrelation of the rows of x, shape (max_lag + 1,)."""
     observed = ~np.isnan(x)
     x = np.where(observed, x, 0.0)
     mean = x.sum(1) / np.maximum(observed.sum(1), 1)
     x = np.where(observed, x - mean[:, None], 0.0)
-    n_fft = 2 ** math.ceil(math.log2(2 * width))
+    # Squares of very large values would overflow; the scale cancels below.
+    largest = np.abs(x).max(axis=1, keepdims=True)
+    x = np.divide(x, largest, out=np.zeros_like(x), where=largest > 0)
+    n_fft = 2 ** math.ceil(math.log2(2 * x.shape[1]))
     spectrum = np.abs(np.fft.rfft(x, n_fft)) ** 2
     covariance = np.fft.irfft(spectrum, n_fft)[:, : max_lag + 1]
     usable = covariance[:, 0] > 0
@@ -243,30 +252,85 @@ def autocorrelation(array: SeriesArray, max_lag: int) -> np.ndarray:
     return (covariance[usable] / covariance[usable, :1]).mean(axis=0)
 
 
-def find_period(array: SeriesArray, index) -> int:
-    """Return the seasonal period: that of the frequency, or of the autocorrelation.
+def _highest_peaks(acf, n_peaks: int) -> list[int]:
+    inner = acf[2:-1]
+    lags = 2 + np.flatnonzero((inner > acf[1:-2]) & (inner >= acf[3:]))
+    return lags[np.argsort(-acf[lags], kind="stable")][:n_peaks].tolist()
 
-    The period is kept only where the data are long enough to show it twice and the
-    autocorrelation of the differenced series at its lag is significant.
+
+def _explained_by_phase(x, period: int) -> float:
+    """Return the share of the variation within seasons that the phase explains.
+
+    Adjusted for the number of phases, so that it is about 0 for any series without that
+    season, random walks included.
+    """
+    n_seasons = x.shape[1] // period
+    seasons = x[:, x.shape[1] - n_seasons * period :].reshape(len(x), n_seasons, period)
+    seasons = seasons[~np.isnan(seasons).any(axis=(1, 2))]
+    if not len(seasons) or n_seasons < MIN_SEASONS:
+        return 0.0
+    seasons = seasons - seasons.mean(axis=2, keepdims=True)
+    # Trend within a season is no season.
+    step = np.arange(period) - (period - 1) / 2
+    slope = (seasons * step).sum(axis=2, keepdims=True) / (step**2).sum()
+    seasons = seasons - slope * step
+    largest = np.abs(seasons).max(axis=(1, 2), keepdims=True)
+    seasons = np.divide(seasons, largest, out=np.zeros_like(seasons), where=largest > 0)
+    total = (seasons**2).sum(axis=(1, 2))
+    left = ((seasons - seasons.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
+    usable = total > 0
+    if not usable.any():
+        return 0.0
+    return float(1 - (left[usable] / total[usable]).mean() * n_seasons / (n_seasons - 1))
+
+
+def find_period(array: SeriesArray, index) -> int:
+    """Return the seasonal period: that of the frequency, or what the values show.
+
+    A period is kept only where the data are long enough to show it twice and the
+    autocorrelation of the differenced series at its lag is significant. Noise can hide
+    a season from differences: if they show none, the peaks of the autocorrelation of
+    the series less its moving mean are tried, and the shortest kept that explains
+    nearly as much as the best.
     """
     longest = int(np.median(array.lengths))
-    candidates = [frequency_period(index)]
+    from_frequency = frequency_period(index)
     max_lag = min(longest // 2, 400)
     if max_lag < 2:
         return 1
-    acf = autocorrelation(array, max_lag)
-    if candidates[0] is None:
-        inner = acf[2:-1]
-        is_peak = (inner > acf[1:-2]) & (inner >= acf[3:])
-        lags = 2 + np.flatnonzero(is_peak)
-        candidates = [int(lags[acf[lags].argmax()])] if len(lags) else [1]
-    period = candidates[0]
-    if period <= 1 or period > max_lag:
+    x = _sample(array, 2000)
+    acf = _autocorrelation(np.diff(x, axis=1), max_lag)
+    period = from_frequency
+    if period is None:
+        period = (_highest_peaks(acf, 1) or [1])[0]
+    if 1 < period <= max_lag:
+        # The highest of many lags is high by chance: at each a lower risk is allowed.
+        z = SEASONALITY_Z if from_frequency else ndtri(1 - 0.05 / max_lag)
+        n = longest * len(x)
+        limit = z * math.sqrt((1 + 2 * (acf[1:period] ** 2).sum()) / n)
+        if acf[period] > (limit if from_frequency else max(limit, 0.2)):
+            return period
+    if from_frequency is not None or x.shape[1] < 8 * MIN_SEASONS:
         return 1
-    n = longest * min(len(array), 200)
-    limit = SEASONALITY_Z * math.sqrt((1 + 2 * (acf[1:period] ** 2).sum()) / n)
-    from_frequency = frequency_period(index) is not None
-    return period if acf[period] > (limit if from_frequency else max(limit, 0.2)) else 1
+    width = min(max_lag, x.shape[1] // 2)
+    filled = np.where(np.isnan(x), np.nanmean(x, axis=1, keepdims=True), x)
+    total = np.cumsum(np.pad(filled, ((0, 0), (1, 0))), axis=1)
+    moving = (total[:, width:] - total[:, :-width]) / width  # of `width` values
+    middle = width // 2
+    level = x[:, middle : middle + moving.shape[1]] - moving
+    peaks = _highest_peaks(_autocorrelation(level, max_lag), 5)
+    # A peak may be at several seasons, and noise moves it by a step or two.
+    candidates = {
+        max(round(p / n) + k, 2)
+        for p in peaks
+        for n in (1, 2, 3, 4)
+        for k in range(-2, 3)
+    }
+    shares = {p: _explained_by_phase(x, p) for p in candidates}
+    best = max(shares.values(), default=0.0)
+    if best < MIN_EXPLAINED:
+        return 1
+    return min(p for p, share in shares.items() if share > 0.7 * best)
 
 
 def grows_with_level(array: SeriesArray, period: int) -> bool:

@@ -14,8 +14,9 @@ LEAVES = {"sequences", "network", "heads", "training", "windows"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
     "estimators": LEAVES - {"windows"},
-    "forecast_model": {"heads", "training", "windows"},
-    "forecaster": {"forecast_model", "heads", "network", "training", "windows"},
+    "pretrained": {"network"},
+    "forecast_model": {"heads", "network", "training", "windows"},
+    "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
     "__init__": {"estimators"},
 }
 # What costs time to import, and the rooms that may.

@@ -177,7 +177,8 @@ def test_missing_values_are_taken_in_stride():
 def test_pretrained_weights_survive_clone_and_a_second_fit():
     y = make_panel(10)
     pretrained = LSTMForecaster(**QUICK).pretrain(y, fh=[1, 2, 3])
-    weights = pretrained.pretrained_model_.trained[0].network.correction.weight.detach().clone()
+    kept = pretrained.pretrained_model_.trained[0].network.correction.weight
+    weights = kept.detach().clone()
     new = load_airline()
     twin = pretrained.clone().fit(new, fh=[1, 2, 3])
     first = twin.predict()

@@ -1,0 +1,171 @@
+"""The network in the package: what holds for it without any training."""
+
+import pickle
+import shutil
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sktime.datasets import load_airline, load_longley
+
+from sklstm import LSTMForecaster
+from sklstm.pretrained import WEIGHTS, load_pretrained, save_pretrained
+
+
+def panel_of(series):
+    index = pd.MultiIndex.from_arrays(
+        [
+            np.repeat(np.arange(len(series)), [len(x) for x in series]),
+            np.concatenate([np.arange(len(x)) for x in series]),
+        ],
+        names=["series", "time"],
+    )
+    return pd.DataFrame({"y": np.concatenate(series)}, index)
+
+
+def forecast(y, n_steps=12, **kwargs):
+    return LSTMForecaster(**kwargs).fit(y, fh=np.arange(1, n_steps + 1)).predict()
+
+
+def test_short_series_are_forecast_without_training_and_better_than_naive():
+    y = load_airline()
+    forecaster = LSTMForecaster().fit(y[:-24], fh=np.arange(1, 25))
+    assert forecaster.pretrained_share_ == 1.0
+    assert forecaster.n_members_ == 0
+    assert forecaster.history_ == []
+    error = np.abs(forecaster.predict() - y[-24:]).mean()
+    naive = np.abs(np.resize(y[-36:-24], 24) - y[-24:]).mean()
+    assert error < 0.7 * naive
+
+
+def test_seed_does_not_matter_without_training():
+    y = load_airline()
+    pd.testing.assert_series_equal(
+        forecast(y, random_state=0), forecast(y, random_state=1)
+    )
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"pretrained": None}, {"hidden_size": 8}, {"cell": "gru"}, {"early_stopping": True}],
+    ids=str,
+)
+def test_who_asks_for_training_gets_it(setting):
+    forecaster = LSTMForecaster(n_members=1, max_steps=2, **setting)
+    forecaster.fit(load_airline()[:60], fh=[1])
+    assert forecaster.n_members_ == 1
+    assert forecaster.pretrained_share_ == 0.0
+
+
+def test_exogenous_data_are_learnt_from_instead():
+    y, X = load_longley()
+    forecaster = LSTMForecaster(random_state=0).fit(y, X=X, fh=[1])
+    assert forecaster.pretrained_share_ == 0.0
+    with pytest.raises(ValueError, match="pretrained='only' cannot use X"):
+        LSTMForecaster(pretrained="only").fit(y, X=X, fh=[1])
+
+
+def test_a_larger_panel_mixes_both_by_what_is_best_on_series_set_aside():
+    rng = np.random.default_rng(0)
+    season = np.sin(2 * np.pi * np.arange(60) / 12 + rng.normal(size=(60, 1)))
+    y = panel_of(list(10 + season + 0.1 * rng.normal(size=(60, 60))))
+    forecaster = LSTMForecaster(sp=12, random_state=0)
+    forecaster.fit(y, fh=[1, 2, 3])
+    assert forecaster.pretrained_share_ in (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert forecaster.n_members_ == 1
+    only = LSTMForecaster(sp=12, pretrained="only").fit(y, fh=[1, 2, 3])
+    assert only.n_members_ == 0
+
+
+def test_affine_equivariance():
+    y = load_airline().astype(float)
+    # Of values that are not all positive there is no logarithm: one view only.
+    centred = y - y.mean()
+    scaled = forecast(3e4 * centred - 50.0)
+    np.testing.assert_allclose(scaled, 3e4 * forecast(centred) - 50.0, rtol=1e-4, atol=3)
+    np.testing.assert_allclose(forecast(1e-6 * y), 1e-6 * forecast(y), rtol=1e-4)
+
+
+def test_a_series_is_forecast_alike_alone_and_in_a_panel():
+    rng = np.random.default_rng(1)
+    series = [rng.normal(size=n).cumsum() for n in (5, 11, 30, 60, 150)]
+    together = forecast(panel_of(series), sp=4).to_numpy().reshape(5, 12)
+    for one, of_panel in zip(series, together, strict=True):
+        alone = forecast(panel_of([one]), sp=4).to_numpy().ravel()
+        np.testing.assert_array_equal(alone, of_panel)
+
+
+def test_quantiles_never_cross_and_the_median_is_the_forecast():
+    y = load_airline()
+    forecaster = LSTMForecaster().fit(y, fh=np.arange(1, 61))  # two blocks
+    alpha = [0.001, 0.025, 0.1, 0.5, 0.8, 0.975, 0.999]
+    quantiles = forecaster.predict_quantiles(alpha=alpha).to_numpy()
+    assert (np.diff(quantiles, axis=1) > 0).all()
+    np.testing.assert_allclose(quantiles[:, 3], forecaster.predict())
+
+
+def extreme_series(rng, n):
+    """Constants, spikes, huge and tiny scales, sign changes, few points, gaps."""
+    for i in range(n):
+        length = int(rng.integers(2, 6)) if i % 4 == 0 else int(rng.integers(6, 120))
+        x = rng.standard_t(2, length)
+        kind = i % 7
+        if kind == 1:
+            x = np.full(length, rng.normal())
+        elif kind == 2:
+            x[rng.integers(length)] = 1e9
+        elif kind == 3:
+            x = x * 10.0 ** rng.integers(-200, 200)
+        elif kind == 4:
+            x = (-1.0) ** np.arange(length) * 1e6
+        elif kind == 5:
+            x = np.exp(rng.uniform(-0.5, 0.5) * np.arange(length))
+        elif kind == 6 and length > 3:
+            start = rng.integers(1, length - 1)
+            x[start : start + rng.integers(1, length)] = np.nan
+        yield x
+
+
+def test_extreme_series_stay_finite_and_within_reach():
+    rng = np.random.default_rng(2)
+    series = list(extreme_series(rng, 700))
+    with np.errstate(all="raise", under="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*left the range of their history")
+        predicted = forecast(panel_of(series), sp=4, pretrained="only").to_numpy()
+    predicted = predicted.reshape(700, 12)
+    assert np.isfinite(predicted).all()
+    for x, ahead in zip(series, predicted, strict=True):
+        low, high = np.nanmin(x), np.nanmax(x)
+        reach = 10 * (high - low) + 1e-6 * max(abs(low), abs(high))
+        assert low - reach <= ahead.min()
+        assert ahead.max() <= high + reach
+
+
+def test_pickle_holds_the_weights(tmp_path):
+    forecaster = LSTMForecaster().fit(load_airline(), fh=[1, 2])
+    twin = pickle.loads(pickle.dumps(forecaster))
+    np.testing.assert_array_equal(twin.predict(), forecaster.predict())
+
+
+def test_weights_survive_the_file(tmp_path):
+    network, quantiles = load_pretrained()
+    path = tmp_path / "weights.safetensors"
+    save_pretrained(network, quantiles, path)
+    again, levels = load_pretrained(path)
+    assert levels == quantiles
+    assert again.config == network.config
+    assert WEIGHTS.stat().st_size < 2e6
+
+
+def test_damaged_or_missing_weights_are_named(tmp_path, monkeypatch):
+    y = load_airline()
+    damaged = tmp_path / "forecaster.safetensors"
+    shutil.copy(WEIGHTS, damaged)
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    for path in (damaged, tmp_path / "absent.safetensors"):
+        with pytest.raises(ValueError, match="missing or damaged"):
+            load_pretrained(path)
+    monkeypatch.setattr("sklstm.forecaster.load_pretrained", lambda: 1 / 0)
+    quick = LSTMForecaster(pretrained=None, max_steps=2, n_members=1, hidden_size=4)
+    assert quick.fit(y, fh=[1]).predict().notna().all()

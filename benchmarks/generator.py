@@ -12,8 +12,13 @@ it. Each series is the sum, or for two in three the exponential of the sum, of
 
 Some are counts, with many zeros, or pure random walks. Scales cover many orders of
 magnitude, which the normalisation of windows takes away again.
+
+    python benchmarks/generator.py docs/generated_series.png
+
+draws forty of them.
 """
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -223,3 +228,26 @@ def _constant_stretches(rng, values):
     stop = start + rng.integers(2, 20, n)
     inside = (t >= start[:, None]) & (t < stop[:, None]) & (rng.random(n) < 0.03)[:, None]
     return np.where(inside, values[np.arange(n), start][:, None], values)
+
+
+def draw(path, seed=0):
+    """Draw generated series, eight for each of five periods."""
+    import matplotlib  # noqa: PLC0415 - for drawing alone
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    rng = np.random.default_rng(seed)
+    figure, axes = pyplot.subplots(5, 8, figsize=(14, 7), sharex=True)
+    for row, period in zip(axes, (1, 4, 7, 12, 24), strict=True):
+        for axis, values in zip(row, generate(rng, 8, 144, period).values, strict=True):
+            axis.plot(values, linewidth=0.8, color="#0072B2")
+            axis.set_yticks([])
+        row[0].set_ylabel(f"period {period}")
+    figure.supxlabel("time step")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+
+
+if __name__ == "__main__":
+    draw(sys.argv[1])

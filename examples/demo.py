@@ -2,7 +2,7 @@
 
 A scikit-learn grid search over an LSTM on sequences of unequal length, and forecasts of
 monthly airline passengers through sktime: by reduction to LSTMRegressor, and by
-LSTMForecaster in sktime's evaluate. Takes about a minute.
+LSTMForecaster in sktime's evaluate; and a hierarchy of sales. Takes about a minute.
 """
 
 import time
@@ -10,7 +10,11 @@ import time
 import numpy as np
 from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import GridSearchCV
-from sktime.datasets import load_airline, load_japanese_vowels
+from sktime.datasets import (
+    load_airline,
+    load_hierarchical_sales_toydata,
+    load_japanese_vowels,
+)
 from sktime.forecasting.compose import make_reduction
 from sktime.forecasting.model_evaluation import evaluate
 from sktime.forecasting.naive import NaiveForecaster
@@ -72,9 +76,31 @@ def evaluate_airline():
         print(f"  {name}: {results['test_MeanAbsoluteScaledError'].mean():.2f}")
 
 
+def forecast_sales():
+    """Forecast the last of five years for all product lines and their sums at once."""
+    y = load_hierarchical_sales_toydata()
+    by_series = y.groupby(level=[0, 1])
+    y_train, y_test = by_series.head(48), by_series.tail(12)
+    forecaster = LSTMForecaster(random_state=0).fit(y_train, fh=np.arange(1, 13))
+    y_pred = forecaster.predict().loc[y_test.index]
+    coverage = 0.9
+    interval = forecaster.predict_interval(coverage=coverage).loc[y_test.index]
+    inside = (interval.iloc[:, 0] <= y_test.iloc[:, 0]) & (
+        y_test.iloc[:, 0] <= interval.iloc[:, 1]
+    )
+    last = by_series.transform(lambda x: x.iloc[47]).loc[y_test.index]
+    print(f"Sales of {by_series.ngroups} lines and sums, 12 months, mean absolute error")
+    print(
+        f"  LSTMForecaster: {np.abs(y_pred - y_test).to_numpy().mean():.1f}, "
+        f"{inside.mean():.0%} within its {coverage:.0%} intervals"
+    )
+    print(f"  last value: {np.abs(last - y_test).to_numpy().mean():.1f}")
+
+
 if __name__ == "__main__":
     start = time.perf_counter()
     classify_speakers()
     forecast_airline()
     evaluate_airline()
+    forecast_sales()
     print(f"{time.perf_counter() - start:.0f} s")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 import warnings
 
 import numpy as np
@@ -145,7 +146,7 @@ class LSTMForecaster(BaseForecaster):
         "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps".
     random_state : int, RandomState instance or None, default=None
     verbose : bool, default=False
-        Whether to print a line per 25 steps.
+        Whether to print a line per stage of `fit`.
 
     Attributes
     ----------
@@ -312,6 +313,7 @@ class LSTMForecaster(BaseForecaster):
 
     def _train_model(self, table, X, fh, always=False):
         """Choose what is "auto", train, calibrate; return the model and its losses."""
+        began = time.perf_counter()
         self._check_parameters()
         array = table.flatten()
         longest = int(array.lengths.max())
@@ -335,6 +337,11 @@ class LSTMForecaster(BaseForecaster):
             columns=tuple(table.frame.columns),
             exog_columns=() if X is None else tuple(X.columns),
         )
+        self._report(
+            f"read {len(array)} series, {int(array.lengths.sum())} values, season of "
+            f"{period}",
+            began,
+        )
         shipped = self._shipped(array, period, X)
         if self.pretrained == "only" and not shipped:
             raise ValueError(
@@ -348,6 +355,7 @@ class LSTMForecaster(BaseForecaster):
             most = shipped[0].horizon
             model.horizon = min(self.horizon or most, most)
             model.pretrained, model.pretrained_share = shipped, 1.0
+            self._report("took the pretrained network", began)
             return model, []
         model.trained = self._new_members(model, array)
         array = model.standardize(array)
@@ -356,12 +364,23 @@ class LSTMForecaster(BaseForecaster):
             model, training, self._choices(array)["max_steps"], self.learning_rate_init,
             aside,
         )  # fmt: skip
+        began = time.perf_counter()
         if shipped and model.horizon <= shipped[0].horizon:
             model.pretrained = shipped
             model.pretrained_share = self._best_share(model, array, aside)
         if aside is not None:
             self._calibrate(model, aside)
+            self._report(
+                f"calibrated on {len(aside)} series; share of the pretrained network "
+                f"{model.pretrained_share:g}",
+                began,
+            )
         return model, history
+
+    def _report(self, line, began):
+        if self.verbose:
+            seconds = time.perf_counter() - began
+            print(f"LSTMForecaster: {line} ({seconds:.1f} s)")  # noqa: T201 - asked for
 
     def _horizon(self, table, fh, period):
         steps_ahead = 1
@@ -450,7 +469,7 @@ class LSTMForecaster(BaseForecaster):
             )
         history = []
         for i, member in enumerate(model.trained):
-            network = member.network
+            began, network = time.perf_counter(), member.network
             random = Randomness(self.random_state, device, i)
             rng = np.random.default_rng(random.split_seed)
             batches = WindowBatches(
@@ -483,10 +502,15 @@ class LSTMForecaster(BaseForecaster):
                     n_iter_no_change=10,
                     generator=random.dropout,
                     validate=validate,
-                    verbose=self.verbose,
                 )
             network.cpu()
             history.append(trained.loss_curve)
+            self._report(
+                f"trained network {i + 1} of {len(model.trained)}: "
+                f"{trained.n_iter * batches.n_batches} steps of {batch_size} windows, "
+                f"loss {trained.loss_curve[-1]:.4f}",
+                began,
+            )
         return history
 
     def _set_aside(self, array):

@@ -6,12 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sktime.benchmarking.forecasting import ForecastingBenchmark
 from sktime.datasets import load_airline, load_longley
 from sktime.forecasting.base import ForecastingHorizon
-from sktime.forecasting.compose import ForecastingPipeline, TransformedTargetForecaster
+from sktime.forecasting.compose import (
+    EnsembleForecaster,
+    ForecastingPipeline,
+    MultiplexForecaster,
+    TransformedTargetForecaster,
+)
 from sktime.forecasting.model_evaluation import evaluate
 from sktime.forecasting.model_selection import ForecastingGridSearchCV
+from sktime.forecasting.naive import NaiveForecaster
 from sktime.forecasting.reconcile import ReconcilerForecaster
+from sktime.performance_metrics.forecasting import MeanAbsoluteError
 from sktime.split import ExpandingWindowSplitter, SlidingWindowSplitter
 from sktime.transformations.series.difference import Differencer
 from sktime.transformations.series.exponent import ExponentTransformer
@@ -273,6 +281,47 @@ def test_composition():
     assert search.fit(y, fh=[1]).predict().shape == (1,)
     hierarchy = _make_hierarchical(min_timepoints=24, max_timepoints=24)
     ReconcilerForecaster(forecaster, method="bu").fit(hierarchy, fh=[1]).predict()
+
+
+@pytest.mark.filterwarnings("ignore")  # sktime's own
+def test_choice_and_ensemble():
+    y = load_airline()
+    forecasters = [("lstm", LSTMForecaster()), ("naive", NaiveForecaster(sp=12))]
+    choice = MultiplexForecaster(forecasters, selected_forecaster="lstm")
+    chosen = choice.fit(y, fh=[1, 2, 3]).predict()
+    alone = LSTMForecaster().fit(y, fh=[1, 2, 3]).predict()
+    np.testing.assert_array_equal(chosen, alone)
+    both = EnsembleForecaster(forecasters).fit(y, fh=[1, 2, 3]).predict()
+    np.testing.assert_allclose(2 * both - y[-12:-9].to_numpy(), alone)
+
+
+@pytest.mark.filterwarnings("ignore")  # sktime's own
+def test_benchmark(tmp_path):
+    benchmark = ForecastingBenchmark()
+    benchmark.add_estimator(LSTMForecaster(), "lstm")
+    benchmark.add_estimator(NaiveForecaster(sp=12), "naive")
+    cv = ExpandingWindowSplitter(fh=[1, 2, 3], initial_window=108, step_length=12)
+    benchmark.add_task(load_airline, cv, [MeanAbsoluteError()])
+    results = benchmark.run(tmp_path / "results.csv").set_index("model_id")
+    errors = results["MeanAbsoluteError_mean"].astype(float)
+    assert errors["lstm"] < errors["naive"]
+
+
+@pytest.mark.parametrize("settings", [{}, QUICK], ids=["pretrained", "trained"])
+def test_save_and_load(tmp_path, settings):
+    forecaster = LSTMForecaster(**settings).fit(load_airline(), fh=[1, 2, 3])
+    forecaster.save(tmp_path / "forecaster")
+    twin = LSTMForecaster.load_from_path(tmp_path / "forecaster.zip")
+    pd.testing.assert_series_equal(twin.predict(), forecaster.predict())
+
+
+def test_verbose_prints_a_line_per_stage(capsys):
+    y = make_panel(50)
+    LSTMForecaster(**QUICK, verbose=True).fit(y, fh=[1, 2])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["read", "trained", "calibrated"]
+    LSTMForecaster(**QUICK).fit(y, fh=[1, 2])
+    assert not capsys.readouterr().out
 
 
 def with_gap():

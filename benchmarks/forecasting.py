@@ -3,19 +3,22 @@
     python benchmarks/forecasting.py [--scratch | --zero-shot] [TABLE ...]
 
 TABLE is one or more of airline short walks m3_yearly m3_monthly m4_hourly etth1 ettm1
-many. --scratch: without the pretrained network; --zero-shot: with nothing else. M3, M4
-and ETT are read from ../shared/data, the short series from statsmodels; each is skipped
-with a message where it is absent. Official splits; the network never sees a test part.
+many intervals extremes latency. --scratch: without the pretrained network; --zero-shot:
+with nothing else. M3, M4 and ETT are read from ../shared/data, the short series from
+statsmodels; each is skipped with a message where it is absent. Official splits; the
+network never sees a test part.
 """
 
 import itertools
 import resource
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from generator import draw_period, extreme_series, generate
 from sktime.datasets import load_airline, load_lynx
 
 from sklstm import LSTMForecaster
@@ -237,6 +240,68 @@ def run_many():
     )
 
 
+def run_intervals():
+    """Coverage of 80 % and 95 % intervals without training."""
+    archive = np.load(DATA / "m3/m3_monthly.npz")
+    series = [
+        archive["train_values"][a:b].astype(float)
+        for a, b in itertools.pairwise(archive["train_offsets"])
+    ]
+    rng = np.random.default_rng(1)
+    data = {"M3 Monthly": [(12, series, archive["test"])], "generated": []}
+    for _ in range(20):
+        period = draw_period(rng)
+        values = generate(rng, 100, 114, period).values
+        data["generated"].append((period, list(values[:, :96]), values[:, 96:]))
+    lines = []
+    for name, sets in data.items():
+        inside = {0.8: [], 0.95: []}
+        for period, train, test in sets:
+            forecaster = LSTMForecaster(sp=period, pretrained="only")
+            forecaster.fit(panel_of(train), fh=np.arange(1, test.shape[1] + 1))
+            for coverage, hits in inside.items():
+                interval = forecaster.predict_interval(coverage=coverage).to_numpy()
+                actual = test.ravel()
+                hits.append((interval[:, 0] <= actual) & (actual <= interval[:, 1]))
+        each = "  ".join(
+            f"{coverage:.0%}: {np.concatenate(hits).mean():.1%}"
+            for coverage, hits in inside.items()
+        )
+        lines.append(f"{name} {each}")
+    return "; ".join(lines)
+
+
+def run_extremes(n=20_000):
+    """Extreme series: every forecast finite and within 10 ranges of its history."""
+    series = list(extreme_series(np.random.default_rng(0), n))
+    forecaster = LSTMForecaster(sp=4, pretrained="only")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*left the range of their history")
+        predicted = forecaster.fit(panel_of(series), fh=np.arange(1, 25)).predict()
+    predicted = predicted.to_numpy().reshape(n, 24)
+    low, high = (np.array([f(x) for x in series]) for f in (np.nanmin, np.nanmax))
+    reach = 10 * (high - low) + 1e-6 * np.maximum(np.abs(low), np.abs(high))
+    outside = (predicted.min(axis=1) < low - reach) | (predicted.max(1) > high + reach)
+    return (
+        f"{(~np.isfinite(predicted)).any(axis=1).sum()} of {n} not finite, "
+        f"{outside.sum()} beyond 10 ranges of their history"
+    )
+
+
+def run_latency():
+    """One series of 144 points, fitted and forecast without training."""
+    y, fh = load_airline(), np.arange(1, 13)
+    seconds = []
+    for _ in range(30):
+        start = time.perf_counter()
+        LSTMForecaster(**SETTINGS).fit(y, fh=fh).predict()
+        seconds.append(time.perf_counter() - start)
+    return (
+        f"fit and predict {1e3 * np.median(seconds[5:]):.0f} ms (first of the process "
+        f"{1e3 * seconds[0]:.0f} ms)"
+    )
+
+
 TABLES = {
     "airline": run_airline,
     "short": run_short,
@@ -247,6 +312,9 @@ TABLES = {
     "etth1": lambda: run_ett("ETTh1"),
     "ettm1": lambda: run_ett("ETTm1"),
     "many": run_many,
+    "intervals": run_intervals,
+    "extremes": run_extremes,
+    "latency": run_latency,
 }
 
 if __name__ == "__main__":

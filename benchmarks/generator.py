@@ -230,6 +230,28 @@ def _constant_stretches(rng, values):
     return np.where(inside, values[np.arange(n), start][:, None], values)
 
 
+def extreme_series(rng, n):
+    """Yield constants, spikes, huge and tiny scales, sign changes, few points, gaps."""
+    for i in range(n):
+        length = int(rng.integers(2, 6)) if i % 4 == 0 else int(rng.integers(6, 120))
+        x = rng.standard_t(2, length)
+        kind = i % 7
+        if kind == 1:
+            x = np.full(length, rng.normal())
+        elif kind == 2:
+            x[rng.integers(length)] = 1e9
+        elif kind == 3:
+            x = x * 10.0 ** rng.integers(-200, 200)
+        elif kind == 4:
+            x = (-1.0) ** np.arange(length) * 1e6
+        elif kind == 5:
+            x = np.exp(rng.uniform(-0.5, 0.5) * np.arange(length))
+        elif kind == 6 and length > 3:
+            start = rng.integers(1, length - 1)
+            x[start : start + rng.integers(1, length)] = np.nan
+        yield x
+
+
 def draw(path, seed=0):
     """Draw generated series, eight for each of five periods."""
     import matplotlib  # noqa: PLC0415 - for drawing alone

@@ -20,6 +20,8 @@ from sklstm.training import threads_for, torch_threads
 from sklstm.windows import SeriesArray, make_windows
 
 PREDICT_ROWS = 512
+# Kernels treat a single row, and the last rows of some batch sizes, differently.
+FILL = 4
 # Steps of a long horizon that a training batch looks at, and a prediction batch of that
 # many rows decodes.
 STEPS_AT_ONCE = 96
@@ -266,17 +268,17 @@ def _forward(network, windows, device) -> np.ndarray:
     """Quantiles (n, horizon, n_quantiles) of normalised windows, float64.
 
     In batches of at most 512 (fewer where the horizon is long) that are filled up to a
-    multiple of 16, so that a series is rounded alike whatever is forecast with it.
+    multiple of 4, so that a series is rounded alike whatever is forecast with it.
     """
     n, horizon = windows.base.shape[:2]
     out = []
-    most = max(PREDICT_ROWS // math.ceil(horizon / STEPS_AT_ONCE) // 16, 1) * 16
-    rows = min(most, math.ceil(n / 16) * 16)
+    most = max(PREDICT_ROWS // math.ceil(horizon / STEPS_AT_ONCE) // FILL, 1) * FILL
+    rows = min(most, math.ceil(n / FILL) * FILL)
     n_threads = threads_for(rows, windows.inputs.shape[1], network)
     with torch_threads(n_threads), torch.inference_mode():
         for start in range(0, n, rows):
             chosen = np.arange(start, min(start + rows, n))
-            filled = np.resize(chosen, math.ceil(len(chosen) / 16) * 16)
+            filled = np.resize(chosen, math.ceil(len(chosen) / FILL) * FILL)
             inputs = (
                 torch.from_numpy(a[filled]).to(device)
                 for a in (windows.inputs, windows.base, windows.future)

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from generator import draw_period, extreme_series, generate
 from sktime.datasets import load_airline, load_longley
 
 from sklstm import LSTMForecaster
@@ -105,28 +106,6 @@ def test_quantiles_never_cross_and_the_median_is_the_forecast():
     np.testing.assert_allclose(quantiles[:, 3], forecaster.predict())
 
 
-def extreme_series(rng, n):
-    """Constants, spikes, huge and tiny scales, sign changes, few points, gaps."""
-    for i in range(n):
-        length = int(rng.integers(2, 6)) if i % 4 == 0 else int(rng.integers(6, 120))
-        x = rng.standard_t(2, length)
-        kind = i % 7
-        if kind == 1:
-            x = np.full(length, rng.normal())
-        elif kind == 2:
-            x[rng.integers(length)] = 1e9
-        elif kind == 3:
-            x = x * 10.0 ** rng.integers(-200, 200)
-        elif kind == 4:
-            x = (-1.0) ** np.arange(length) * 1e6
-        elif kind == 5:
-            x = np.exp(rng.uniform(-0.5, 0.5) * np.arange(length))
-        elif kind == 6 and length > 3:
-            start = rng.integers(1, length - 1)
-            x[start : start + rng.integers(1, length)] = np.nan
-        yield x
-
-
 def test_extreme_series_stay_finite_and_within_reach():
     rng = np.random.default_rng(2)
     series = list(extreme_series(rng, 700))
@@ -169,3 +148,27 @@ def test_damaged_or_missing_weights_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("sklstm.forecaster.load_pretrained", lambda: 1 / 0)
     quick = LSTMForecaster(pretrained=None, max_steps=2, n_members=1, hidden_size=4)
     assert quick.fit(y, fh=[1]).predict().notna().all()
+
+
+def test_generated_series_are_seeded_finite_and_varied():
+    period = draw_period(np.random.default_rng(3))
+    first = generate(np.random.default_rng(4), 50, 80, period)
+    second = generate(np.random.default_rng(4), 50, 80, period)
+    np.testing.assert_array_equal(first.values, second.values)
+    assert first.period == period
+    assert np.isfinite(first.values).all()
+    assert len(np.unique(first.values.round(6), axis=0)) == 50
+
+
+@pytest.mark.filterwarnings("ignore:.*left the range of their history")
+def test_intervals_cover_generated_series():
+    rng = np.random.default_rng(5)
+    inside = []
+    for period in (1, 4, 12):
+        values = generate(rng, 150, 72, period).values
+        forecaster = LSTMForecaster(sp=period, pretrained="only")
+        forecaster.fit(panel_of(list(values[:, :60])), fh=np.arange(1, 13))
+        interval = forecaster.predict_interval(coverage=0.8).to_numpy()
+        actual = values[:, 60:].ravel()
+        inside.append((interval[:, 0] <= actual) & (actual <= interval[:, 1]))
+    assert 0.75 <= np.mean(inside) <= 0.85

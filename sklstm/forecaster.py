@@ -61,8 +61,9 @@ TRAINING_PARAMETERS = (
     "batch_size", "scaling", "transform",
 )  # fmt: skip
 LONGEST_WINDOW = 720  # of two weeks of hours, say, but not of minutes
-# Shares of the pretrained network that are tried; and without series to try them on,
-# values up to which it has half.
+# Shares of the pretrained network that are tried; and values up to which it has half
+# without series to try them on, and up to which more steps than for short data only
+# overfit, unless seasons are long.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIXED_TOTAL = 20_000
 
@@ -114,8 +115,8 @@ class LSTMForecaster(BaseForecaster):
         Networks to train, whose median is the forecast. "auto": 4 where there are at
         most 2000 observations, else 1. In `n_members_`.
     max_steps : int or "auto", default="auto"
-        Training steps. "auto": 300 for up to 2000 observations, 1000 up to 100,000,
-        else 1500.
+        Training steps. "auto": 300 for up to 2000 observations, and for up to 20,000
+        with a season of less than 24 steps; 1000 up to 100,000, else 1500.
     batch_size : int or "auto", default="auto"
         Windows per step. "auto": 32 for up to 2000 observations, else 256.
     learning_rate_init : float, default=3e-3
@@ -141,7 +142,7 @@ class LSTMForecaster(BaseForecaster):
         ``early_stopping=True``). "only": nothing is ever trained. None: never used.
     update_steps : int, default=50
         Training steps of ``update(update_params=True)``, on windows of old and new data
-        at a tenth of the learning rate.
+        at a tenth of the learning rate. Ignored where nothing was trained.
     device : str, default="auto"
         "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps".
     random_state : int, RandomState instance or None, default=None
@@ -287,7 +288,10 @@ class LSTMForecaster(BaseForecaster):
         self._check_columns(table.frame, X, model)
         array = model.standardize(table.flatten())
         self._train_networks(
-            model, array, self._choices(array)["max_steps"], self.learning_rate_init
+            model,
+            array,
+            self._choices(array, model.period)["max_steps"],
+            self.learning_rate_init,
         )
         self.pretrained_model_ = model
         return self
@@ -361,8 +365,8 @@ class LSTMForecaster(BaseForecaster):
         array = model.standardize(array)
         training, aside = self._set_aside(array)
         history = self._train_networks(
-            model, training, self._choices(array)["max_steps"], self.learning_rate_init,
-            aside,
+            model, training, self._choices(array, period)["max_steps"],
+            self.learning_rate_init, aside,
         )  # fmt: skip
         began = time.perf_counter()
         if shipped and model.horizon <= shipped[0].horizon:
@@ -408,7 +412,8 @@ class LSTMForecaster(BaseForecaster):
 
     def _new_members(self, model, array):
         """Return networks to be trained, and how windows are made for them."""
-        choices, period = self._choices(array), model.period
+        period = model.period
+        choices = self._choices(array, period)
         longest = int(array.lengths.max())
         wanted = 24 if period == 1 else 4 * period
         if period >= 24:
@@ -457,7 +462,7 @@ class LSTMForecaster(BaseForecaster):
     def _train_networks(self, model, array, max_steps, learning_rate_init, aside=None):
         """Train each network of a model in place; return their losses."""
         device = resolve_device(self.device)
-        batch_size = self._choices(array)["batch_size"]
+        batch_size = self._choices(array, model.period)["batch_size"]
         n_epochs = max(1, round(max_steps / STEPS_PER_EPOCH))
         held = aside if self.early_stopping in (True, "auto") else None
         if held is None and self.early_stopping is True:
@@ -800,10 +805,12 @@ class LSTMForecaster(BaseForecaster):
         given = getattr(self, name)
         return value if given == "auto" else given
 
-    def _choices(self, array):
+    def _choices(self, array, period):
         """Return what size of network and training the number of values asks for."""
         n = int(array.lengths.sum())
         sizes = SHORT if n <= SHORT_TOTAL else MEDIUM if n <= MEDIUM_TOTAL else LARGE
+        if SHORT_TOTAL < n <= MIXED_TOTAL and period < 24:
+            sizes = {**sizes, "max_steps": SHORT["max_steps"]}
         return {name: self._auto(name, value) for name, value in sizes.items()}
 
     def _keep_choices(self):

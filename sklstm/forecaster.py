@@ -891,7 +891,6 @@ class LSTMForecaster(BaseForecaster):
         """
         tiny = {"hidden_size": 4, "max_steps": 2, "batch_size": 4, "update_steps": 2}
         return [
-            {},
             {**tiny, "n_members": 1},
             {**tiny, "n_members": 2, "horizon": 2, "window_length": 6, "sp": 3,
              "segment_length": 2, "cell": "gru", "scaling": "standard"},

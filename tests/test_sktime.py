@@ -37,6 +37,25 @@ def test_forecaster_checks(forecaster, check):
     check_estimator(forecaster, tests_to_run=check, raise_exceptions=True, verbose=False)
 
 
+@pytest.mark.filterwarnings("ignore")  # sktime's own
+@pytest.mark.parametrize(
+    "check",
+    [
+        "test_predict_interval",
+        "test_predict_quantiles",
+        "test_predict_time_index_in_sample_full",
+        "test_update_predict_predicted_index",
+        "test_persistence_via_pickle",
+        "test_hierarchical_with_exogeneous",
+        "test_y_multivariate_raises_error",
+    ],
+)
+def test_forecaster_checks_without_training(check):
+    check_estimator(
+        LSTMForecaster(), tests_to_run=check, raise_exceptions=True, verbose=False
+    )
+
+
 def make_panel(n_series=8, n_timesteps=40, seed=0, n_columns=1):
     """Random walks, monthly."""
     rng = np.random.default_rng(seed)

@@ -104,7 +104,7 @@ def _filter(innovations, phi1, phi2=None):
 def _level(rng, n, n_timesteps):
     t = np.arange(n_timesteps)
     steps = rng.standard_normal((n, n_timesteps))
-    level = steps.cumsum(axis=1) * _magnitude(rng, n, -3.5, -1) * _some(rng, n, 0.8)
+    level = steps.cumsum(axis=1) * _magnitude(rng, n, -4, -1) * _some(rng, n, 0.75)
     # Drift per step: constant, damped, or bending at up to two times.
     drift = rng.choice([-1.0, 1.0, 1.0], (n, 1)) * _magnitude(rng, n, -4, -1.5)
     rate = np.repeat(drift * _some(rng, n, 0.75), n_timesteps, axis=1)
@@ -112,14 +112,14 @@ def _level(rng, n, n_timesteps):
     rate = np.where(_some(rng, n, 0.3) > 0, rate * damping**t, rate)
     for _ in range(2):
         bend = rng.integers(0, n_timesteps, (n, 1))
-        factor = rng.normal(0.5, 1.0, (n, 1))
-        bends = (_some(rng, n, 0.2) > 0) & (t >= bend)
+        factor = rng.normal(0.7, 0.8, (n, 1))
+        bends = (_some(rng, n, 0.15) > 0) & (t >= bend)
         rate = np.where(bends, rate * factor, rate)
     level += rate.cumsum(axis=1)
     # A slope that wanders: local linear trend.
     slope = rng.standard_normal((n, n_timesteps)).cumsum(axis=1)
     slope -= slope.mean(axis=1, keepdims=True) * _some(rng, n, 0.5)
-    level += slope.cumsum(axis=1) * _magnitude(rng, n, -5, -2.5) * _some(rng, n, 0.3)
+    level += slope.cumsum(axis=1) * _magnitude(rng, n, -5.5, -3) * _some(rng, n, 0.3)
     # A slow cycle, not tied to the period.
     length = 10 ** rng.uniform(0.7, 2.2, (n, 1))
     cycle = np.sin(2 * np.pi * (t / length + rng.random((n, 1))))
@@ -193,7 +193,7 @@ def _noise(rng, n, n_timesteps):
     change = np.arange(n_timesteps) >= rng.integers(0, n_timesteps, (n, 1))
     noise = np.where(change, noise * np.exp(rng.normal(0, 0.8, (n, 1))
                      * _some(rng, n, 0.1)), noise)  # fmt: skip
-    return noise * _magnitude(rng, n, -2.5, -0.6)
+    return noise * _magnitude(rng, n, -3.5, -0.6)
 
 
 def _shifts(rng, n, n_timesteps, noise):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from generator import draw_period, generate
+from safetensors.torch import load_file
 
 from sklstm.heads import ForecastHead
 from sklstm.network import ForecastNetwork, initialize
@@ -74,7 +75,7 @@ def _importance(inputs):
     """
     both = inputs[:, :, 1] * inputs[:, :, 3]  # observed, and observed a season ago
     difference = (np.abs(inputs[:, :, 0] - inputs[:, :, 2]) * both).sum(1)
-    return 1 / (difference / np.maximum(both.sum(1), 1) + 0.2)
+    return 1 / (difference / np.maximum(both.sum(1), 1) + 0.1)
 
 
 def relative_error(network, batches):
@@ -100,6 +101,7 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="weights to start from")
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.directory / "checkpoint.pt"
@@ -110,6 +112,8 @@ def main():
         num_layers=arguments.num_layers, cell="lstm", dropout=0.0,
     )  # fmt: skip
     initialize(network, torch.Generator().manual_seed(arguments.seed))
+    if arguments.start is not None:
+        network.load_state_dict(load_file(arguments.start))
     network.to(device)
     head = ForecastHead(QUANTILES)
     flat = FlatParameters(network)

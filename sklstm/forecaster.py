@@ -125,10 +125,10 @@ class LSTMForecaster(BaseForecaster):
         Decoupled weight decay (AdamW).
     max_grad_norm : float or None, default=1.0
     early_stopping : bool or "auto", default="auto"
-        Whether to keep the weights that forecast best what is not trained on, and to
-        stop when that gets no better. From 40 series on a fifth of them is set aside
-        for that. "auto": only then; True: else the last `horizon` values of each series
-        are held back.
+        Whether to keep the weights that forecast best what is not trained on: a fifth
+        of the series, set aside, from 40 series on. "auto": only then; True: else the
+        last `horizon` values of each series are held back, and training stops when 250
+        steps bring no gain.
     pretrained : {"auto", "only", None}, default="auto"
         Use of the network that comes with the package, which was trained on generated
         series. "auto": with at most 2000 values it forecasts by itself, nothing is
@@ -504,7 +504,9 @@ class LSTMForecaster(BaseForecaster):
                     max_iter=n_epochs,
                     tol=0.0,
                     max_grad_norm=self.max_grad_norm,
-                    n_iter_no_change=10,
+                    # "auto" only keeps the best weights: the error is still high while
+                    # the learning rate is.
+                    n_iter_no_change=10 if self.early_stopping is True else n_epochs,
                     generator=random.dropout,
                     validate=validate,
                 )

@@ -24,9 +24,9 @@ from torch.nn.utils import skip_init
 MAX_RECURRENT_STEPS = 64
 # From this length on, stem="auto" puts convolutions before the recurrence.
 MIN_CONV_TIMESTEPS = 8
-# Share of a window's trend, and of the way from its last season to its mean season,
-# that a forecast starts with.
-INITIAL_SHARE = 0.5
+# Shares of a window's trend, of its last season's trend, and of the way from its last to
+# its mean season that a forecast starts with.
+INITIAL_SHARES = (0.5, 0.0, 0.5)
 
 
 def step_mask(lengths: torch.Tensor, n_steps: int) -> torch.Tensor:
@@ -449,16 +449,17 @@ class ForecastNetwork(_Portable, nn.Module):
         )
         self.position = skip_init(nn.Embedding, horizon, self.n_position)
         self.of_state = skip_init(RowLinear, hidden_size, hidden_size)
-        n_step = self.n_position + 3 + n_future
+        n_step = self.n_position + 4 + n_future
         self.of_step = skip_init(RowLinear, n_step, hidden_size, bias=False)
         self.correction = skip_init(RowLinear, hidden_size, n_quantiles)
-        self.shares = nn.Parameter(torch.empty(horizon, 2))
+        self.shares = nn.Parameter(torch.empty(horizon, 3))
+        self.mixing = skip_init(RowLinear, hidden_size, 3, bias=False)
         self.linear = None
         if linear_length:
             self.linear = skip_init(RowLinear, linear_length, horizon, bias=False)
 
     def forward(self, x, base, future, steps=None, generator=None):
-        """(N, W, I), (N, Z, 3), (N, Z, F) -> quantiles (N, Z, Q).
+        """(N, W, I), (N, Z, 4), (N, Z, F) -> quantiles (N, Z, Q).
 
         Z = horizon, unless `steps` (Z,) says which steps `base` and `future` are for: a
         step is decoded by itself, so training may look at some of a long horizon.
@@ -476,7 +477,8 @@ class ForecastNetwork(_Portable, nn.Module):
         hidden = F.relu(self.of_state(state)[:, None] + self.of_step(step))  # (N, Z, H)
         raw = self.correction(hidden)  # (N, Z, Q)
         middle = raw.shape[2] // 2
-        naive, change = base[:, :, 0], base[:, :, 1:]  # (N, Z), (N, Z, 2)
+        naive, change = base[:, :, 0], base[:, :, 1:]  # (N, Z), (N, Z, 3)
+        shares = shares + self.mixing(hidden)  # (N, Z, 3): what the series asks for
         median = naive + (shares * change).sum(2) + raw[:, :, middle]
         if self.linear is not None:
             linear = self.linear(values[:, -self.linear_length :])  # (N, horizon)
@@ -529,7 +531,8 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
             nn.init.zeros_(module.correction.weight)
             nn.init.constant_(module.correction.bias, -2.0)  # narrow intervals
             module.correction.bias[module.config["n_quantiles"] // 2] = 0.0
-            nn.init.constant_(module.shares, INITIAL_SHARE)
+            nn.init.zeros_(module.mixing.weight)
+            module.shares[:] = torch.tensor(INITIAL_SHARES)
             if module.linear is not None:
                 nn.init.zeros_(module.linear.weight)
 

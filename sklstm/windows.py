@@ -375,9 +375,10 @@ class Windows:
     inputs : ndarray of shape (n, window_length, 6 + n_exog), float32
         Value, whether it was observed, value a season ago, whether that exists,
         log(period) / 3, and the mean effect of the step's phase; then exogenous data.
-    base : ndarray of shape (n, horizon, 3), float32
-        The seasonal naive forecast; how far the window's trend goes on from there; and
-        from the first to the mean of the last season plus the effect of the phase.
+    base : ndarray of shape (n, horizon, 4), float32
+        The seasonal naive forecast; how far the window's trend and the trend of its last
+        season go on from there; and from the first to the mean of the last season plus
+        the effect of the phase.
     future : ndarray of shape (n, horizon, n_exog), float32
     centre, scale : ndarray of shape (n,), float64
         A value is centre + scale * normalised.
@@ -439,6 +440,15 @@ def _slope(values):
         known &= count > 0
     gap = np.where(known, centres[1] - centres[0], 1.0)
     return np.where(known, (means[1] - means[0]) / gap, 0.0)
+
+
+def _recent_slope(context, period):
+    """Return the mean change per step over a season, of the last season (n,)."""
+    n_last = min(max(period, 4), context.shape[1] - period)
+    change = context[:, -n_last:] - context[:, -n_last - period : -period]
+    known = ~np.isnan(change)
+    total = np.where(known, change, 0.0).sum(axis=1)
+    return total / np.maximum(known.sum(axis=1), 1) / period
 
 
 def _phase_effects(context, period, slope):
@@ -530,13 +540,14 @@ def make_windows(
     # Steps from the value that the seasonal naive forecast repeats.
     distance = period * np.ceil(np.arange(1, horizon + 1) / period)
     drift = (slope / divisor[:, 0])[:, None] * distance
+    recent = (_recent_slope(context, period) / divisor[:, 0])[:, None] * distance
     smooth = np.zeros_like(base)
     if period > 1:
         tail = normal[:, -period:]
         n_tail = np.maximum((~np.isnan(context[:, -period:])).sum(axis=1), 1)
         level = (tail.sum(axis=1) / n_tail)[:, None]
         smooth = level + effects[:, np.arange(horizon) % period] - base
-    base = np.stack([base, drift, smooth], axis=2)
+    base = np.stack([base, drift, recent, smooth], axis=2)
     if future is None:
         future = np.zeros((n, horizon, n_exog))
     future = np.where(np.isnan(future), 0.0, future)

@@ -269,11 +269,10 @@ def _explained_by_phase(x, period: int) -> float:
     seasons = seasons[~np.isnan(seasons).any(axis=(1, 2))]
     if not len(seasons) or n_seasons < MIN_SEASONS:
         return 0.0
-    seasons = seasons - seasons.mean(axis=2, keepdims=True)
-    # Trend within a season is no season.
-    step = np.arange(period) - (period - 1) / 2
-    slope = (seasons * step).sum(axis=2, keepdims=True) / (step**2).sum()
-    seasons = seasons - slope * step
+    level = seasons.mean(axis=2, keepdims=True)
+    # A trend repeats in every season and is none.
+    slope = (level[:, -1:] - level[:, :1]) / ((n_seasons - 1) * period)
+    seasons = seasons - level - slope * (np.arange(period) - (period - 1) / 2)
     largest = np.abs(seasons).max(axis=(1, 2), keepdims=True)
     seasons = np.divide(seasons, largest, out=np.zeros_like(seasons), where=largest > 0)
     total = (seasons**2).sum(axis=(1, 2))

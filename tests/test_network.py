@@ -8,6 +8,8 @@ import torch
 from sklstm.network import (
     POOLINGS,
     ConvStem,
+    Dropout,
+    ForecastNetwork,
     MaskedBatchNorm,
     Pooling,
     Recurrence,
@@ -222,3 +224,40 @@ def test_auto():
     assert resolve_auto("auto", "auto", 8) == ("conv", "mean-max")
     assert resolve_auto("embedding", "auto", 7) == ("embedding", "mean-max")
     assert resolve_auto(None, "max", 500) == (None, "max")
+
+
+def test_dropout_keeps_the_mean_and_the_share():
+    dropout = Dropout(0.3).train()
+    x = torch.ones(333, 77, dtype=torch.float64)
+    dropped = dropout(x, torch.Generator().manual_seed(0))
+    kept = dropped > 0
+    assert abs(kept.double().mean() - 0.7) < 0.01
+    torch.testing.assert_close(dropped[kept], x[kept] / 0.7)
+    again = dropout(x, torch.Generator().manual_seed(0))
+    assert torch.equal(dropped, again)
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def test_the_final_state_is_the_last_of_all_states():
+    recurrence = Recurrence(3, 4, 2, "gru", False, 0.0)
+    initialize(recurrence, torch.Generator().manual_seed(0))
+    x = torch.randn(5, 7, 3, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(recurrence.final(x), recurrence(x, None)[:, -1])
+
+
+def test_some_steps_of_a_forecast_are_those_of_the_whole():
+    network = ForecastNetwork(
+        n_inputs=6, n_future=2, horizon=9, n_quantiles=3, segment_length=2,
+        linear_length=4, hidden_size=5, num_layers=1, cell="lstm", dropout=0.0,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    initialize(network, generator)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    x, base, future = (
+        torch.randn(4, *shape, generator=generator) for shape in ((8, 6), (9, 4), (9, 2))
+    )
+    steps = torch.tensor([1, 4, 8])
+    some = network(x, base[:, steps], future[:, steps], steps)
+    torch.testing.assert_close(some, network(x, base, future)[:, steps])

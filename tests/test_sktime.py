@@ -173,6 +173,12 @@ def test_horizon_beyond_training_is_reached_in_blocks():
     assert width.iloc[-1] > width.iloc[0]
 
 
+def test_long_horizon_is_trained_on_some_of_its_steps():
+    y = pd.Series(np.tile(np.arange(10.0), 60))
+    forecaster = LSTMForecaster(120, sp=10, **QUICK).fit(y, fh=range(1, 121))
+    np.testing.assert_allclose(forecaster.predict(), np.tile(np.arange(10), 12), atol=0.5)
+
+
 def test_quantiles_never_cross():
     y = make_panel(5, n_columns=2)
     forecaster = LSTMForecaster(**QUICK).fit(y, fh=range(1, 7))

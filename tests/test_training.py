@@ -12,6 +12,7 @@ from sklstm.training import (
     forward,
     padded_length,
     resolve_device,
+    retained_memory,
     scheduled_rate,
     torch_threads,
     train,
@@ -305,3 +306,23 @@ def test_one_thread_outside_the_main_thread():
     worker.join()
     torch.set_num_threads(before)
     assert seen == [1, 2]
+
+
+def test_memory_settings_are_left_as_glibc_would_have_them(monkeypatch):
+    calls = []
+
+    class Library:
+        def mallopt(self, option, value):
+            calls.append((option, value))
+
+        def malloc_trim(self, pad):
+            calls.append("trim")
+
+    monkeypatch.setattr("sklstm.training._glibc", Library)
+    with retained_memory():
+        assert calls == [(-4, 0), (-1, 2**31 - 1)]
+    assert calls[2:] == [(-4, 65536), (-3, 2**25), (-1, 2**26), "trim"]
+    monkeypatch.setenv("SKLSTM_RETAIN_MEMORY", "0")
+    with retained_memory():
+        pass
+    assert len(calls) == 6

@@ -150,3 +150,50 @@ def test_constant_window_has_no_scale():
     windows = make_windows(np.full((1, 8), 3.3), 1, 2)
     assert windows.scale == [0]
     assert windows.centre == [3.3]
+
+
+def test_trends_and_phases_by_hand():
+    # A line of slope 2 per step plus a season of +1, -1: over seasons of two steps.
+    season = np.tile([1.0, -1.0], 5)
+    context = (2.0 * np.arange(10) + season)[None]
+    windows = make_windows(context, 2, 4, scaling="none")
+    np.testing.assert_allclose(windows.inputs[0, :, 5], np.tile([1, -1], 4), atol=1e-6)
+    naive, drift, recent, smooth = windows.base[0].T
+    np.testing.assert_allclose(naive, [17, 17, 17, 17])  # 16 + 1, 18 - 1
+    # Steps 1, 2 are one season from what is repeated, 3 and 4 are two.
+    np.testing.assert_allclose(recent, [4, 4, 8, 8])
+    np.testing.assert_allclose(drift, [4, 4, 8, 8])
+    # The last season's mean is 17; plus the effect, from the naive forecast.
+    np.testing.assert_allclose(smooth, [1, -1, 1, -1], atol=1e-6)
+
+
+def test_gaps_leave_trends_and_phases_finite():
+    context = np.full((2, 10), np.nan)
+    context[0, [1, 4, 9]] = [1.0, 5.0, 2.0]
+    windows = make_windows(context, 3, 5)
+    assert np.isfinite(windows.inputs).all()
+    assert np.isfinite(windows.base).all()
+
+
+def test_a_season_that_noise_hides_from_differences_is_found():
+    rng = np.random.default_rng(0)
+    season = np.tile(np.sin(2 * np.pi * np.arange(48) / 48), 30)
+    y = flat(*(season + 0.7 * rng.normal(size=(5, 1440))))
+    assert find_period(y, pd.RangeIndex(1440)) == 48
+
+
+@pytest.mark.parametrize("length", [40, 100, 400])
+def test_walks_and_noise_have_no_season(length):
+    rng = np.random.default_rng(length)
+    noise = rng.normal(size=(40, length))
+    found = [
+        find_period(flat(x), pd.RangeIndex(length))
+        for x in np.concatenate([noise, noise.cumsum(axis=1)])
+    ]
+    assert np.mean([period > 1 for period in found]) <= 0.05
+
+
+def test_huge_values_do_not_overflow():
+    x = 1e200 * np.tile([1.0, 2.0, 5.0], 20)
+    with np.errstate(over="raise"):
+        assert find_period(flat(x), pd.RangeIndex(60)) == 3

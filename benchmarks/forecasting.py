@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from generator import draw_period, extreme_series, generate
+from generator import draw_period, extreme_series, generate, panel_of
 from sktime.datasets import load_airline, load_lynx
 
 from sklstm import LSTMForecaster
@@ -43,18 +43,6 @@ PUBLISHED = {
         "DLinear": (0.307, 0.337, 0.371, 0.416),
     },
 }
-
-
-def panel_of(series):
-    """Put arrays of unequal length into an (instance, time) frame."""
-    index = pd.MultiIndex.from_arrays(
-        [
-            np.repeat(np.arange(len(series)), [len(x) for x in series]),
-            np.concatenate([np.arange(len(x)) for x in series]),
-        ],
-        names=["series", "time"],
-    )
-    return pd.DataFrame({"y": np.concatenate(series)}, index)
 
 
 def scores(train, test, forecast, period):

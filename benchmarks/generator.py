@@ -22,6 +22,7 @@ import sys
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 PERIODS = np.array([1, 1, 1, 4, 4, 7, 7, 12, 12, 12, 12, 24, 24, 24, 0])  # 0: any
 
@@ -250,6 +251,18 @@ def extreme_series(rng, n):
             start = rng.integers(1, length - 1)
             x[start : start + rng.integers(1, length)] = np.nan
         yield x
+
+
+def panel_of(series):
+    """Put arrays of unequal length into an (instance, time) frame."""
+    index = pd.MultiIndex.from_arrays(
+        [
+            np.repeat(np.arange(len(series)), [len(x) for x in series]),
+            np.concatenate([np.arange(len(x)) for x in series]),
+        ],
+        names=["series", "time"],
+    )
+    return pd.DataFrame({"y": np.concatenate(series)}, index)
 
 
 def draw(path, seed=0):

@@ -7,22 +7,11 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from generator import draw_period, extreme_series, generate
+from generator import draw_period, extreme_series, generate, panel_of
 from sktime.datasets import load_airline, load_longley
 
 from sklstm import LSTMForecaster
 from sklstm.pretrained import WEIGHTS, load_pretrained, save_pretrained
-
-
-def panel_of(series):
-    index = pd.MultiIndex.from_arrays(
-        [
-            np.repeat(np.arange(len(series)), [len(x) for x in series]),
-            np.concatenate([np.arange(len(x)) for x in series]),
-        ],
-        names=["series", "time"],
-    )
-    return pd.DataFrame({"y": np.concatenate(series)}, index)
 
 
 def forecast(y, n_steps=12, **kwargs):

@@ -1,4 +1,4 @@
-"""Leaf: the network, plain torch. Imports nothing of ours.
+"""Leaf: the network, plain torch but for its LSTM layers, which `kernels` computes.
 
     stem -> recurrence -> pooling -> readout
 
@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
+
+from sklstm import kernels
 
 # A recurrence longer than this many steps is shortened by striding the convolutions.
 MAX_RECURRENT_STEPS = 64
@@ -201,12 +203,26 @@ class LSTMLayer(nn.LSTM):
     def reset_parameters(self):
         """Do nothing: `initialize` fills the parameters."""
 
+    def forward(self, x):
+        """(S, N, I) -> every state (S, N, H) and the last one (N, H)."""
+        if kernels.applies(x, self.weight_hh_l0):
+            return kernels.lstm(
+                x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
+            )
+        output, (last, _) = super().forward(x)
+        return output, last[0]
+
 
 class GRULayer(nn.GRU):
     """One direction of one layer: `torch.nn.GRU`, with memory left unfilled."""
 
     def reset_parameters(self):
         """Do nothing: `initialize` fills the parameters."""
+
+    def forward(self, x):
+        """(S, N, I) -> every state (S, N, H) and the last one (N, H)."""
+        output, last = super().forward(x)
+        return output, last[0]
 
 
 CELLS = {"lstm": LSTMLayer, "gru": GRULayer}
@@ -253,9 +269,7 @@ class Recurrence(nn.Module):
         x = x.transpose(0, 1)  # (S, N, I)
         for layer in self.forwards[:-1]:
             x = self.dropout(layer(x)[0], generator)
-        state = self.forwards[-1](x)[1]
-        hidden = state[0] if isinstance(state, tuple) else state  # (1, N, H)
-        return self.dropout(hidden[0], generator)
+        return self.dropout(self.forwards[-1](x)[1], generator)
 
 
 # ----------------------------------------------------------------------- pooling

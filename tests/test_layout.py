@@ -13,6 +13,8 @@ PACKAGE = Path(sklstm.__file__).parent
 LEAVES = {"sequences", "network", "heads", "training", "windows"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
+    "kernels": set(),
+    "network": {"kernels"},
     "estimators": LEAVES - {"windows"},
     "pretrained": {"network"},
     "forecast_model": {"heads", "network", "training", "windows"},

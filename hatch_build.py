@@ -1,0 +1,71 @@
+"""Build hook: compile sklstm/recurrence.c where there is a C compiler.
+
+Without one (or on Windows) the package is pure Python and runs on torch's own kernels.
+"""
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import warnings
+from pathlib import Path
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+PACKAGE = Path(__file__).parent / "sklstm"
+X86_VARIANTS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mfma"],
+}
+
+
+def variants():
+    """Return the compiler flags of each variant for this kind of processor."""
+    machine = platform.machine().lower()
+    if sys.platform == "win32":
+        return {}
+    if machine in ("x86_64", "amd64"):
+        return X86_VARIANTS
+    return {"neon": []} if machine in ("aarch64", "arm64") else {}
+
+
+def compile_variant(name, flags):
+    """Compile one variant; return its path, or None with a warning."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    if shutil.which(compiler[0]) is None:
+        warnings.warn(
+            f"No C compiler {compiler[0]!r}: sklstm will run on torch's kernels, which "
+            "are about half as fast on a CPU.",
+            stacklevel=2,
+        )
+        return None
+    target = PACKAGE / f"_recurrence_{name}.so"
+    # Next to the target, so that it is replaced in one step: it may be in use.
+    with tempfile.TemporaryDirectory(dir=PACKAGE) as folder:
+        made = Path(folder) / target.name
+        command = [*compiler, "-O3", *flags, "-shared", "-fPIC", "-o", str(made)]
+        command.append(str(PACKAGE / "recurrence.c"))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            warnings.warn(f"{' '.join(command)} failed:\n{done.stderr}", stacklevel=2)
+            return None
+        made.replace(target)
+    return target
+
+
+class NativeKernels(BuildHookInterface):
+    """Put the compiled variants into the wheel, which then is for one platform."""
+
+    def initialize(self, version, build_data):
+        """Compile before the wheel is put together."""
+        made = [compile_variant(name, flags) for name, flags in variants().items()]
+        made = [path for path in made if path is not None]
+        if made:
+            tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data["tag"] = f"py3-none-{tag}"
+            build_data["pure_python"] = False
+            build_data["artifacts"].extend(f"sklstm/{path.name}" for path in made)

@@ -1,0 +1,320 @@
+/* One layer of an LSTM, forwards and backwards in time, in single precision.
+
+   The gates of a step are a matrix product followed by a few functions of each element.
+   Here the product of a tile of rows and units stays in registers until the functions
+   have been applied, and all that is ever written is what the backward pass needs.
+
+   A row of the batch is computed by the same operations in the same order wherever it
+   stands and whatever its neighbours are. Rows are independent but for the gradients of
+   the weights, which callers on several threads add up themselves.
+
+   Units are padded to whole vectors of LANES floats, with weights of zero. Gates are
+   stored (T, N, blocks, 4, LANES): all of a block of units together, in the order input,
+   forget, cell, output. */
+#include <stddef.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define ROWS 6
+#elif defined(__AVX2__)
+#define LANES 8
+#define ROWS 3
+#else
+#define LANES 4
+#define ROWS 4
+#endif
+#define GATES 4
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+#define SPLAT(x) ((x) - (vec){0})
+
+INLINE vec load(const float *p) { return *(const vec *)p; }
+INLINE void store(float *p, vec x) { *(vec *)p = x; }
+INLINE vec select_(ivec mask, vec a, vec b) {
+    return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
+}
+INLINE vec clamp(vec x, float limit) {
+    x = select_(x > SPLAT(limit), SPLAT(limit), x);
+    return select_(x < SPLAT(-limit), SPLAT(-limit), x); /* NaN stays NaN */
+}
+
+/* 1 / (1 + exp(-x)); exp is 2^n times a polynomial of the rest (Cephes). */
+INLINE vec sigmoid(vec x) {
+    x = -clamp(x, 87.0f);
+    const vec shift = SPLAT(12582912.0f); /* 1.5 * 2^23: rounds to integers */
+    vec n = (x * 1.44269504088896341f + shift) - shift;
+    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = SPLAT(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    ivec exponent = (__builtin_convertvector(n, ivec) + 127) << 23;
+    return 1.0f / (1.0f + p * (vec)exponent);
+}
+
+/* Rational approximation, accurate to a few units in the last place (Eigen). */
+INLINE vec tanh_(vec x) {
+    x = clamp(x, 7.90531110763549805f);
+    vec y = x * x;
+    vec p = SPLAT(-2.76076847742355e-16f);
+    p = p * y + 2.00018790482477e-13f;
+    p = p * y + -8.60467152213735e-11f;
+    p = p * y + 5.12229709037114e-08f;
+    p = p * y + 1.48572235717979e-05f;
+    p = p * y + 6.37261928875436e-04f;
+    p = p * y + 4.89352455891786e-03f;
+    vec q = SPLAT(1.19825839466702e-06f);
+    q = q * y + 1.18534705686654e-04f;
+    q = q * y + 2.26843463243900e-03f;
+    q = q * y + 4.89352518554385e-03f;
+    return x * p / q;
+}
+
+/* acc[r][v] += sum over k of a[r * row + k * step] * w[(k * ld + v) * LANES]. */
+INLINE void multiply(int rows, int width, vec (*acc)[GATES], const float *a, ptrdiff_t row,
+                     ptrdiff_t step, ptrdiff_t n_terms, const float *w, ptrdiff_t ld) {
+    for (ptrdiff_t k = 0; k < n_terms; k++) {
+        vec b[GATES];
+#pragma GCC unroll 4
+        for (int v = 0; v < width; v++) b[v] = load(w + k * ld + v * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            vec x = SPLAT(a[r * row + k * step]);
+#pragma GCC unroll 4
+            for (int v = 0; v < width; v++) acc[r][v] += x * b[v];
+        }
+    }
+}
+
+/* Sizes and strides shared by both passes; rows [begin, end) of a batch of n_rows. */
+typedef struct {
+    ptrdiff_t n_steps, n_rows, begin, end, n_inputs, hidden_size;
+    ptrdiff_t x_step, x_row; /* strides of x, in floats */
+} Shape;
+
+ptrdiff_t sklstm_lanes(void) { return LANES; }
+
+static ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+/* Weights (4 H, K) -> (blocks, K, 4, LANES) at w, of which K is columns first and on. */
+static void pack(const float *weight, ptrdiff_t n_columns, ptrdiff_t hidden_size, float *w,
+                 ptrdiff_t first, ptrdiff_t n_terms) {
+    for (ptrdiff_t g = 0; g < GATES; g++)
+        for (ptrdiff_t u = 0; u < hidden_size; u++) {
+            float *to = w + ((u / LANES * n_terms + first) * GATES + g) * LANES + u % LANES;
+            const float *from = weight + (g * hidden_size + u) * n_columns;
+            for (ptrdiff_t k = 0; k < n_columns; k++) to[k * GATES * LANES] = from[k];
+        }
+}
+
+INLINE void forward_tile(int rows, const Shape *s, const float *w, const float *x,
+                         const float *h, const float *c, float *h_next, float *c_next,
+                         float *gates, ptrdiff_t width) {
+    vec acc[ROWS][GATES];
+    const ptrdiff_t panel = GATES * LANES;
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int g = 0; g < GATES; g++) acc[r][g] = load(w + g * LANES);
+    w += panel;
+    multiply(rows, GATES, acc, x, s->x_row, 1, s->n_inputs, w, panel);
+    w += s->n_inputs * panel;
+    multiply(rows, GATES, acc, h, width, 1, s->hidden_size, w, panel);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        vec i = sigmoid(acc[r][0]), f = sigmoid(acc[r][1]);
+        vec g = tanh_(acc[r][2]), o = sigmoid(acc[r][3]);
+        vec cell = f * load(c + r * width) + i * g;
+        store(c_next + r * width, cell);
+        store(h_next + r * width, o * tanh_(cell));
+        if (gates) {
+            float *to = gates + r * width * GATES;
+            store(to, i), store(to + LANES, f);
+            store(to + 2 * LANES, g), store(to + 3 * LANES, o);
+        }
+    }
+}
+
+/* h: (T + 1, N, Hp), c: (T + 1, N, Hp) or, without gates, (N, Hp); both start at zero.
+   gates: (T, N, 4 Hp) or NULL. w: scratch of (1 + I + H) * 4 Hp floats. */
+void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
+                    const float *b_ih, const float *b_hh, float *w, float *h, float *c,
+                    float *gates) {
+    const ptrdiff_t width = padded(s->hidden_size), H = s->hidden_size;
+    const ptrdiff_t n_terms = 1 + s->n_inputs + H, batch = s->n_rows * width;
+    if (width != H) memset(w, 0, n_terms * GATES * width * sizeof(float));
+    for (ptrdiff_t g = 0; g < GATES; g++)
+        for (ptrdiff_t u = 0; u < H; u++)
+            w[(u / LANES * n_terms * GATES + g) * LANES + u % LANES] =
+                b_ih[g * H + u] + b_hh[g * H + u];
+    pack(w_ih, s->n_inputs, H, w, 1, n_terms);
+    pack(w_hh, H, H, w, 1 + s->n_inputs, n_terms);
+    for (ptrdiff_t t = 0; t < s->n_steps; t++) {
+        const float *h_t = h + t * batch, *c_t = gates ? c + t * batch : c;
+        float *h_next = h + (t + 1) * batch, *c_next = gates ? c + (t + 1) * batch : c;
+        float *gates_t = gates ? gates + t * batch * GATES : NULL;
+        for (ptrdiff_t u = 0; u < width; u += LANES) {
+            const float *panel = w + u * n_terms * GATES;
+            for (ptrdiff_t n = s->begin; n < s->end;) {
+                const float *x_n = x + t * s->x_step + n * s->x_row;
+                const ptrdiff_t at = n * width + u;
+                float *g = gates ? gates_t + n * width * GATES + u * GATES : NULL;
+                if (n + ROWS <= s->end) {
+                    forward_tile(ROWS, s, panel, x_n, h_t + n * width, c_t + at, h_next + at,
+                                 c_next + at, g, width);
+                    n += ROWS;
+                } else {
+                    forward_tile(1, s, panel, x_n, h_t + n * width, c_t + at, h_next + at,
+                                 c_next + at, g, width);
+                    n += 1;
+                }
+            }
+        }
+    }
+}
+
+/* out (rows, width) = a (rows, n_terms) @ w, panels of `vectors` vectors. */
+INLINE void product_tile(int rows, int vectors, const float *a, ptrdiff_t row,
+                         ptrdiff_t n_terms, const float *w, ptrdiff_t ld, float *out,
+                         ptrdiff_t out_row) {
+    vec acc[2 * ROWS][GATES] = {0};
+    multiply(rows, vectors, acc, a, row, 1, n_terms, w, ld);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) store(out + r * out_row + v * LANES, acc[r][v]);
+}
+
+INLINE void product_panel(int vectors, int rows, const Shape *s, const float *a,
+                          ptrdiff_t n_terms, const float *w, ptrdiff_t ld, float *out) {
+    ptrdiff_t n = s->begin;
+    for (; n + rows <= s->end; n += rows)
+        product_tile(rows, vectors, a + n * n_terms, n_terms, n_terms, w, ld, out + n * ld, ld);
+    for (; n < s->end; n++)
+        product_tile(1, vectors, a + n * n_terms, n_terms, n_terms, w, ld, out + n * ld, ld);
+}
+
+/* out (N, ld) = a (N, n_terms) @ w (n_terms, ld). */
+static void product(const Shape *s, const float *a, ptrdiff_t n_terms, const float *w,
+                    ptrdiff_t ld, float *out) {
+    ptrdiff_t u = 0;
+    for (; u + 4 * LANES <= ld; u += 4 * LANES)
+        product_panel(4, ROWS, s, a, n_terms, w + u, ld, out + u);
+    if (u + 2 * LANES <= ld) {
+        product_panel(2, 2 * ROWS, s, a, n_terms, w + u, ld, out + u);
+        u += 2 * LANES;
+    }
+    if (u < ld) product_panel(1, 2 * ROWS, s, a, n_terms, w + u, ld, out + u);
+}
+
+/* Columns first and on of weight (4 H, K) -> (4 Hp in the order of gates, ld). */
+static void transpose_order(const float *weight, ptrdiff_t n_columns, ptrdiff_t hidden_size,
+                            float *w, ptrdiff_t ld) {
+    for (ptrdiff_t g = 0; g < GATES; g++)
+        for (ptrdiff_t u = 0; u < hidden_size; u++)
+            memcpy(w + ((u / LANES * GATES + g) * LANES + u % LANES) * ld,
+                   weight + (g * hidden_size + u) * n_columns, n_columns * sizeof(float));
+}
+
+INLINE void weight_tile(int rows, const float *a, ptrdiff_t a_row, const float *d,
+                        ptrdiff_t d_row, ptrdiff_t n_rows, float *out, ptrdiff_t out_row) {
+    vec acc[ROWS][GATES];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < GATES; v++) acc[r][v] = load(out + r * out_row + v * LANES);
+    multiply(rows, GATES, acc, a, 1, a_row, n_rows, d, d_row);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < GATES; v++) store(out + r * out_row + v * LANES, acc[r][v]);
+}
+
+/* out (n_columns, 4 Hp) += a (N, n_columns)^T @ d (N, 4 Hp). */
+static void add_outer(const Shape *s, const float *a, ptrdiff_t a_row, ptrdiff_t n_columns,
+                      const float *d, ptrdiff_t d_row, float *out) {
+    const ptrdiff_t n_rows = s->end - s->begin;
+    a += s->begin * a_row, d += s->begin * d_row;
+    for (ptrdiff_t u = 0; u < d_row; u += GATES * LANES) {
+        ptrdiff_t k = 0;
+        for (; k + ROWS <= n_columns; k += ROWS)
+            weight_tile(ROWS, a + k, a_row, d + u, d_row, n_rows, out + k * d_row + u, d_row);
+        for (; k < n_columns; k++)
+            weight_tile(1, a + k, a_row, d + u, d_row, n_rows, out + k * d_row + u, d_row);
+    }
+}
+
+/* d_out (T, N, H) with strides, or NULL; d_last (N, H) contiguous, or NULL.
+   gates are overwritten by the gradients before the activations.
+   d_x: (T, N, Ip) or NULL. scratch: dh (N, Hp), dc (N, Hp), w_h (4Hp, Hp), w_x (4Hp, Ip),
+   d_w (1 + I + H, 4Hp). The gradients of the weights are added to those given. */
+void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
+                     const float *h, const float *c, float *gates, const float *d_out,
+                     ptrdiff_t d_step, ptrdiff_t d_row, const float *d_last, float *d_x,
+                     float *dh, float *dc, float *w_h, float *w_x, float *d_w, float *d_w_ih,
+                     float *d_w_hh, float *d_b) {
+    const ptrdiff_t H = s->hidden_size, I = s->n_inputs, width = padded(H);
+    const ptrdiff_t in_width = padded(I), all = GATES * width, batch = s->n_rows * width;
+    memset(w_h, 0, all * width * sizeof(float));
+    transpose_order(w_hh, H, H, w_h, width);
+    if (d_x) {
+        memset(w_x, 0, all * in_width * sizeof(float));
+        transpose_order(w_ih, I, H, w_x, in_width);
+    }
+    memset(d_w, 0, (1 + I + H) * all * sizeof(float));
+    for (ptrdiff_t n = s->begin; n < s->end; n++) {
+        memset(dc + n * width, 0, width * sizeof(float));
+        memset(dh + n * width, 0, width * sizeof(float));
+        if (d_last) memcpy(dh + n * width, d_last + n * H, H * sizeof(float));
+    }
+    for (ptrdiff_t t = s->n_steps - 1; t >= 0; t--) {
+        float *gates_t = gates + t * batch * GATES;
+        const float *c_t = c + t * batch, *c_next = c_t + batch;
+        for (ptrdiff_t n = s->begin; n < s->end; n++) {
+            if (d_out) {
+                const float *d = d_out + t * d_step + n * d_row;
+                for (ptrdiff_t u = 0; u < H; u++) dh[n * width + u] += d[u];
+            }
+            for (ptrdiff_t u = 0; u < width; u += LANES) {
+                float *gate = gates_t + n * all + u * GATES, *bias = d_w + u * GATES;
+                const ptrdiff_t at = n * width + u;
+                vec i = load(gate), f = load(gate + LANES);
+                vec g = load(gate + 2 * LANES), o = load(gate + 3 * LANES);
+                vec tc = tanh_(load(c_next + at)), d_h = load(dh + at);
+                vec d_o = d_h * tc * (o * (1.0f - o));
+                vec d_c = load(dc + at) + d_h * o * (1.0f - tc * tc);
+                vec d_i = d_c * g * (i * (1.0f - i));
+                vec d_f = d_c * load(c_t + at) * (f * (1.0f - f));
+                vec d_g = d_c * i * (1.0f - g * g);
+                store(dc + at, d_c * f);
+                store(gate, d_i), store(gate + LANES, d_f);
+                store(gate + 2 * LANES, d_g), store(gate + 3 * LANES, d_o);
+                store(bias, load(bias) + d_i);
+                store(bias + LANES, load(bias + LANES) + d_f);
+                store(bias + 2 * LANES, load(bias + 2 * LANES) + d_g);
+                store(bias + 3 * LANES, load(bias + 3 * LANES) + d_o);
+            }
+        }
+        add_outer(s, x + t * s->x_step, s->x_row, I, gates_t, all, d_w + all);
+        if (t > 0) {
+            add_outer(s, h + t * batch, width, H, gates_t, all, d_w + (1 + I) * all);
+            product(s, gates_t, all, w_h, width, dh);
+        }
+        if (d_x) product(s, gates_t, all, w_x, in_width, d_x + t * s->n_rows * in_width);
+    }
+    for (ptrdiff_t g = 0; g < GATES; g++)
+        for (ptrdiff_t u = 0; u < H; u++) {
+            const float *from = d_w + (u / LANES * GATES + g) * LANES + u % LANES;
+            const ptrdiff_t row = g * H + u;
+            d_b[row] += from[0];
+            for (ptrdiff_t k = 0; k < I; k++) d_w_ih[row * I + k] += from[(1 + k) * all];
+            for (ptrdiff_t k = 0; k < H; k++) d_w_hh[row * H + k] += from[(1 + I + k) * all];
+        }
+}

@@ -1,0 +1,205 @@
+"""The compiled LSTM layer says what torch.nn.LSTM says."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from sklstm import LSTMClassifier, kernels
+from sklstm.network import LSTMLayer, Recurrence, initialize
+from sklstm.training import torch_threads
+
+needs_library = pytest.mark.skipif(
+    kernels.library() is None, reason="compiled kernels are not installed"
+)
+# (n_timesteps, n_rows, n_inputs, hidden_size): whole vectors and not, few rows and many.
+SHAPES = [(1, 1, 1, 1), (7, 5, 3, 10), (11, 13, 9, 16), (6, 33, 2, 40), (5, 20, 17, 64)]
+
+
+def make(shape, seed=0):
+    n_timesteps, n_rows, n_inputs, hidden_size = shape
+    torch.manual_seed(seed)
+    layer = torch.nn.LSTM(n_inputs, hidden_size)
+    x = torch.randn(n_timesteps, n_rows, n_inputs, requires_grad=True)
+    return layer, x, torch.randn(n_timesteps, n_rows, hidden_size)
+
+
+def gradients(loss, x, layer):
+    return torch.autograd.grad(loss, [x, *layer.parameters()])
+
+
+def distance(a, b):
+    """Relative to the size of b."""
+    a, b = a.detach().double(), b.detach().double()
+    return float((a - b).norm() / b.norm().clamp(min=1e-3))
+
+
+@needs_library
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("use", ["output", "last", "both"])
+def test_agrees_with_torch_and_float64(shape, use):
+    layer, x, upstream = make(shape)
+
+    def loss(output, last):
+        total = 0
+        if use != "last":
+            total = total + (output * upstream.to(output.dtype)).sum()
+        if use != "output":
+            total = total + (last * upstream[0].to(last.dtype)).sum()
+        return total
+
+    output, (last, _) = layer(x)
+    ours = kernels.lstm(x, *layer.parameters())
+    exact_layer = torch.nn.LSTM(*layer.weight_ih_l0.shape[1:], layer.hidden_size).double()
+    exact_layer.load_state_dict(layer.state_dict())
+    exact_x = x.detach().double().requires_grad_()
+    exact, (exact_last, _) = exact_layer(exact_x)
+    assert distance(ours[0], exact) < 1e-6
+    assert distance(ours[1], exact_last[0]) < 1e-6
+    got = gradients(loss(*ours), x, layer)
+    for a, b, c in zip(
+        got,
+        gradients(loss(output, last[0]), x, layer),
+        gradients(loss(exact, exact_last[0]), exact_x, exact_layer),
+        strict=True,
+    ):
+        assert distance(a, b) < 1e-6
+        assert distance(a, c) < 1e-5
+
+
+@needs_library
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_stacked_ragged_network_agrees_with_torch(bidirectional, monkeypatch):
+    recurrence = Recurrence(3, 12, 2, "lstm", bidirectional, 0.0)
+    initialize(recurrence, torch.Generator().manual_seed(0))
+    x, lengths = torch.randn(6, 9, 3, requires_grad=True), torch.arange(4, 10)
+    upstream = torch.randn(6, 9, recurrence.n_outputs)
+    mask = (torch.arange(9) < lengths[:, None])[:, :, None]
+    found = []
+    for native in (True, False):
+        if not native:
+            monkeypatch.setattr(kernels, "applies", lambda *_: False)
+        loss = (recurrence(x, lengths) * upstream * mask).sum()
+        found.append(torch.autograd.grad(loss, [x, *recurrence.parameters()]))
+    for a, b in zip(*found, strict=True):
+        assert distance(a, b) < 1e-6
+
+
+@needs_library
+def test_strided_input_and_expanded_gradient():
+    layer, x, _ = make((7, 5, 3, 10))
+    batch_first = x.detach().transpose(0, 1).contiguous().requires_grad_()
+    output, _ = kernels.lstm(batch_first.transpose(0, 1), *layer.parameters())
+    got = gradients(output.sum(), batch_first, layer)  # every gradient is one number
+    expected = gradients(layer(x)[0].sum(), x, layer)
+    assert distance(got[0].transpose(0, 1), expected[0]) < 1e-6
+    backwards = torch.randn(7, 3, 5).transpose(1, 2)  # channels are not contiguous
+    with torch.no_grad():
+        a = kernels.lstm(backwards, *layer.parameters())[0]
+        assert distance(a, layer(backwards)[0]) < 1e-6
+
+
+@needs_library
+@pytest.mark.parametrize("train", [False, True])
+def test_a_row_is_computed_alike_in_any_batch(train):
+    layer, x, _ = make((9, 40, 3, 21))
+    with torch.set_grad_enabled(train):
+        whole = kernels.lstm(x, *layer.parameters())[0].detach()
+        for rows in (slice(0, 1), slice(3, 7), slice(11, 40)):
+            part = kernels.lstm(x[:, rows], *layer.parameters())[0].detach()
+            assert torch.equal(part, whole[:, rows])
+
+
+@needs_library
+def test_chunks_of_rows_change_nothing_whatever_the_threads(monkeypatch):
+    layer, x, upstream = make((9, 40, 3, 21))
+
+    def run():
+        output = kernels.lstm(x, *layer.parameters())[0]
+        return output, gradients((output * upstream).sum(), x, layer)
+
+    whole, one_chunk = run()
+    monkeypatch.setattr(kernels, "CHUNK_WORK", 1e4)
+    found = []
+    for n_threads in (1, 2):
+        with torch_threads(n_threads):
+            found.append(run())
+    for output, _ in found:
+        assert torch.equal(output, whole)
+    for a, b, c in zip(found[0][1], found[1][1], one_chunk, strict=True):
+        assert torch.equal(a, b)
+        assert distance(a, c) < 1e-6
+
+
+@needs_library
+def test_what_is_not_finite_stays_so():
+    layer, x, _ = make((5, 4, 3, 10))
+    broken = x.detach().clone()
+    broken[2, 1, 0] = torch.nan
+    with torch.no_grad():
+        output, last = kernels.lstm(broken, *layer.parameters())
+    assert last[1].isnan().all()
+    assert output[:, [0, 2, 3]].isfinite().all()
+    huge = torch.full_like(broken, 1e30)
+    with torch.no_grad():
+        assert distance(kernels.lstm(huge, *layer.parameters())[0], layer(huge)[0]) < 1e-6
+
+
+@needs_library
+def test_second_backward_is_refused():
+    layer, x, _ = make((5, 4, 3, 10))
+    total = kernels.lstm(x, *layer.parameters())[0].sum()
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward\\(\\) works once"):
+        total.backward()
+
+
+def test_falls_back_where_it_does_not_apply():
+    layer = LSTMLayer(3, 4)
+    initialize(torch.nn.ModuleList([layer]), torch.Generator().manual_seed(0))
+    x = torch.randn(5, 2, 3)
+    assert not kernels.applies(x.double(), layer.weight_hh_l0)
+    assert not kernels.applies(x[:, :0], layer.weight_hh_l0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not kernels.applies(x, layer.weight_hh_l0)
+    output, last = layer.double()(x.double())
+    assert torch.equal(output[-1], last)
+
+
+@needs_library
+def test_a_library_that_fails_its_proof_is_not_used(monkeypatch):
+    monkeypatch.setattr(kernels, "_agrees", lambda native: False)
+    kernels.library.cache_clear()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert kernels.library() is None
+        assert "disagree with torch.nn.LSTM" in str(caught[0].message)
+    finally:
+        kernels.library.cache_clear()
+
+
+def test_switched_off_by_the_environment_gives_nearly_the_same_model():
+    code = (
+        "import numpy as np, sklstm\n"
+        "from sklstm import kernels\n"
+        "X = np.random.default_rng(0).normal(size=(40, 12, 2))\n"
+        "model = sklstm.LSTMClassifier(max_iter=30, random_state=0)\n"
+        "model.fit(X, X[:, :, 0].mean(1) > 0)\n"
+        "print(kernels.library() is None, *model.predict_proba(X)[:, 1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env=os.environ | {"SKLSTM_NATIVE": "0"},
+    )  # fmt: skip
+    absent, *probabilities = done.stdout.split()
+    assert absent == "True"
+    X = np.random.default_rng(0).normal(size=(40, 12, 2))
+    model = LSTMClassifier(max_iter=30, random_state=0).fit(X, X[:, :, 0].mean(1) > 0)
+    np.testing.assert_allclose(
+        model.predict_proba(X)[:, 1], np.array(probabilities, dtype=float), atol=1e-3
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import warnings
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
@@ -260,6 +261,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 batches,
                 generator=random.dropout,
                 bfloat16=self.dtype == "bfloat16",
+                differentiate=functools.partial(
+                    network.differentiate, head.loss_gradient
+                ),
                 validate=None if validation is None else validate,
                 **{name: getattr(self, name) for name in TRAIN_SETTINGS},
                 **settings,

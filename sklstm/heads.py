@@ -17,6 +17,13 @@ from torch.nn import functional as F
 class _Head:
     """What both heads share."""
 
+    def loss_gradient(self, raw, target, weight):
+        """Return the mean loss of raw outputs and its gradient, by autograd or better."""
+        with torch.enable_grad():
+            raw = raw.detach().requires_grad_()
+            loss = self.loss(raw, target, weight).mean()
+        return loss.detach(), torch.autograd.grad(loss, raw)[0]
+
     def mean_loss(self, raw, target, weight) -> float:
         """Return the mean loss of raw outputs, arrays (n, n_raw), on a target."""
         raw, target, weight = map(torch.from_numpy, (raw, target, weight))
@@ -150,6 +157,18 @@ class ClassificationHead(_Head):
             return (entropy * weight).mean(1)
         return F.cross_entropy(raw, target, reduction="none") * weight
 
+    def loss_gradient(self, raw, target, weight):
+        """Return the mean loss and its gradient: probability less truth, weighted."""
+        loss = self.loss(raw, target, weight).mean()
+        if self.binary_ or self.multilabel_:
+            gradient = torch.sigmoid(raw) - target.view_as(raw)
+        else:
+            gradient = torch.softmax(raw, dim=1)
+            gradient[torch.arange(len(raw), device=raw.device), target] -= 1
+        # Every entry has a weight with labels, every row without.
+        n_entries = raw.numel() if self.multilabel_ else len(raw)
+        return loss, gradient * weight.view(len(raw), -1) / n_entries
+
     def decision(self, raw) -> np.ndarray:
         """Return logits: (n,) for two classes, else (n, n_classes)."""
         return raw[:, 0] if self.binary_ else raw
@@ -275,6 +294,13 @@ class RegressionHead(_Head):
         # (N, n_outputs * n_quantiles) -> (N, n_outputs, n_quantiles)
         error = target[:, :, None] - raw.view(len(raw), self.n_outputs_, -1)
         return torch.maximum(alpha * error, (alpha - 1) * error).mean((1, 2)) * weight
+
+    def loss_gradient(self, raw, target, weight):
+        """Return the mean loss and its gradient, of the squared error the error."""
+        if self.loss_name != "squared_error":
+            return super().loss_gradient(raw, target, weight)
+        loss = self.loss(raw, target, weight).mean()
+        return loss, (raw - target) * weight[:, None] / raw.numel()
 
     def decode(self, raw) -> np.ndarray:
         """Return predictions (n[, n_outputs][, n_quantiles]), quantiles ascending.

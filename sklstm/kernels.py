@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from torch.autograd.function import once_differentiable
 
-# Multiplications of one pass over the data from which rows are cut into chunks, which
-# threads share; the chunks depend on the work alone, so results do not depend on how
-# many threads there are.
-CHUNK_WORK, MAX_CHUNKS = 5e7, 8
+# Rows are cut into chunks that threads share: of at least so many multiplications, to be
+# worth a thread, and so many rows, since gradients of weights are added up in the cache
+# once per step and chunk. Results do not depend on how many threads there are.
+CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 
 
 class _Shape(ctypes.Structure):
@@ -127,13 +127,16 @@ def lstm(x, weight_ih, weight_hh, bias_ih, bias_hh):
     last : Tensor of shape (n_rows, hidden_size)
         The output of the last step. Gradients through it alone cost less.
     """
-    if x.stride(2) != 1 and x.shape[2] > 1:
-        x = x.contiguous()
+    x = readable(x)
     weights = [w.contiguous() for w in (weight_ih, weight_hh, bias_ih, bias_hh)]
-    tensors = (x, *weights)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return _Layer.apply(library(), *tensors)
-    return _forward(library(), *tensors, keep=False)[0]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
+        return _Layer.apply(library(), x, *weights)
+    return forward(library(), x, weights, keep=False)[0]
+
+
+def readable(x):
+    """Return x, or a copy, with the inputs of a step next to each other."""
+    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
 
 
 def _pointer(tensor):
@@ -148,7 +151,7 @@ def _chunks(x, hidden_size):
     """Cut the rows into [begin, end) pieces of enough work for a thread each."""
     n_timesteps, n_rows, n_inputs = x.shape
     work = n_timesteps * n_rows * 4 * hidden_size * (n_inputs + hidden_size)
-    n_chunks = max(1, min(int(work / CHUNK_WORK), MAX_CHUNKS, n_rows // 8))
+    n_chunks = max(1, min(int(work / CHUNK_WORK), n_rows // CHUNK_ROWS))
     edges = [i * n_rows // n_chunks for i in range(n_chunks + 1)]
     return [
         _Shape(
@@ -175,10 +178,18 @@ def _share(jobs):
         thread.join()
 
 
-def _forward(native, x, weight_ih, weight_hh, bias_ih, bias_hh, *, keep):
-    """Return ((output, last), kept); kept is None unless `keep`."""
+def forward(native, x, weights, *, keep):
+    """Run a layer: ((output, last), what `backward` needs or None).
+
+    Parameters
+    ----------
+    native : the library
+    x : Tensor of shape (n_timesteps, n_rows, n_inputs), contiguous in its last dimension
+    weights : (weight_ih, weight_hh, bias_ih, bias_hh), contiguous
+    keep : bool
+    """
     n_timesteps, n_rows, n_inputs = x.shape
-    hidden_size = weight_hh.shape[1]
+    hidden_size = weights[1].shape[1]
     width = _padded(hidden_size, native.sklstm_lanes())  # Hp
     h = x.new_empty(n_timesteps + 1, n_rows, width)
     h[0] = 0
@@ -188,24 +199,72 @@ def _forward(native, x, weight_ih, weight_hh, bias_ih, bias_hh, *, keep):
 
     def job(shape):
         packed = x.new_empty((1 + n_inputs + hidden_size) * 4 * width)
-        arrays = (x, weight_ih, weight_hh, bias_ih, bias_hh, packed, h, c, gates)
+        arrays = (x, *weights, packed, h, c, gates)
         return lambda: native.sklstm_forward(ctypes.byref(shape), *map(_pointer, arrays))
 
     _share([job(shape) for shape in _chunks(x, hidden_size)])
     output = h[1:, :, :hidden_size]
-    return (output, output[-1]), (h, c, gates)
+    return (output, output[-1]), ((h, c, gates) if keep else None)
+
+
+def backward(native, x, weights, kept, d_output, d_last, gradients, *, need_x):
+    """Add the gradients of the weights to `gradients`; return that of x or None.
+
+    Overwrites what was kept.
+
+    Parameters
+    ----------
+    native, x, weights : as in `forward`
+    kept : what `forward` returned
+    d_output : Tensor of shape (n_timesteps, n_rows, hidden_size) or None
+    d_last : Tensor of shape (n_rows, hidden_size) or None
+    gradients : tuple of Tensor, contiguous
+        Of weight_ih, weight_hh and of either bias.
+    need_x : bool
+    """
+    weight_ih, weight_hh = weights[:2]
+    h, c, gates = kept
+    n_timesteps, n_rows, n_inputs = x.shape
+    hidden_size, lanes = weight_hh.shape[1], native.sklstm_lanes()
+    width, in_width = _padded(hidden_size, lanes), _padded(n_inputs, lanes)
+    d_x = x.new_empty(n_timesteps, n_rows, in_width) if need_x else None
+    if d_output is not None and d_output.stride(2) != 1:
+        d_output = d_output.contiguous()
+    strides = (0, 0) if d_output is None else d_output.stride()[:2]
+    d_last = None if d_last is None else d_last.contiguous()
+    dh, dc = x.new_empty(2, n_rows, width)
+    chunks = _chunks(x, hidden_size)
+    # Every chunk adds up gradients of its own; they are summed in a fixed order.
+    sums = [gradients]
+    sums += [[torch.zeros_like(g) for g in gradients] for _ in chunks[1:]]
+
+    def job(shape, sums):
+        scratch = (
+            x.new_empty(4 * width, width),
+            x.new_empty(4 * width, in_width) if need_x else None,
+            x.new_empty(1 + n_inputs + hidden_size, 4 * width),
+        )
+        before = (x, weight_ih, weight_hh, h, c, gates, d_output)
+        after = (d_last, d_x, dh, dc, *scratch, *sums)
+        return lambda: native.sklstm_backward(
+            ctypes.byref(shape), *map(_pointer, before), *strides, *map(_pointer, after)
+        )
+
+    _share([job(*pair) for pair in zip(chunks, sums, strict=True)])
+    for others in sums[1:]:
+        for total, other in zip(gradients, others, strict=True):
+            total.add_(other)
+    return None if d_x is None else d_x[:, :, :n_inputs]
 
 
 class _Layer(torch.autograd.Function):
     """`lstm` with gradients."""
 
     @staticmethod
-    def forward(ctx, native, x, weight_ih, weight_hh, bias_ih, bias_hh):
-        outputs, kept = _forward(
-            native, x, weight_ih, weight_hh, bias_ih, bias_hh, keep=True
-        )
+    def forward(ctx, native, x, *weights):
+        outputs, kept = forward(native, x, weights, keep=True)
         ctx.native = native
-        ctx.save_for_backward(x, weight_ih, weight_hh, *kept)
+        ctx.save_for_backward(x, *weights, *kept)
         ctx.set_materialize_grads(False)
         return outputs
 
@@ -219,41 +278,10 @@ class _Layer(torch.autograd.Function):
                 "forward pass again, or set SKLSTM_NATIVE=0."
             )
         ctx.native = None
-        x, weight_ih, weight_hh, h, c, gates = ctx.saved_tensors
-        n_timesteps, n_rows, n_inputs = x.shape
-        hidden_size, lanes = weight_hh.shape[1], native.sklstm_lanes()
-        width, in_width = _padded(hidden_size, lanes), _padded(n_inputs, lanes)
-        d_x = None
-        if ctx.needs_input_grad[1]:
-            d_x = x.new_empty(n_timesteps, n_rows, in_width)
-        if d_output is not None and d_output.stride(2) != 1:
-            d_output = d_output.contiguous()
-        strides = (0, 0) if d_output is None else d_output.stride()[:2]
-        d_last = None if d_last is None else d_last.contiguous()
-        dh, dc = x.new_empty(n_rows, width), x.new_empty(n_rows, width)
-        chunks = _chunks(x, hidden_size)
-        # Every chunk adds up gradients of its own; they are summed in a fixed order.
-        d_ih, d_hh, d_bias = (
-            x.new_zeros(len(chunks), 4 * hidden_size, *rest)
-            for rest in ((n_inputs,), (hidden_size,), ())
-        )
-
-        def job(i, shape):
-            scratch = (
-                x.new_empty(4 * width, width),
-                x.new_empty(4 * width, in_width),
-                x.new_empty(1 + n_inputs + hidden_size, 4 * width),
-            )
-            before = (x, weight_ih, weight_hh, h, c, gates, d_output)
-            after = (d_last, d_x, dh, dc, *scratch, d_ih[i], d_hh[i], d_bias[i])
-            return lambda: native.sklstm_backward(
-                ctypes.byref(shape), *map(_pointer, before), *strides,
-                *map(_pointer, after),
-            )  # fmt: skip
-
-        _share([job(i, shape) for i, shape in enumerate(chunks)])
-        d_ih, d_hh, d_bias = (
-            g[0] if len(chunks) == 1 else g.sum(0) for g in (d_ih, d_hh, d_bias)
-        )
-        d_x = None if d_x is None else d_x[:, :, :n_inputs]
-        return None, d_x, d_ih, d_hh, d_bias, d_bias
+        x, *weights = ctx.saved_tensors[:5]
+        gradients = [torch.zeros_like(w) for w in weights[:3]]
+        d_x = backward(
+            native, x, weights, ctx.saved_tensors[5:], d_output, d_last, gradients,
+            need_x=ctx.needs_input_grad[1],
+        )  # fmt: skip
+        return None, d_x, *gradients, gradients[2]

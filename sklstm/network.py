@@ -45,17 +45,22 @@ class Dropout(nn.Module):
 
     def forward(self, x, generator=None):
         """Zero each element with probability `p` in training."""
+        factors = self.factors(x, generator)
+        return x if factors is None else x * factors
+
+    def factors(self, x, generator=None):
+        """Return what to multiply x with, 0 or 1 / (1 - p); None for nothing to do."""
         if not self.training or self.p == 0:
-            return x
+            return None
         if x.device.type != "cpu":
             keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
-            return x * keep / (1 - self.p)
+            return keep / (1 - self.p)
         # A 64-bit draw serves four elements: 8 times faster than bernoulli_.
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
         draws.random_(-(2**63), None, generator=generator)
         uniform = draws.view(torch.int16)[: x.numel()].view(x.shape)
         keep = uniform >= round(self.p * 2**16) - 2**15
-        return x * (keep * (1 / (1 - self.p))).to(x.dtype)
+        return (keep * (1 / (1 - self.p))).to(x.dtype)
 
     def extra_repr(self):
         """Show p."""
@@ -206,11 +211,14 @@ class LSTMLayer(nn.LSTM):
     def forward(self, x):
         """(S, N, I) -> every state (S, N, H) and the last one (N, H)."""
         if kernels.applies(x, self.weight_hh_l0):
-            return kernels.lstm(
-                x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
-            )
+            return kernels.lstm(x, *self.weights)
         output, (last, _) = super().forward(x)
         return output, last[0]
+
+    @property
+    def weights(self):
+        """Input and recurrent weights and biases."""
+        return self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
 
 
 class GRULayer(nn.GRU):
@@ -398,17 +406,77 @@ class RecurrentNetwork(_Portable, nn.Module):
             n_inputs, hidden_size, num_layers, cell, bidirectional, dropout
         )
         self.pooling = Pooling(pooling, self.recurrence.n_outputs, bidirectional)
+        # Its gradient costs less than that of one step out of all.
+        self.reads_final = pooling == "last" and not bidirectional
         self.readout = skip_init(RowLinear, self.pooling.n_outputs, n_outputs)
 
     def embed(self, x, lengths, generator=None):
         """(N, T, C) -> pooled state (N, P)."""
         if self.stem is not None:
             x, lengths = self.stem(x, lengths)  # (N, S, I)
+        if self.reads_final and lengths is None:
+            return self.recurrence.final(x, generator)
         return self.pooling(self.recurrence(x, lengths, generator), lengths)
 
     def forward(self, x, lengths=None, generator=None):
         """(N, T, C) -> raw outputs (N, Q)."""
         return self.readout(self.embed(x, lengths, generator))
+
+    @torch.no_grad()
+    def differentiate(self, loss_gradient, inputs, target, weight, generator=None):
+        """Add the gradients of a mean loss to those of the parameters, without autograd.
+
+        For small networks autograd takes as long as the work itself.
+
+        Parameters
+        ----------
+        loss_gradient : callable
+            ``loss_gradient(raw, target, weight)`` -> mean loss and its gradient by raw.
+        inputs, target, weight : a batch
+        generator : torch.Generator
+
+        Returns
+        -------
+        loss : Tensor of shape () or None
+            None where this is not possible: only last states of plain LSTM layers that
+            read whole rows can be differentiated so.
+        """
+        x, lengths = inputs
+        layers, read = self.recurrence.forwards, self.readout
+        if (
+            not self.reads_final
+            or lengths is not None
+            or self.stem is not None
+            or not isinstance(layers[0], LSTMLayer)
+            or not kernels.applies(x, read.weight)
+        ):
+            return None
+        native, passes = kernels.library(), []
+        x = kernels.readable(x.transpose(0, 1))  # (T, N, C)
+        for i, layer in enumerate(layers):
+            (output, last), kept = kernels.forward(native, x, layer.weights, keep=True)
+            is_last = i + 1 == len(layers)
+            state = last if is_last else output
+            factors = self.recurrence.dropout.factors(state, generator)
+            passes.append((layer, x, kept, factors))
+            x = state if factors is None else state * factors
+        raw = torch.addmm(read.bias, x, read.weight.t())  # (N, Q)
+        loss, d_raw = loss_gradient(raw, target, weight)
+        read.weight.grad.addmm_(d_raw.t(), x)
+        read.bias.grad.add_(d_raw.sum(0))
+        d_state, is_last = d_raw @ read.weight, True
+        for layer, x, kept, factors in reversed(passes):
+            if factors is not None:
+                d_state = d_state * factors
+            d_states = (None, d_state) if is_last else (d_state, None)
+            gradients = [p.grad for p in layer.weights[:3]]
+            d_state = kernels.backward(
+                native, x, layer.weights, kept, *d_states, gradients,
+                need_x=layer is not layers[0],
+            )  # fmt: skip
+            layer.bias_hh_l0.grad.copy_(layer.bias_ih_l0.grad)
+            is_last = False
+        return loss
 
 
 class ForecastNetwork(_Portable, nn.Module):

@@ -372,7 +372,8 @@ def _snapshot(network):
 def train(
     network, loss, batches, *, solver, learning_rate, learning_rate_init, alpha,
     max_iter, tol, max_grad_norm, n_iter_no_change, generator, bfloat16=False,
-    validate=None, optimizer_state=None, on_epoch=None, verbose=False,
+    differentiate=None, validate=None, optimizer_state=None, on_epoch=None,
+    verbose=False,
 ):  # fmt: skip
     """Train a network in place and return the history.
 
@@ -394,6 +395,9 @@ def train(
         Drives dropout, on the network's device.
     bfloat16 : bool
         Whether to compute in bfloat16, with parameters and gradients in float32.
+    differentiate : callable, default=None
+        ``differentiate(inputs, target, weight, generator)`` -> the mean loss, with its
+        gradients added to the parameters'; or None, which leaves it to autograd.
     validate : callable, default=None
         Returns (score, loss) of the network on the validation part. When given,
         training stops after `n_iter_no_change` epochs without a better score (of
@@ -427,11 +431,15 @@ def train(
             total, n_rows = torch.zeros((), device=device, dtype=torch.float64), 0
             for inputs, target, weight, n in batches:
                 flat.grad.zero_()
-                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                    raw = network(*inputs, generator=generator)
-                raw = raw.to(flat.data.dtype)
-                value = loss(raw, target, weight).mean()
-                value.backward()
+                value = None
+                if differentiate is not None and not bfloat16:
+                    value = differentiate(inputs, target, weight, generator)
+                if value is None:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                        raw = network(*inputs, generator=generator)
+                    raw = raw.to(flat.data.dtype)
+                    value = loss(raw, target, weight).mean()
+                    value.backward()
                 if max_grad_norm is not None:
                     norm = torch.linalg.vector_norm(flat.grad)
                     flat.grad.mul_(torch.clamp(max_grad_norm / (norm + 1e-12), max=1.0))

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sklstm import LSTMClassifier, kernels
-from sklstm.network import LSTMLayer, Recurrence, initialize
+from sklstm.heads import ClassificationHead, RegressionHead
+from sklstm.network import LSTMLayer, Recurrence, RecurrentNetwork, initialize
 from sklstm.training import torch_threads
 
 needs_library = pytest.mark.skipif(
@@ -124,6 +125,7 @@ def test_chunks_of_rows_change_nothing_whatever_the_threads(monkeypatch):
 
     whole, one_chunk = run()
     monkeypatch.setattr(kernels, "CHUNK_WORK", 1e4)
+    monkeypatch.setattr(kernels, "CHUNK_ROWS", 8)
     found = []
     for n_threads in (1, 2):
         with torch_threads(n_threads):
@@ -203,3 +205,68 @@ def test_switched_off_by_the_environment_gives_nearly_the_same_model():
     np.testing.assert_allclose(
         model.predict_proba(X)[:, 1], np.array(probabilities, dtype=float), atol=1e-3
     )
+
+
+HEADS = {
+    "binary": (ClassificationHead().fit(np.array([0, 1])), (2,)),
+    "multiclass": (ClassificationHead().fit(np.arange(3)), (3,)),
+    "multilabel": (ClassificationHead().fit(np.eye(4, dtype=int)), (2, 4)),
+    "squared_error": (RegressionHead("squared_error", 0.5, 1.0, False), (2,)),
+    "quantile": (RegressionHead("quantile", [0.1, 0.5, 0.9], 1.0, False), (2,)),
+}
+
+
+def target_for(name, n_rows, generator):
+    if name in ("squared_error", "quantile"):
+        head, target = HEADS[name][0], torch.randn(n_rows, 2, generator=generator)
+        return head.fit(target.double().numpy(), np.ones(n_rows)), target
+    head, (high, *rest) = HEADS[name]
+    return head, torch.randint(0, high, (n_rows, *rest), generator=generator)
+
+
+@needs_library
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_gradients_without_autograd_are_autograd_s(name, num_layers):
+    generator = torch.Generator().manual_seed(0)
+    head, target = target_for(name, 9, generator)
+    network = RecurrentNetwork(
+        n_channels=2, n_outputs=head.n_raw, hidden_size=11, num_layers=num_layers,
+        cell="lstm", bidirectional=False, dropout=0.3, stem=None, pooling="last",
+        strides=(), n_tokens=0,
+    ).train()  # fmt: skip
+    initialize(network, generator)
+    x = torch.randn(9, 6, 2, generator=generator)
+    weight = torch.rand(
+        target.shape if name == "multilabel" else (9,), generator=generator
+    )
+    found = []
+    for by_hand in (True, False):
+        dropout = torch.Generator().manual_seed(1)
+        for p in network.parameters():
+            p.grad = torch.zeros_like(p)
+        if by_hand:
+            loss = network.differentiate(
+                head.loss_gradient, (x, None), target, weight, dropout
+            )
+        else:
+            loss = head.loss(network(x, None, dropout), target, weight).mean()
+            loss.backward()
+        found.append([loss, *(p.grad for p in network.parameters())])
+    for a, b in zip(*found, strict=True):
+        assert distance(a, b) < 1e-6
+
+
+def test_gradients_without_autograd_are_declined():
+    head, target = target_for("binary", 9, torch.Generator().manual_seed(0))
+    x, weight = torch.randn(9, 8, 2), torch.ones(9)
+    plain = {"cell": "lstm", "bidirectional": False, "stem": None, "pooling": "last"}
+    for setting in (
+        {"cell": "gru"}, {"bidirectional": True}, {"stem": "linear"}, {"pooling": "mean"},
+    ):  # fmt: skip
+        network = RecurrentNetwork(
+            n_channels=2, n_outputs=1, hidden_size=4, num_layers=1, dropout=0.0,
+            strides=(), n_tokens=0, **plain | setting,
+        )  # fmt: skip
+        args = (head.loss_gradient, (x, None), target, weight)
+        assert network.differentiate(*args) is None

@@ -56,7 +56,12 @@ def library():
         native.sklstm_lanes.restype = size
         native.sklstm_forward.argtypes = [pointer] * 10
         native.sklstm_backward.argtypes = [pointer] * 8 + [size] * 2 + [pointer] * 10
-        native.sklstm_forward.restype = native.sklstm_backward.restype = None
+        native.sklstm_affine.argtypes = [
+            pointer, size, size, size, size, size, pointer, size, pointer, ctypes.c_int,
+            pointer,
+        ]  # fmt: skip
+        for function in ("forward", "backward", "affine"):
+            getattr(native, f"sklstm_{function}").restype = None
         if _agrees(native):
             return native
         warnings.warn(
@@ -98,17 +103,21 @@ def _agrees(native) -> bool:
     )
 
 
-def applies(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Tell whether `lstm` can take an input and weights like these."""
+def available(weight: torch.Tensor) -> bool:
+    """Tell whether `lstm` can take weights like these, here and now."""
     return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.numel() > 0
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and library() is not None
     )
+
+
+def applies(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Tell whether `lstm` can take an input and weights like these."""
+    return x.dtype == torch.float32 and x.numel() > 0 and available(weight)
 
 
 def lstm(x, weight_ih, weight_hh, bias_ih, bias_hh):
@@ -137,6 +146,36 @@ def lstm(x, weight_ih, weight_hh, bias_ih, bias_hh):
 def readable(x):
     """Return x, or a copy, with the inputs of a step next to each other."""
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+
+
+def affine(a, weight, bias=None, relu=False):
+    """Return a @ weight + bias, maybe rectified; each row by itself.
+
+    Parameters
+    ----------
+    a : Tensor of shape (n_outer, n_rows, n_terms), float32, on the CPU
+        Its rows may overlap, as those of a convolution do.
+    weight : Tensor of shape (n_terms, n_out)
+    bias : Tensor of shape (n_out,), default=None
+    relu : bool
+
+    Returns
+    -------
+    out : Tensor of shape (n_outer, n_rows, n_out)
+    """
+    native, a = library(), readable(a)
+    (n_outer, n_rows, n_terms), n_out = a.shape, weight.shape[1]
+    width = _padded(n_out, native.sklstm_lanes())
+    padded = a.new_zeros(n_terms + 1, width)
+    padded[:n_terms, :n_out] = weight
+    if bias is not None:
+        padded[n_terms, :n_out] = bias
+    out = a.new_empty(n_outer, n_rows, width)
+    native.sklstm_affine(
+        a.data_ptr(), n_outer, a.stride(0), n_rows, a.stride(1), n_terms,
+        padded.data_ptr(), width, padded[n_terms].data_ptr(), relu, out.data_ptr(),
+    )  # fmt: skip
+    return out[:, :, :n_out]
 
 
 def _pointer(tensor):

@@ -70,14 +70,19 @@ class Dropout(nn.Module):
 class RowLinear(nn.Linear):
     """A linear map that rounds a row alike wherever it stands in a batch.
 
-    Matrix kernels treat the last rows of an odd-sized batch differently. In evaluation
-    the product is taken in float64 and rounded once, which hides the difference.
+    Matrix kernels treat the last rows of an odd-sized batch differently; our own do not.
+    Without them the product is, in evaluation, taken in float64 and rounded once, which
+    hides the difference.
     """
 
     def forward(self, x):
         """(..., I) -> (..., O)."""
         if self.training:
             return super().forward(x)
+        if kernels.applies(x, self.weight) and not torch.is_grad_enabled():
+            rows = x.reshape(1, -1, x.shape[-1])
+            out = kernels.affine(rows, self.weight.t(), self.bias)
+            return out.reshape(*x.shape[:-1], -1)
         bias = None if self.bias is None else self.bias.double()
         return F.linear(x.double(), self.weight.double(), bias).to(x.dtype)
 
@@ -127,12 +132,18 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.zeros(n_features))
         self.register_buffer("running_weight", torch.zeros(()))
 
+    def scale_and_shift(self):
+        """Return what evaluation multiplies with and adds: (C,), (C,)."""
+        mean = self.running_mean / self.running_weight
+        variance = self.running_var / self.running_weight
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return scale, self.bias - mean * scale
+
     def forward(self, x, mask):
         """(N, C, S) -> (N, C, S); mask is a bool tensor (N, 1, S) or None."""
         if not self.training:
-            mean = self.running_mean / self.running_weight
-            variance = self.running_var / self.running_weight
-            return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
+            scale, shift = self.scale_and_shift()
+            return x * scale[:, None] + shift[:, None]
         self.running_weight.lerp_(torch.ones_like(self.running_weight), self.momentum)
         if mask is None and len(x) * x.shape[2] > 1:
             return F.batch_norm(
@@ -175,6 +186,9 @@ class ConvStem(nn.Module):
 
     def forward(self, x, lengths):
         """(N, T, C) -> (N, S, H), S = ceil(T / product of strides)."""
+        is_inference = not (self.training or torch.is_grad_enabled())
+        if is_inference and kernels.applies(x, self.convolutions[0].weight):
+            return self._infer(x, lengths)
         x = x.transpose(1, 2)  # (N, C, T)
         mask = None
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
@@ -189,6 +203,26 @@ class ConvStem(nn.Module):
             if mask is not None:
                 x = x * mask  # so that the next convolution sees zeros, as at the end
         return x.transpose(1, 2), lengths  # (N, S, H)
+
+    def _infer(self, x, lengths):
+        """Do the same with normalisation folded into the weights, row by row."""
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            (k,), (stride,) = convolution.kernel_size, convolution.stride
+            scale, shift = norm.scale_and_shift()
+            weight = (convolution.weight * scale[:, None, None]).permute(2, 1, 0)
+            x = F.pad(x, (0, 0, k // 2, k - 1 - k // 2))  # (N, T + k - 1, C)
+            n, width, n_channels = x.shape
+            n_out = (width - k) // stride + 1
+            # Row j: the k steps from j * stride on, with all their channels.
+            rows = x.as_strided(
+                (n, n_out, k * n_channels),
+                (width * n_channels, stride * n_channels, 1),
+            )
+            x = kernels.affine(rows, weight.reshape(k * n_channels, -1), shift, relu=True)
+            if lengths is not None:
+                lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
+                x = x * step_mask(lengths, n_out)[:, :, None]
+        return x, lengths
 
 
 def conv_strides(n_timesteps: int) -> tuple[int, ...]:
@@ -409,6 +443,15 @@ class RecurrentNetwork(_Portable, nn.Module):
         # Its gradient costs less than that of one step out of all.
         self.reads_final = pooling == "last" and not bidirectional
         self.readout = skip_init(RowLinear, self.pooling.n_outputs, n_outputs)
+
+    @property
+    def rounds_alike(self):
+        """Whether a row comes out alike in batches of any size, to the last bit.
+
+        So it is where our own kernels run all products; not with torch's.
+        """
+        layer = self.recurrence.forwards[0]
+        return isinstance(layer, LSTMLayer) and kernels.available(layer.weight_hh_l0)
 
     def embed(self, x, lengths, generator=None):
         """(N, T, C) -> pooled state (N, P)."""

@@ -180,38 +180,66 @@ void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const flo
     }
 }
 
-/* out (rows, width) = a (rows, n_terms) @ w, panels of `vectors` vectors. */
-INLINE void product_tile(int rows, int vectors, const float *a, ptrdiff_t row,
-                         ptrdiff_t n_terms, const float *w, ptrdiff_t ld, float *out,
-                         ptrdiff_t out_row) {
+/* out = a (rows, n_terms) @ w + bias, for a panel of a few vectors; bias may be NULL. */
+INLINE void product_tile(int rows, int vectors, const float *a, ptrdiff_t a_row,
+                         ptrdiff_t n_terms, const float *w, ptrdiff_t ld, const float *bias,
+                         int relu, float *out) {
     vec acc[2 * ROWS][GATES] = {0};
-    multiply(rows, vectors, acc, a, row, 1, n_terms, w, ld);
+    if (bias) {
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) acc[r][v] = load(bias + v * LANES);
+    }
+    multiply(rows, vectors, acc, a, a_row, 1, n_terms, w, ld);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) store(out + r * out_row + v * LANES, acc[r][v]);
+        for (int v = 0; v < vectors; v++) {
+            vec x = acc[r][v];
+            /* Negative becomes 0; NaN stays. */
+            if (relu) x = (vec)(~(x < SPLAT(0.0f)) & (ivec)x);
+            store(out + r * ld + v * LANES, x);
+        }
 }
 
-INLINE void product_panel(int vectors, int rows, const Shape *s, const float *a,
-                          ptrdiff_t n_terms, const float *w, ptrdiff_t ld, float *out) {
-    ptrdiff_t n = s->begin;
-    for (; n + rows <= s->end; n += rows)
-        product_tile(rows, vectors, a + n * n_terms, n_terms, n_terms, w, ld, out + n * ld, ld);
-    for (; n < s->end; n++)
-        product_tile(1, vectors, a + n * n_terms, n_terms, n_terms, w, ld, out + n * ld, ld);
+INLINE void product_panel(int vectors, int rows, const float *a, ptrdiff_t n_rows,
+                          ptrdiff_t a_row, ptrdiff_t n_terms, const float *w, ptrdiff_t ld,
+                          const float *bias, int relu, float *out) {
+    ptrdiff_t n = 0;
+    for (; n + rows <= n_rows; n += rows)
+        product_tile(rows, vectors, a + n * a_row, a_row, n_terms, w, ld, bias, relu,
+                     out + n * ld);
+    for (; n < n_rows; n++)
+        product_tile(1, vectors, a + n * a_row, a_row, n_terms, w, ld, bias, relu,
+                     out + n * ld);
 }
 
-/* out (N, ld) = a (N, n_terms) @ w (n_terms, ld). */
-static void product(const Shape *s, const float *a, ptrdiff_t n_terms, const float *w,
-                    ptrdiff_t ld, float *out) {
+/* out (n_rows, ld) = a (n_rows, n_terms) @ w (n_terms, ld) + bias (ld), maybe rectified.
+   Rows of a may overlap: those of a convolution do. */
+static void product(const float *a, ptrdiff_t n_rows, ptrdiff_t a_row, ptrdiff_t n_terms,
+                    const float *w, ptrdiff_t ld, const float *bias, int relu, float *out) {
     ptrdiff_t u = 0;
     for (; u + 4 * LANES <= ld; u += 4 * LANES)
-        product_panel(4, ROWS, s, a, n_terms, w + u, ld, out + u);
+        product_panel(4, ROWS, a, n_rows, a_row, n_terms, w + u, ld, bias ? bias + u : NULL,
+                      relu, out + u);
     if (u + 2 * LANES <= ld) {
-        product_panel(2, 2 * ROWS, s, a, n_terms, w + u, ld, out + u);
+        product_panel(2, 2 * ROWS, a, n_rows, a_row, n_terms, w + u, ld,
+                      bias ? bias + u : NULL, relu, out + u);
         u += 2 * LANES;
     }
-    if (u < ld) product_panel(1, 2 * ROWS, s, a, n_terms, w + u, ld, out + u);
+    if (u < ld)
+        product_panel(1, 2 * ROWS, a, n_rows, a_row, n_terms, w + u, ld,
+                      bias ? bias + u : NULL, relu, out + u);
+}
+
+/* The same for each of n_outer matrices. */
+void sklstm_affine(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_t n_rows,
+                   ptrdiff_t a_row, ptrdiff_t n_terms, const float *w, ptrdiff_t ld,
+                   const float *bias, int relu, float *out) {
+    for (ptrdiff_t i = 0; i < n_outer; i++)
+        product(a + i * a_outer, n_rows, a_row, n_terms, w, ld, bias, relu,
+                out + i * n_rows * ld);
 }
 
 /* Columns first and on of weight (4 H, K) -> (4 Hp in the order of gates, ld). */
@@ -305,9 +333,12 @@ void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const fl
         add_outer(s, x + t * s->x_step, s->x_row, I, gates_t, all, d_w + all);
         if (t > 0) {
             add_outer(s, h + t * batch, width, H, gates_t, all, d_w + (1 + I) * all);
-            product(s, gates_t, all, w_h, width, dh);
+            product(gates_t + s->begin * all, s->end - s->begin, all, all, w_h, width, NULL,
+                    0, dh + s->begin * width);
         }
-        if (d_x) product(s, gates_t, all, w_x, in_width, d_x + t * s->n_rows * in_width);
+        if (d_x)
+            product(gates_t + s->begin * all, s->end - s->begin, all, all, w_x, in_width,
+                    NULL, 0, d_x + (t * s->n_rows + s->begin) * in_width);
     }
     for (ptrdiff_t g = 0; g < GATES; g++)
         for (ptrdiff_t u = 0; u < H; u++) {

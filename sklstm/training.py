@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-# Rows of every prediction batch. One size for all: the kernels round alike for a row
-# wherever and with whatever others it stands in a batch of one size, but not always
-# in batches of different sizes.
+# Rows of every prediction batch, where kernels round alike for a row wherever and with
+# whatever others it stands in a batch of one size, but not in batches of other sizes.
 PREDICT_ROWS = 32
+# Rows at most of a batch where they round alike in batches of any size.
+MAX_PREDICT_ROWS = 256
 # Work (rows x steps x weights of a step) of a batch from which two threads pay.
 MIN_PARALLEL_WORK = 1e8
 # Options of glibc's mallopt, and what its own adjustment of them ends at.
@@ -521,9 +522,10 @@ def _report(epoch, history):
 def forward(network, sequences, device, method="__call__") -> np.ndarray:
     """Return what a network says of sequences, one row each, on the CPU.
 
-    Rows are computed in batches of one size, with others that are padded to the same
-    length, a length that depends on the row alone: what a row gets cannot depend on
-    what else is asked for, to the last bit.
+    Rows are computed in batches of one size (any size, where the network says that its
+    ``rounds_alike``), with others that are padded to the same length, a length that
+    depends on the row alone: what a row gets cannot depend on what else is asked for,
+    to the last bit.
 
     Parameters
     ----------
@@ -543,22 +545,24 @@ def forward(network, sequences, device, method="__call__") -> np.ndarray:
         network = copy.deepcopy(network).to(device)
     call = getattr(network, method)
     values = torch.from_numpy(np.ascontiguousarray(sequences.values))
-    widths = np.array([padded_length(length) for length in range(1, values.shape[1] + 1)])
-    width_of = widths[sequences.lengths - 1]
+    distinct, which = np.unique(sequences.lengths, return_inverse=True)
+    width_of = np.array([padded_length(length) for length in distinct.tolist()])[which]
     is_full = sequences.lengths == width_of
     raw = None
-    n_threads = threads_for(PREDICT_ROWS, values.shape[1], network)
+    any_size = device.type == "cpu" and getattr(network, "rounds_alike", False)
+    n_rows = min(n, MAX_PREDICT_ROWS) if any_size else PREDICT_ROWS
+    n_threads = threads_for(n_rows, values.shape[1], network)
     with torch_threads(n_threads), torch.inference_mode():
         for width, full in sorted(
             set(zip(width_of.tolist(), is_full.tolist(), strict=True))
         ):
             same = np.flatnonzero((width_of == width) & (is_full == full))
-            for start in range(0, len(same), PREDICT_ROWS):
-                rows = same[start : start + PREDICT_ROWS]
-                # Fill up the batch with copies of its first row.
-                filled = np.concatenate(
-                    [rows, np.repeat(rows[:1], PREDICT_ROWS - len(rows))]
-                )
+            for start in range(0, len(same), n_rows):
+                filled = rows = same[start : start + n_rows]
+                if not any_size:
+                    # Fill up the batch with copies of its first row.
+                    repeated = np.repeat(rows[:1], n_rows - len(rows))
+                    filled = np.concatenate([rows, repeated])
                 x = _fit_width(values[torch.from_numpy(filled)], width).to(device)
                 lengths = torch.from_numpy(sequences.lengths[filled]).to(device)
                 out = call(x, None if full else lengths).cpu().numpy()

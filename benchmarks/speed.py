@@ -57,11 +57,9 @@ def report(title, seconds, results=None):
     print(f"{title} (load {os.getloadavg()[0]:.1f})")
     for name, each in seconds.items():
         note = "" if results is None or name not in results else f"  {results[name]}"
-        print(
-            f"  {name:24s} {np.median(each):8.3f} s ({min(each):.3f} to {max(each):.3f})  "
-            f"{np.median(each) / ours:6.2f} x ours{note}",
-            flush=True,
-        )
+        spread = f"({min(each):.3f} to {max(each):.3f})"
+        ratio = f"{np.median(each) / ours:6.2f} x ours{note}"
+        print(f"  {name:24s} {np.median(each):8.3f} s {spread}  {ratio}", flush=True)
 
 
 # ---------------------------------------------------------------------------- networks
@@ -400,16 +398,12 @@ def table_ragged():
         "ours, equal lengths": lambda: plain_classifier(hidden_size, 32, 1).fit(*equal),
         "torch, PackedSequence": packed,
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one epoch is no convergence
-        report("ragged: lengths 20 to 100, as many steps, one epoch", interleave(arms))
+    report("ragged: lengths 20 to 100, as many steps, one epoch", interleave(arms))
 
 
 def fit_quickly(**settings):
     X, y = make_data(64, 100, 8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return plain_classifier(64, 64, 1, **settings).fit(X, y)
+    return plain_classifier(64, 64, 1, **settings).fit(X, y)
 
 
 def table_predict():
@@ -465,9 +459,7 @@ def arm_memory(name):
         y = rng.integers(0, 2, len(X))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            plain_classifier(16, 1024, 1).fit(X, y)
+        plain_classifier(16, 1024, 1).fit(X, y)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (
@@ -545,12 +537,10 @@ def arm_forecaster(name):
             ).fit(series, max_samples_per_ts=80, verbose=False)  # fmt: skip
 
     seconds = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for _ in range(3):
-            start = time.perf_counter()
-            fit()
-            seconds.append(time.perf_counter() - start)
+    for _ in range(3):
+        start = time.perf_counter()
+        fit()
+        seconds.append(time.perf_counter() - start)
     return {"first": seconds[0], "warm": min(seconds[1:])}
 
 
@@ -602,6 +592,8 @@ TABLES = (
 
 def main():
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # a few epochs are no convergence
+    os.environ["PYTHONWARNINGS"] = "ignore"
     if sys.argv[1:2] == ["--arm"]:
         table, name = sys.argv[2:4]
         result = globals()[f"arm_{table}"](name)

@@ -34,7 +34,7 @@ class _Shape(ctypes.Structure):
             "n_steps", "n_rows", "begin", "end", "n_inputs", "hidden_size",
             "x_step", "x_row",
         )
-    ]  # fmt: skip
+    ] + [("lengths", ctypes.c_void_p)]  # fmt: skip
 
 
 @functools.cache
@@ -57,8 +57,8 @@ def library():
         native.sklstm_forward.argtypes = [pointer] * 10
         native.sklstm_backward.argtypes = [pointer] * 8 + [size] * 2 + [pointer] * 10
         native.sklstm_affine.argtypes = [
-            pointer, size, size, size, size, size, pointer, size, pointer, ctypes.c_int,
-            pointer,
+            pointer, size, size, size, size, size, size, pointer, pointer, ctypes.c_int,
+            pointer, pointer,
         ]  # fmt: skip
         for function in ("forward", "backward", "affine"):
             getattr(native, f"sklstm_{function}").restype = None
@@ -149,13 +149,13 @@ def readable(x):
 
 
 def affine(a, weight, bias=None, relu=False):
-    """Return a @ weight + bias, maybe rectified; each row by itself.
+    """Return a @ weight.T + bias, maybe rectified; each row by itself.
 
     Parameters
     ----------
     a : Tensor of shape (n_outer, n_rows, n_terms), float32, on the CPU
         Its rows may overlap, as those of a convolution do.
-    weight : Tensor of shape (n_terms, n_out)
+    weight : Tensor of shape (n_out, n_terms)
     bias : Tensor of shape (n_out,), default=None
     relu : bool
 
@@ -163,17 +163,13 @@ def affine(a, weight, bias=None, relu=False):
     -------
     out : Tensor of shape (n_outer, n_rows, n_out)
     """
-    native, a = library(), readable(a)
-    (n_outer, n_rows, n_terms), n_out = a.shape, weight.shape[1]
+    native, a, weight = library(), readable(a), weight.contiguous()
+    (n_outer, n_rows, n_terms), n_out = a.shape, len(weight)
     width = _padded(n_out, native.sklstm_lanes())
-    padded = a.new_zeros(n_terms + 1, width)
-    padded[:n_terms, :n_out] = weight
-    if bias is not None:
-        padded[n_terms, :n_out] = bias
-    out = a.new_empty(n_outer, n_rows, width)
+    scratch, out = a.new_empty(n_terms + 1, width), a.new_empty(n_outer, n_rows, width)
     native.sklstm_affine(
-        a.data_ptr(), n_outer, a.stride(0), n_rows, a.stride(1), n_terms,
-        padded.data_ptr(), width, padded[n_terms].data_ptr(), relu, out.data_ptr(),
+        a.data_ptr(), n_outer, a.stride(0), n_rows, a.stride(1), n_terms, n_out,
+        weight.data_ptr(), _pointer(bias), relu, scratch.data_ptr(), out.data_ptr(),
     )  # fmt: skip
     return out[:, :, :n_out]
 
@@ -186,7 +182,7 @@ def _padded(n, lanes):
     return -(-n // lanes) * lanes
 
 
-def _chunks(x, hidden_size):
+def _chunks(x, hidden_size, lengths=None):
     """Cut the rows into [begin, end) pieces of enough work for a thread each."""
     n_timesteps, n_rows, n_inputs = x.shape
     work = n_timesteps * n_rows * 4 * hidden_size * (n_inputs + hidden_size)
@@ -195,7 +191,7 @@ def _chunks(x, hidden_size):
     return [
         _Shape(
             n_timesteps, n_rows, begin, end, n_inputs, hidden_size,
-            x.stride(0), x.stride(1),
+            x.stride(0), x.stride(1), _pointer(lengths),
         )
         for begin, end in itertools.pairwise(edges)
     ]  # fmt: skip
@@ -217,7 +213,7 @@ def _share(jobs):
         thread.join()
 
 
-def forward(native, x, weights, *, keep):
+def forward(native, x, weights, *, keep, lengths=None):
     """Run a layer: ((output, last), what `backward` needs or None).
 
     Parameters
@@ -226,6 +222,9 @@ def forward(native, x, weights, *, keep):
     x : Tensor of shape (n_timesteps, n_rows, n_inputs), contiguous in its last dimension
     weights : (weight_ih, weight_hh, bias_ih, bias_hh), contiguous
     keep : bool
+    lengths : Tensor of shape (n_rows,), int64, descending, default=None
+        Steps of each row; None for all. What comes after is not computed, and undefined
+        in `output`.
     """
     n_timesteps, n_rows, n_inputs = x.shape
     hidden_size = weights[1].shape[1]
@@ -241,19 +240,24 @@ def forward(native, x, weights, *, keep):
         arrays = (x, *weights, packed, h, c, gates)
         return lambda: native.sklstm_forward(ctypes.byref(shape), *map(_pointer, arrays))
 
-    _share([job(shape) for shape in _chunks(x, hidden_size)])
+    _share([job(shape) for shape in _chunks(x, hidden_size, lengths)])
     output = h[1:, :, :hidden_size]
-    return (output, output[-1]), ((h, c, gates) if keep else None)
+    last = output[-1]
+    if lengths is not None:
+        last = h[lengths, torch.arange(n_rows), :hidden_size]
+    return (output, last), ((h, c, gates) if keep else None)
 
 
-def backward(native, x, weights, kept, d_output, d_last, gradients, *, need_x):
+def backward(
+    native, x, weights, kept, d_output, d_last, gradients, *, need_x, lengths=None
+):
     """Add the gradients of the weights to `gradients`; return that of x or None.
 
     Overwrites what was kept.
 
     Parameters
     ----------
-    native, x, weights : as in `forward`
+    native, x, weights, lengths : as in `forward`
     kept : what `forward` returned
     d_output : Tensor of shape (n_timesteps, n_rows, hidden_size) or None
     d_last : Tensor of shape (n_rows, hidden_size) or None
@@ -272,7 +276,7 @@ def backward(native, x, weights, kept, d_output, d_last, gradients, *, need_x):
     strides = (0, 0) if d_output is None else d_output.stride()[:2]
     d_last = None if d_last is None else d_last.contiguous()
     dh, dc = x.new_empty(2, n_rows, width)
-    chunks = _chunks(x, hidden_size)
+    chunks = _chunks(x, hidden_size, lengths)
     # Every chunk adds up gradients of its own; they are summed in a fixed order.
     sums = [gradients]
     sums += [[torch.zeros_like(g) for g in gradients] for _ in chunks[1:]]

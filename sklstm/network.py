@@ -81,7 +81,7 @@ class RowLinear(nn.Linear):
             return super().forward(x)
         if kernels.applies(x, self.weight) and not torch.is_grad_enabled():
             rows = x.reshape(1, -1, x.shape[-1])
-            out = kernels.affine(rows, self.weight.t(), self.bias)
+            out = kernels.affine(rows, self.weight, self.bias)
             return out.reshape(*x.shape[:-1], -1)
         bias = None if self.bias is None else self.bias.double()
         return F.linear(x.double(), self.weight.double(), bias).to(x.dtype)
@@ -209,7 +209,9 @@ class ConvStem(nn.Module):
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             (k,), (stride,) = convolution.kernel_size, convolution.stride
             scale, shift = norm.scale_and_shift()
-            weight = (convolution.weight * scale[:, None, None]).permute(2, 1, 0)
+            weight = (convolution.weight * scale[:, None, None]).transpose(
+                1, 2
+            )  # (H, k, C)
             x = F.pad(x, (0, 0, k // 2, k - 1 - k // 2))  # (N, T + k - 1, C)
             n, width, n_channels = x.shape
             n_out = (width - k) // stride + 1
@@ -218,7 +220,7 @@ class ConvStem(nn.Module):
                 (n, n_out, k * n_channels),
                 (width * n_channels, stride * n_channels, 1),
             )
-            x = kernels.affine(rows, weight.reshape(k * n_channels, -1), shift, relu=True)
+            x = kernels.affine(rows, weight.flatten(1), shift, relu=True)
             if lengths is not None:
                 lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
                 x = x * step_mask(lengths, n_out)[:, :, None]
@@ -481,23 +483,26 @@ class RecurrentNetwork(_Portable, nn.Module):
         Returns
         -------
         loss : Tensor of shape () or None
-            None where this is not possible: only last states of plain LSTM layers that
-            read whole rows can be differentiated so.
+            None where this is not possible: only last states of plain LSTM layers can be
+            differentiated so, of rows that are ordered by length if they are ragged.
         """
         x, lengths = inputs
         layers, read = self.recurrence.forwards, self.readout
         if (
             not self.reads_final
-            or lengths is not None
             or self.stem is not None
             or not isinstance(layers[0], LSTMLayer)
             or not kernels.applies(x, read.weight)
         ):
             return None
+        if lengths is not None and (lengths[1:] > lengths[:-1]).any():
+            return None
         native, passes = kernels.library(), []
         x = kernels.readable(x.transpose(0, 1))  # (T, N, C)
         for i, layer in enumerate(layers):
-            (output, last), kept = kernels.forward(native, x, layer.weights, keep=True)
+            (output, last), kept = kernels.forward(
+                native, x, layer.weights, keep=True, lengths=lengths
+            )
             is_last = i + 1 == len(layers)
             state = last if is_last else output
             factors = self.recurrence.dropout.factors(state, generator)
@@ -515,7 +520,7 @@ class RecurrentNetwork(_Portable, nn.Module):
             gradients = [p.grad for p in layer.weights[:3]]
             d_state = kernels.backward(
                 native, x, layer.weights, kept, *d_states, gradients,
-                need_x=layer is not layers[0],
+                need_x=layer is not layers[0], lengths=lengths,
             )  # fmt: skip
             layer.bias_hh_l0.grad.copy_(layer.bias_ih_l0.grad)
             is_last = False

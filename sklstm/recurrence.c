@@ -96,8 +96,17 @@ INLINE void multiply(int rows, int width, vec (*acc)[GATES], const float *a, ptr
 /* Sizes and strides shared by both passes; rows [begin, end) of a batch of n_rows. */
 typedef struct {
     ptrdiff_t n_steps, n_rows, begin, end, n_inputs, hidden_size;
-    ptrdiff_t x_step, x_row; /* strides of x, in floats */
+    ptrdiff_t x_step, x_row;  /* strides of x, in floats */
+    const long long *lengths; /* of the rows, descending; or NULL: all are n_steps long */
 } Shape;
+
+/* The end of the rows that have a step t; those behind are left alone. */
+static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
+    ptrdiff_t n = s->end;
+    if (s->lengths)
+        while (n > s->begin && s->lengths[n - 1] <= t) n--;
+    return n;
+}
 
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
@@ -160,13 +169,14 @@ void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const flo
         const float *h_t = h + t * batch, *c_t = gates ? c + t * batch : c;
         float *h_next = h + (t + 1) * batch, *c_next = gates ? c + (t + 1) * batch : c;
         float *gates_t = gates ? gates + t * batch * GATES : NULL;
+        const ptrdiff_t end = end_at(s, t);
         for (ptrdiff_t u = 0; u < width; u += LANES) {
             const float *panel = w + u * n_terms * GATES;
-            for (ptrdiff_t n = s->begin; n < s->end;) {
+            for (ptrdiff_t n = s->begin; n < end;) {
                 const float *x_n = x + t * s->x_step + n * s->x_row;
                 const ptrdiff_t at = n * width + u;
                 float *g = gates ? gates_t + n * width * GATES + u * GATES : NULL;
-                if (n + ROWS <= s->end) {
+                if (n + ROWS <= end) {
                     forward_tile(ROWS, s, panel, x_n, h_t + n * width, c_t + at, h_next + at,
                                  c_next + at, g, width);
                     n += ROWS;
@@ -233,10 +243,17 @@ static void product(const float *a, ptrdiff_t n_rows, ptrdiff_t a_row, ptrdiff_t
                       bias ? bias + u : NULL, relu, out + u);
 }
 
-/* The same for each of n_outer matrices. */
+/* The same for each of n_outer matrices, with a weight (n_out, n_terms) as in nn.Linear and
+   a bias (n_out,) or NULL. scratch: (n_terms + 1, n_out padded to ld). */
 void sklstm_affine(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_t n_rows,
-                   ptrdiff_t a_row, ptrdiff_t n_terms, const float *w, ptrdiff_t ld,
-                   const float *bias, int relu, float *out) {
+                   ptrdiff_t a_row, ptrdiff_t n_terms, ptrdiff_t n_out, const float *weight,
+                   const float *bias_, int relu, float *scratch, float *out) {
+    const ptrdiff_t ld = padded(n_out);
+    float *bias = scratch, *w = scratch + ld;
+    memset(scratch, 0, (ld == n_out ? 1 : n_terms + 1) * ld * sizeof(float));
+    if (bias_) memcpy(bias, bias_, n_out * sizeof(float));
+    for (ptrdiff_t u = 0; u < n_out; u++)
+        for (ptrdiff_t k = 0; k < n_terms; k++) w[k * ld + u] = weight[u * n_terms + k];
     for (ptrdiff_t i = 0; i < n_outer; i++)
         product(a + i * a_outer, n_rows, a_row, n_terms, w, ld, bias, relu,
                 out + i * n_rows * ld);
@@ -266,10 +283,10 @@ INLINE void weight_tile(int rows, const float *a, ptrdiff_t a_row, const float *
 }
 
 /* out (n_columns, 4 Hp) += a (N, n_columns)^T @ d (N, 4 Hp). */
-static void add_outer(const Shape *s, const float *a, ptrdiff_t a_row, ptrdiff_t n_columns,
-                      const float *d, ptrdiff_t d_row, float *out) {
-    const ptrdiff_t n_rows = s->end - s->begin;
-    a += s->begin * a_row, d += s->begin * d_row;
+static void add_outer(ptrdiff_t begin, ptrdiff_t end, const float *a, ptrdiff_t a_row,
+                      ptrdiff_t n_columns, const float *d, ptrdiff_t d_row, float *out) {
+    const ptrdiff_t n_rows = end - begin;
+    a += begin * a_row, d += begin * d_row;
     for (ptrdiff_t u = 0; u < d_row; u += GATES * LANES) {
         ptrdiff_t k = 0;
         for (; k + ROWS <= n_columns; k += ROWS)
@@ -300,12 +317,14 @@ void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const fl
     for (ptrdiff_t n = s->begin; n < s->end; n++) {
         memset(dc + n * width, 0, width * sizeof(float));
         memset(dh + n * width, 0, width * sizeof(float));
-        if (d_last) memcpy(dh + n * width, d_last + n * H, H * sizeof(float));
     }
     for (ptrdiff_t t = s->n_steps - 1; t >= 0; t--) {
         float *gates_t = gates + t * batch * GATES;
         const float *c_t = c + t * batch, *c_next = c_t + batch;
-        for (ptrdiff_t n = s->begin; n < s->end; n++) {
+        const ptrdiff_t end = end_at(s, t), n_rows = end - s->begin;
+        for (ptrdiff_t n = s->begin; n < end; n++) {
+            if (d_last && t + 1 == (s->lengths ? s->lengths[n] : s->n_steps))
+                for (ptrdiff_t u = 0; u < H; u++) dh[n * width + u] += d_last[n * H + u];
             if (d_out) {
                 const float *d = d_out + t * d_step + n * d_row;
                 for (ptrdiff_t u = 0; u < H; u++) dh[n * width + u] += d[u];
@@ -330,14 +349,14 @@ void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const fl
                 store(bias + 3 * LANES, load(bias + 3 * LANES) + d_o);
             }
         }
-        add_outer(s, x + t * s->x_step, s->x_row, I, gates_t, all, d_w + all);
+        add_outer(s->begin, end, x + t * s->x_step, s->x_row, I, gates_t, all, d_w + all);
         if (t > 0) {
-            add_outer(s, h + t * batch, width, H, gates_t, all, d_w + (1 + I) * all);
-            product(gates_t + s->begin * all, s->end - s->begin, all, all, w_h, width, NULL,
+            add_outer(s->begin, end, h + t * batch, width, H, gates_t, all, d_w + (1 + I) * all);
+            product(gates_t + s->begin * all, n_rows, all, all, w_h, width, NULL,
                     0, dh + s->begin * width);
         }
         if (d_x)
-            product(gates_t + s->begin * all, s->end - s->begin, all, all, w_x, in_width,
+            product(gates_t + s->begin * all, n_rows, all, all, w_x, in_width,
                     NULL, 0, d_x + (t * s->n_rows + s->begin) * in_width);
     }
     for (ptrdiff_t g = 0; g < GATES; g++)

@@ -18,7 +18,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 PADDING, UNKNOWN, N_RESERVED_TOKENS = 0, 1, 2
-CHUNK_ROWS = 4096  # rows handled at once where a float64 intermediate is needed
+CHUNK_ROWS = 1024  # rows handled at once where a float64 intermediate is needed
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,8 @@ def torch_threads(n_threads: int):
 
 def threads_for(n_rows: int, n_timesteps: int, network) -> int:
     """Return how many threads a batch is worth: one unless it is large."""
+    if torch.get_num_threads() == 1:
+        return 1
     n_weights = sum(p.numel() for p in network.parameters() if p.ndim > 1)
     work = n_rows * n_timesteps * n_weights
     return torch.get_num_threads() if work >= MIN_PARALLEL_WORK else 1
@@ -226,7 +228,7 @@ class SequenceBatches:
             order = torch.randperm(n, generator=self.generator).numpy()
         else:
             order = np.arange(n)
-        if self.ragged and self.shuffle and self.n_batches > 1:
+        if self.ragged and self.shuffle:
             order = self._by_similar_length(order)
         for rows in np.array_split(order, self.n_batches):
             index = torch.from_numpy(rows).to(self.values.device)
@@ -250,7 +252,7 @@ class SequenceBatches:
         size = math.ceil(len(order) / self.n_batches) * 8
         runs = [order[start : start + size] for start in range(0, len(order), size)]
         order = np.concatenate(
-            [run[np.argsort(self._lengths[run], kind="stable")] for run in runs]
+            [run[np.argsort(-self._lengths[run], kind="stable")] for run in runs]
         )
         batches = np.array_split(order, self.n_batches)
         shuffled = torch.randperm(self.n_batches, generator=self.generator)
@@ -545,28 +547,39 @@ def forward(network, sequences, device, method="__call__") -> np.ndarray:
         network = copy.deepcopy(network).to(device)
     call = getattr(network, method)
     values = torch.from_numpy(np.ascontiguousarray(sequences.values))
-    distinct, which = np.unique(sequences.lengths, return_inverse=True)
-    width_of = np.array([padded_length(length) for length in distinct.tolist()])[which]
-    is_full = sequences.lengths == width_of
     raw = None
     any_size = device.type == "cpu" and getattr(network, "rounds_alike", False)
     n_rows = min(n, MAX_PREDICT_ROWS) if any_size else PREDICT_ROWS
     n_threads = threads_for(n_rows, values.shape[1], network)
     with torch_threads(n_threads), torch.inference_mode():
-        for width, full in sorted(
-            set(zip(width_of.tolist(), is_full.tolist(), strict=True))
-        ):
-            same = np.flatnonzero((width_of == width) & (is_full == full))
+        for same, width, full in _alike(sequences.lengths):
             for start in range(0, len(same), n_rows):
                 filled = rows = same[start : start + n_rows]
                 if not any_size:
                     # Fill up the batch with copies of its first row.
                     repeated = np.repeat(rows[:1], n_rows - len(rows))
                     filled = np.concatenate([rows, repeated])
-                x = _fit_width(values[torch.from_numpy(filled)], width).to(device)
-                lengths = torch.from_numpy(sequences.lengths[filled]).to(device)
-                out = call(x, None if full else lengths).cpu().numpy()
+                if len(filled) == n == len(same):
+                    x = values
+                else:
+                    x = values.index_select(0, torch.from_numpy(filled))
+                x = _fit_width(x, width).to(device)
+                lengths = None
+                if not full:
+                    lengths = torch.from_numpy(sequences.lengths[filled]).to(device)
+                out = call(x, lengths).cpu().numpy()
                 if raw is None:
                     raw = np.empty((n, out.shape[1]), dtype=np.float64)
                 raw[rows] = out[: len(rows)]
     return raw
+
+
+def _alike(lengths):
+    """Return [(rows, padded length, whether they fill it)], grouping all rows."""
+    distinct, which = np.unique(lengths, return_inverse=True)
+    padded = [padded_length(length) for length in distinct.tolist()]
+    if len(distinct) == 1:
+        return [(np.arange(len(lengths)), padded[0], padded[0] == distinct[0])]
+    key = np.array(padded) * 2 + (np.array(padded) == distinct)
+    key = key[which]
+    return [(np.flatnonzero(key == k), k // 2, k % 2 == 1) for k in np.unique(key)]

@@ -227,16 +227,19 @@ def target_for(name, n_rows, generator):
 @needs_library
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_gradients_without_autograd_are_autograd_s(name, num_layers):
+@pytest.mark.parametrize("ragged", [False, True])
+def test_gradients_without_autograd_are_autograd_s(name, num_layers, ragged):
     generator = torch.Generator().manual_seed(0)
     head, target = target_for(name, 9, generator)
     network = RecurrentNetwork(
         n_channels=2, n_outputs=head.n_raw, hidden_size=11, num_layers=num_layers,
-        cell="lstm", bidirectional=False, dropout=0.3, stem=None, pooling="last",
-        strides=(), n_tokens=0,
+        cell="lstm", bidirectional=False, stem=None, pooling="last", strides=(),
+        # Of ragged rows autograd drops every state, not the last ones alone.
+        dropout=0.0 if ragged else 0.3, n_tokens=0,
     ).train()  # fmt: skip
     initialize(network, generator)
     x = torch.randn(9, 6, 2, generator=generator)
+    lengths = torch.tensor([6, 6, 5, 5, 4, 3, 3, 1, 1]) if ragged else None
     weight = torch.rand(
         target.shape if name == "multilabel" else (9,), generator=generator
     )
@@ -247,10 +250,10 @@ def test_gradients_without_autograd_are_autograd_s(name, num_layers):
             p.grad = torch.zeros_like(p)
         if by_hand:
             loss = network.differentiate(
-                head.loss_gradient, (x, None), target, weight, dropout
+                head.loss_gradient, (x, lengths), target, weight, dropout
             )
         else:
-            loss = head.loss(network(x, None, dropout), target, weight).mean()
+            loss = head.loss(network(x, lengths, dropout), target, weight).mean()
             loss.backward()
         found.append([loss, *(p.grad for p in network.parameters())])
     for a, b in zip(*found, strict=True):
@@ -270,3 +273,25 @@ def test_gradients_without_autograd_are_declined():
         )  # fmt: skip
         args = (head.loss_gradient, (x, None), target, weight)
         assert network.differentiate(*args) is None
+    network = RecurrentNetwork(
+        n_channels=2, n_outputs=1, hidden_size=4, num_layers=1, dropout=0.0,
+        strides=(), n_tokens=0, **plain,
+    )  # fmt: skip
+    ascending = torch.arange(9).clamp(min=1)
+    args = (head.loss_gradient, (x, ascending), target, weight)
+    assert network.differentiate(*args) is None
+
+
+@needs_library
+@pytest.mark.parametrize("n_terms", [1, 9, 40])
+@pytest.mark.parametrize("n_out", [1, 8, 16, 51])
+def test_affine_maps_each_row_by_itself(n_terms, n_out):
+    torch.manual_seed(0)
+    weight, bias = torch.randn(n_out, n_terms), torch.randn(n_out)
+    a = torch.randn(2, 17, n_terms)
+    whole = kernels.affine(a, weight, bias)
+    assert distance(whole, torch.nn.functional.linear(a, weight, bias)) < 1e-6
+    assert torch.equal(kernels.affine(a[:, 4:5], weight, bias), whole[:, 4:5])
+    assert torch.equal(kernels.affine(a, weight, bias, relu=True), whole.relu())
+    without = kernels.affine(a, weight)
+    assert distance(without, torch.nn.functional.linear(a, weight)) < 1e-6

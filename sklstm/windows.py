@@ -402,25 +402,25 @@ def seasonal_naive(values: np.ndarray, horizon: int, period: int) -> np.ndarray:
     -------
     forecast : ndarray of shape (n, horizon)
     """
-    n_timesteps = values.shape[1]
-    forecast = np.repeat(_last_observed(values)[:, None], horizon, axis=1)
-    if period > 1:
-        for phase in range(min(period, horizon)):
-            # Steps phase, phase + period, ... repeat the value of the last such phase.
-            first = n_timesteps - period + phase
-            of_phase = _last_observed(values[:, np.arange(first, -1, -period)[::-1]])
-            known = ~np.isnan(of_phase)
-            forecast[known, phase::period] = of_phase[known, None]
-    return forecast
+    n, n_timesteps = values.shape
+    last = _last_observed(values)  # (n,)
+    if period == 1:
+        return np.repeat(last[:, None], horizon, axis=1)
+    # Seasons counted back from the end, so that phase 0 is that of the first step ahead.
+    missing = np.full((n, -n_timesteps % period), np.nan)
+    seasons = np.concatenate([missing, values], axis=1).reshape(n, -1, period)
+    of_phase = _last_observed(seasons)  # (n, period)
+    of_phase = np.where(np.isnan(of_phase), last[:, None], of_phase)
+    return of_phase[:, np.arange(horizon) % period]
 
 
 def _last_observed(values):
-    n, n_timesteps = values.shape
-    if n_timesteps == 0:
-        return np.full(n, np.nan)
+    """(n, T, ...) -> (n, ...): the last along the second axis that is not NaN."""
+    if values.shape[1] == 0:
+        return np.full(values.shape[:1] + values.shape[2:], np.nan)
     observed = ~np.isnan(values)
-    last = n_timesteps - 1 - observed[:, ::-1].argmax(axis=1)
-    return np.where(observed.any(axis=1), values[np.arange(n), last], np.nan)
+    last = values.shape[1] - 1 - observed[:, ::-1].argmax(axis=1)
+    return np.take_along_axis(values, last[:, None], axis=1)[:, 0]
 
 
 def _slope(values):

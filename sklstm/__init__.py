@@ -3,9 +3,10 @@
 import importlib
 
 from sklstm.estimators import LSTMClassifier, LSTMRegressor
+from sklstm.streaming import stream
 
 __version__ = "0.1.0.dev0"
-__all__ = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
+__all__ = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "stream"]
 
 # Loaded at first use (PEP 562), since they import sktime.
 _GUESTS = {"LSTMForecaster": "sklstm.forecaster"}

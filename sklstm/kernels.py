@@ -18,6 +18,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -298,6 +299,55 @@ def backward(
         for total, other in zip(gradients, others, strict=True):
             total.add_(other)
     return None if d_x is None else d_x[:, :, :n_inputs]
+
+
+class Stepper:
+    """A layer that keeps its state from call to call, for inference.
+
+    Parameters
+    ----------
+    weights : (weight_ih, weight_hh, bias_ih, bias_hh), as `available` wants them
+        Copied.
+    n_rows : int
+    """
+
+    def __init__(self, weights, n_rows):
+        self.native = library()
+        self.n_inputs, self.hidden_size = weights[0].shape[1], weights[1].shape[1]
+        width = _padded(self.hidden_size, self.native.sklstm_lanes())
+        size = (1 + self.n_inputs + self.hidden_size) * 4 * width
+        self.packed = np.empty(size, dtype=np.float32)
+        self.h = np.zeros((2, n_rows, width), dtype=np.float32)  # before and after
+        self.c = np.zeros((n_rows, width), dtype=np.float32)
+        # No rows: packs the weights and does nothing else.
+        self.shape = _Shape(1, n_rows, 0, 0, self.n_inputs, self.hidden_size, 0, 0, None)
+        weights = [w.detach().contiguous() for w in weights]
+        self._run(None, *map(_pointer, weights))
+        self.shape = _Shape(
+            1, n_rows, 0, n_rows, self.n_inputs, self.hidden_size, 0, self.n_inputs, None
+        )
+        self.arguments = (None, None, None, None, *self._buffers())
+
+    def _buffers(self):
+        return (*(a.ctypes.data for a in (self.packed, self.h, self.c)), None)
+
+    def _run(self, x, *weights):
+        self.native.sklstm_forward(
+            ctypes.byref(self.shape), x, *weights, *self._buffers()
+        )
+
+    def step(self, x):
+        """(N, I) float32, contiguous -> the new state (N, H), a view."""
+        self.h[0] = self.h[1]
+        self.native.sklstm_forward(
+            ctypes.byref(self.shape), x.ctypes.data, *self.arguments
+        )
+        return self.h[1, :, : self.hidden_size]
+
+    def reset(self, rows=slice(None)):
+        """Set the state of some rows to zero."""
+        self.h[:, rows] = 0
+        self.c[rows] = 0
 
 
 class _Layer(torch.autograd.Function):

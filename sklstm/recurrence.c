@@ -151,20 +151,23 @@ INLINE void forward_tile(int rows, const Shape *s, const float *w, const float *
     }
 }
 
-/* h: (T + 1, N, Hp), c: (T + 1, N, Hp) or, without gates, (N, Hp); both start at zero.
-   gates: (T, N, 4 Hp) or NULL. w: scratch of (1 + I + H) * 4 Hp floats. */
+/* h: (T + 1, N, Hp), c: (T + 1, N, Hp) or, without gates, (N, Hp); the first of each is the
+   state to start from. gates: (T, N, 4 Hp) or NULL. w: (1 + I + H) * 4 Hp floats, into which
+   the weights are packed; with w_ih NULL they have been before. */
 void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
                     const float *b_ih, const float *b_hh, float *w, float *h, float *c,
                     float *gates) {
     const ptrdiff_t width = padded(s->hidden_size), H = s->hidden_size;
     const ptrdiff_t n_terms = 1 + s->n_inputs + H, batch = s->n_rows * width;
-    if (width != H) memset(w, 0, n_terms * GATES * width * sizeof(float));
-    for (ptrdiff_t g = 0; g < GATES; g++)
-        for (ptrdiff_t u = 0; u < H; u++)
-            w[(u / LANES * n_terms * GATES + g) * LANES + u % LANES] =
-                b_ih[g * H + u] + b_hh[g * H + u];
-    pack(w_ih, s->n_inputs, H, w, 1, n_terms);
-    pack(w_hh, H, H, w, 1 + s->n_inputs, n_terms);
+    if (w_ih) {
+        if (width != H) memset(w, 0, n_terms * GATES * width * sizeof(float));
+        for (ptrdiff_t g = 0; g < GATES; g++)
+            for (ptrdiff_t u = 0; u < H; u++)
+                w[(u / LANES * n_terms * GATES + g) * LANES + u % LANES] =
+                    b_ih[g * H + u] + b_hh[g * H + u];
+        pack(w_ih, s->n_inputs, H, w, 1, n_terms);
+        pack(w_hh, H, H, w, 1 + s->n_inputs, n_terms);
+    }
     for (ptrdiff_t t = 0; t < s->n_steps; t++) {
         const float *h_t = h + t * batch, *c_t = gates ? c + t * batch : c;
         float *h_next = h + (t + 1) * batch, *c_next = gates ? c + (t + 1) * batch : c;

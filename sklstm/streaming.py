@@ -1,0 +1,250 @@
+"""Answers after every time step, without reading the past again."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from sklstm import kernels
+from sklstm.network import ConvStem, EmbeddingStem, LSTMLayer
+from sklstm.sequences import Sequences
+
+METHODS = ("predict", "predict_proba", "embed")
+
+
+def stream(estimator, n_streams=None, method="predict"):
+    """Return an object that is pushed one time step after the other.
+
+    Parameters
+    ----------
+    estimator : LSTMClassifier or LSTMRegressor
+        Fitted; not bidirectional, and without convolutions (``stem=None``, "linear" or
+        "embedding"), which would need steps that are yet to come.
+    n_streams : int, default=None
+        Sequences that are read side by side. None means one, without an axis for it.
+    method : {"predict", "predict_proba", "embed"}, default="predict"
+        What to answer.
+
+    Returns
+    -------
+    stream : Stream
+
+    Raises
+    ------
+    ValueError
+        If the estimator cannot be streamed; says why.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklstm import LSTMRegressor, stream
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(50, 20, 2))
+    >>> model = LSTMRegressor(stem=None, max_iter=20, random_state=0)
+    >>> model = model.fit(X, X[:, :, 0].mean(axis=1))
+    >>> live = stream(model)
+    >>> for x_t in X[0]:
+    ...     answer = live.push(x_t)
+    >>> bool(np.isclose(answer, model.predict(X[:1])[0], atol=1e-5))
+    True
+    """
+    check_is_fitted(estimator)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}.")
+    if method != "embed" and not hasattr(estimator, method):
+        raise ValueError(f"{type(estimator).__name__} has no {method}.")
+    if n_streams is not None and n_streams < 1:
+        raise ValueError(f"n_streams must be None or at least 1, got {n_streams}.")
+    network = estimator.network_
+    if isinstance(network.stem, ConvStem):
+        raise ValueError(
+            'A network with stem="conv" cannot be streamed: its convolutions read steps '
+            'that are yet to come. Fit with stem=None or stem="linear".'
+        )
+    if network.recurrence.bidirectional:
+        raise ValueError(
+            "A bidirectional network cannot be streamed: it starts from the last step. "
+            "Fit with bidirectional=False."
+        )
+    return Stream(estimator, n_streams, method)
+
+
+class Stream:
+    """Sequences being read, one step at a time; made by `stream`."""
+
+    def __init__(self, estimator, n_streams, method):
+        self._encoder, self._head = estimator.encoder_, estimator.head_
+        self._single = n_streams is None
+        self.n_streams = n_rows = 1 if self._single else n_streams
+        network = estimator.network_
+        self._stem = _stem(network.stem)
+        self._layers = [_stepper(layer, n_rows) for layer in network.recurrence.forwards]
+        self._pooling = _Pooling(network.pooling, n_rows)
+        readout = network.readout
+        self._weight = readout.weight.detach().double().numpy().T.copy()  # (P, Q)
+        self._bias = readout.bias.detach().double().numpy()
+        self._answer = {
+            "predict": lambda pooled: self._head.decode(self._raw(pooled)),
+            "predict_proba": lambda pooled: self._head.proba(self._raw(pooled)),
+            "embed": lambda pooled: pooled.astype(np.float64),
+        }[method]
+        self._lengths = np.ones(n_rows, dtype=np.int64)
+        self._rows = np.arange(n_rows)
+
+    def push(self, x):
+        """Read the next step of every stream and answer.
+
+        Parameters
+        ----------
+        x : array-like of shape (n_channels,) or (n_streams, n_channels)
+            The latter if `n_streams` was given. With ``stem="embedding"`` a token instead
+            of channels. NaN is missing where the estimator has ``missing="mask"``.
+
+        Returns
+        -------
+        answer : ndarray
+            What `predict` (or the chosen method) says of the sequences so far: with an
+            axis for the streams if there is `n_streams`, else without.
+
+        Raises
+        ------
+        ValueError
+            If x has another shape or is not finite; the state is as before.
+        """
+        state = self._stem(self._encode(x))
+        for layer in self._layers:
+            state = layer.step(state)
+        answer = self._answer(self._pooling.add(state))
+        return answer[0] if self._single else answer
+
+    def reset(self, streams=None):
+        """Start anew, all streams or those with the given numbers."""
+        rows = slice(None) if streams is None else np.atleast_1d(streams)
+        for layer in self._layers:
+            layer.reset(rows)
+        self._pooling.reset(rows)
+
+    def _encode(self, x):
+        """Return checked and standardised channels (N, C), or tokens (N,)."""
+        encoder = self._encoder
+        x = np.asarray(x, dtype=None if encoder.tokens else np.float64)
+        n_channels = 1 if encoder.tokens else encoder.n_channels_in_
+        if encoder.tokens:
+            shape = () if self._single else (self.n_streams,)
+        else:
+            shape = (n_channels,) if self._single else (self.n_streams, n_channels)
+        if x.shape != shape:
+            raise ValueError(
+                f"push expects one time step, an array of shape {shape}; got {x.shape}."
+            )
+        if not encoder.tokens:
+            bad = np.isinf(x) if encoder.missing == "mask" else ~np.isfinite(x)
+            if bad.any():
+                raise ValueError(
+                    f"The time step holds {x[bad][0]} in channel "
+                    f"{np.argwhere(bad)[0][-1]}. Values must be finite"
+                    + (" or NaN." if encoder.missing == "mask" else ".")
+                )
+        values = x.reshape(self.n_streams, 1, -1)  # (N, 1, C)
+        if encoder.tokens:
+            values = values[:, :, 0]
+        return encoder.encode(Sequences(values, self._lengths), self._rows).values[:, 0]
+
+    def _raw(self, pooled):
+        return pooled.astype(np.float64) @ self._weight + self._bias
+
+
+def _stem(module):
+    """Return a stem as a function of one step: (N, C) or (N,) -> (N, I)."""
+    if module is None:
+        return np.ascontiguousarray
+    if isinstance(module, EmbeddingStem):
+        table = module.embedding.weight.detach().numpy().copy()
+        return lambda tokens: table[tokens]
+    weight = module.linear.weight.detach().numpy().T.copy()
+    bias = module.linear.bias.detach().numpy().copy()
+    return lambda x: np.maximum(x @ weight + bias, 0)
+
+
+def _stepper(layer, n_rows):
+    if isinstance(layer, LSTMLayer) and kernels.available(layer.weight_hh_l0):
+        return kernels.Stepper(layer.weights, n_rows)
+    return _TorchStepper(layer, n_rows)
+
+
+class _TorchStepper:
+    """`kernels.Stepper` for any layer of torch's."""
+
+    def __init__(self, layer, n_rows):
+        self.layer = layer
+        shape = (1, n_rows, layer.hidden_size)
+        is_lstm = isinstance(layer, LSTMLayer)
+        self.state = torch.zeros(
+            2 if is_lstm else 1, *shape, dtype=layer.weight_hh_l0.dtype
+        )
+
+    def step(self, x):
+        """(N, I) -> (N, H)."""
+        layer, x = self.layer, torch.from_numpy(np.ascontiguousarray(x))[None]
+        settings = (layer.all_weights[0], True, 1, 0.0, False, False, False)
+        with torch.no_grad():
+            if len(self.state) == 2:
+                output, *state = torch.lstm(x, tuple(self.state), *settings)
+            else:
+                output, *state = torch.gru(x, self.state[0], *settings)
+        self.state = torch.stack(state)
+        return output[0].numpy()
+
+    def reset(self, rows):
+        """Set the state of some rows to zero."""
+        self.state[:, :, rows] = 0
+
+
+class _Pooling:
+    """What `network.Pooling` says of the steps so far."""
+
+    def __init__(self, module, n_rows):
+        self.kind = module.pooling
+        if self.kind == "attention":
+            self.weight = module.score.weight.detach().numpy().T.copy()  # (D, D)
+            self.bias = module.score.bias.detach().numpy().copy()
+            self.query = module.query.detach().numpy().copy()
+        self.n_steps = np.zeros((n_rows, 1))
+        self.sum, self.highest = 0.0, -np.inf  # (N, D) from the first step on
+        self.score, self.total = np.full((n_rows, 1), -np.inf), np.zeros((n_rows, 1))
+
+    def add(self, state):
+        """(N, D) -> (N, P)."""
+        if self.kind == "last":
+            return state
+        shape = state.shape
+        self.n_steps += 1
+        if self.kind == "attention":
+            # A softmax over what is yet to come: sums are kept relative to the highest
+            # score so far (Milakov & Gimelshein, 2018).
+            score = np.tanh(state @ self.weight + self.bias) @ self.query
+            score = score[:, None].astype(np.float64)
+            highest = np.maximum(self.score, score)
+            decay, gain = np.exp(self.score - highest), np.exp(score - highest)
+            self.sum = self.sum * decay + gain * state
+            self.total = self.total * decay + gain
+            self.score = highest
+            return self.sum / self.total
+        self.sum = np.broadcast_to(self.sum, shape) + state.astype(np.float64)
+        self.highest = np.maximum(np.broadcast_to(self.highest, shape), state)
+        mean = self.sum / self.n_steps
+        if self.kind == "mean":
+            return mean
+        if self.kind == "max":
+            return self.highest
+        return np.concatenate([mean, self.highest], axis=1)
+
+    def reset(self, rows):
+        """Forget the steps of some rows."""
+        self.n_steps[rows] = self.total[rows] = 0
+        self.score[rows] = -np.inf
+        for name, empty in (("sum", 0.0), ("highest", -np.inf)):
+            values = getattr(self, name)
+            if isinstance(values, np.ndarray):
+                values[rows] = empty

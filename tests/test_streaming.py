@@ -1,0 +1,108 @@
+"""What a stream says after a step is what predict says of the prefix."""
+
+import numpy as np
+import pytest
+
+from sklstm import LSTMClassifier, LSTMRegressor, kernels, stream
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(30, 12, 3))
+LABELS = np.array(["a", "b", "c"])[np.arange(30) % 3]
+
+
+def fit(estimator=LSTMClassifier, X=X, y=LABELS, **settings):
+    settings = {"stem": None, "hidden_size": 10, "max_iter": 30} | settings
+    return estimator(random_state=0, **settings).fit(X, y)
+
+
+def prefixes(model, x):
+    return np.concatenate([model.predict_proba(x[None, : t + 1]) for t in range(len(x))])
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pooling": "last"},
+        {"pooling": "mean"},
+        {"pooling": "max"},
+        {"pooling": "mean-max", "num_layers": 2},
+        {"pooling": "attention"},
+        {"stem": "linear", "standardize": False},
+        {"cell": "gru"},
+        {"dtype": "float64"},
+    ],
+    ids=str,
+)
+def test_equals_predict_on_every_prefix(settings, native, monkeypatch):
+    model = fit(**settings)
+    if not native:
+        monkeypatch.setattr(kernels, "available", lambda weight: False)
+    live = stream(model, method="predict_proba")
+    for _ in range(2):
+        found = np.stack([live.push(x_t) for x_t in X[0]])
+        np.testing.assert_allclose(found, prefixes(model, X[0]), atol=1e-6)
+        live.reset()
+
+
+def test_many_streams_side_by_side_and_some_start_anew():
+    model = fit(pooling="mean-max")
+    live = stream(model, n_streams=4, method="predict_proba")
+    for t in range(5):
+        live.push(X[:4, t])
+    live.reset([1, 3])
+    for t in range(5, 9):
+        found = live.push(X[:4, t])
+    expected = model.predict_proba([X[0, :9], X[1, 5:9], X[2, :9], X[3, 5:9]])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_answers_as_the_method_does():
+    model = fit()
+    live = stream(model)
+    label = [live.push(x_t) for x_t in X[0]][-1]
+    assert label == model.predict(X[:1])[0]
+    live = stream(model, method="embed", n_streams=2)
+    state = [live.push(X[:2, t]) for t in range(12)][-1]
+    np.testing.assert_allclose(state, model.embed(X[:2]), atol=1e-6)
+    regressor = fit(LSTMRegressor, y=X[:, :, 0].mean(axis=1))
+    live = stream(regressor)
+    value = [live.push(x_t) for x_t in X[0]][-1]
+    np.testing.assert_allclose(value, regressor.predict(X[:1])[0], atol=1e-5)
+
+
+def test_tokens_and_missing_values():
+    tokens = rng.integers(1, 20, size=(30, 9))
+    model = fit(X=tokens, stem="embedding")
+    live = stream(model, method="predict_proba")
+    found = [live.push(token) for token in tokens[0]][-1]
+    np.testing.assert_allclose(found, model.predict_proba(tokens[:1])[0], atol=1e-6)
+    holes = np.where(rng.random(X.shape) < 0.2, np.nan, X)
+    model = fit(X=holes, missing="mask")
+    live = stream(model, method="predict_proba")
+    found = [live.push(x_t) for x_t in holes[0]][-1]
+    np.testing.assert_allclose(found, model.predict_proba(holes[:1])[0], atol=1e-6)
+
+
+def test_bad_steps_leave_the_state_as_it_was():
+    model = fit()
+    live = stream(model, method="predict_proba")
+    live.push(X[0, 0])
+    with pytest.raises(ValueError, match=r"one time step, an array of shape \(3,\); got"):
+        live.push(X[0])
+    with pytest.raises(ValueError, match=r"holds nan in channel 1\. Values must be"):
+        live.push([0.0, np.nan, 1.0])
+    np.testing.assert_allclose(live.push(X[0, 1]), prefixes(model, X[0])[1], atol=1e-6)
+
+
+def test_what_cannot_be_streamed_says_why():
+    with pytest.raises(ValueError, match='stem="conv" cannot be streamed: its conv'):
+        stream(fit(stem="conv"))
+    with pytest.raises(ValueError, match="bidirectional network cannot be streamed"):
+        stream(fit(bidirectional=True))
+    with pytest.raises(ValueError, match="method must be one of"):
+        stream(fit(), method="score")
+    with pytest.raises(ValueError, match="LSTMRegressor has no predict_proba"):
+        stream(fit(LSTMRegressor, y=X[:, 0, 0]), method="predict_proba")
+    with pytest.raises(ValueError, match="n_streams must be None or at least 1, got 0"):
+        stream(fit(), n_streams=0)

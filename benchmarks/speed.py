@@ -459,7 +459,7 @@ def arm_memory(name):
         y = rng.integers(0, 2, len(X))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
-        plain_classifier(16, 1024, 1).fit(X, y)
+        plain_classifier(16, 256, 1).fit(X, y)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return (

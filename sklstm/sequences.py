@@ -18,7 +18,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 PADDING, UNKNOWN, N_RESERVED_TOKENS = 0, 1, 2
-CHUNK_ROWS = 1024  # rows handled at once where a float64 intermediate is needed
+CHUNK_ROWS = 256  # rows handled at once where a float64 intermediate is needed
 
 
 @dataclass(frozen=True)
@@ -436,7 +436,7 @@ def distinct_rows(
         Sum of the weights of the rows that are equal to each.
     """
     target = np.asarray(target, dtype=np.float64).reshape(len(rows), -1) + 0.0
-    digests = []
+    digests = bytearray()
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
         # One byte layout for every input type; adding 0.0 turns -0.0 into 0.0.
@@ -445,8 +445,8 @@ def distinct_rows(
         for row, length, y in zip(values + 0.0, lengths, target[chunk], strict=True):
             digest = hashlib.blake2b(row[:length].data, digest_size=16)
             digest.update(y.data)
-            digests.append(digest.digest())
-    keys = np.frombuffer(b"".join(digests), dtype=">u8").reshape(-1, 2)
+            digests += digest.digest()
+    keys = np.frombuffer(digests, dtype=">u8").reshape(-1, 2)
     # Weights are the last key, so equal rows add up in one order only.
     order = np.lexsort((weight, keys[:, 1], keys[:, 0]))
     keys = keys[order]

@@ -159,15 +159,17 @@ class ClassificationHead(_Head):
 
     def loss_gradient(self, raw, target, weight):
         """Return the mean loss and its gradient: probability less truth, weighted."""
-        loss = self.loss(raw, target, weight).mean()
         if self.binary_ or self.multilabel_:
-            gradient = torch.sigmoid(raw) - target.view_as(raw)
-        else:
-            gradient = torch.softmax(raw, dim=1)
-            gradient[torch.arange(len(raw), device=raw.device), target] -= 1
-        # Every entry has a weight with labels, every row without.
-        n_entries = raw.numel() if self.multilabel_ else len(raw)
-        return loss, gradient * weight.view(len(raw), -1) / n_entries
+            loss = self.loss(raw, target, weight).mean()
+            # Every entry has a weight with labels, every row without.
+            n_entries = raw.numel() if self.multilabel_ else len(raw)
+            gradient = torch.sigmoid(raw).sub_(target.view_as(raw))
+            return loss, gradient.mul_(weight.view(len(raw), -1) / n_entries)
+        log_proba, target = torch.log_softmax(raw, dim=1), target[:, None]
+        weight = weight[:, None] / len(raw)
+        loss = -(log_proba.gather(1, target) * weight).sum()
+        gradient = log_proba.exp_().mul_(weight)
+        return loss, gradient.scatter_add_(1, target, -weight)
 
     def decision(self, raw) -> np.ndarray:
         """Return logits: (n,) for two classes, else (n, n_classes)."""

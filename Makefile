@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .PHONY: demo test lint bench clean
 
-.venv/demo: pyproject.toml constraints.txt
+.venv/demo: pyproject.toml constraints.txt hatch_build.py sklstm/recurrence.c
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable .
 	touch $@

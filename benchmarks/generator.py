@@ -3,7 +3,8 @@
 `generate` draws series that the pretrained network is trained on; nothing else teaches
 it. Each series is the sum, or for two in three the exponential of the sum, of
 
-- a level: a random walk, a drift that may be damped or bend, a slope that wanders, a
+- a level: for one in two a random walk with a drift that may be damped; for the others
+  a random walk, a drift that may be damped or bend, a slope that wanders, a
   slow cycle, saturating growth, or a stationary AR(1) or AR(2) process;
 - a season: an effect per phase (jagged), a few harmonics (smooth) or some special
   phases (as in calendars), which may grow and wander; now and then a second season;
@@ -63,6 +64,8 @@ def generate(rng, n_series: int, n_timesteps: int, period: int) -> Generated:
     """
     n = n_series
     level = _level(rng, n, n_timesteps)
+    plain = rng.random(n) < 0.5
+    level[plain] = _plain_level(rng, n, n_timesteps)[plain]
     season = _season(rng, n, n_timesteps, period)
     noise = _noise(rng, n, n_timesteps)
     level += _shifts(rng, n, n_timesteps, noise)
@@ -140,15 +143,25 @@ def _level(rng, n, n_timesteps):
     return np.where(_some(rng, n, 0.12) > 0, stationary, level)
 
 
+def _plain_level(rng, n, n_timesteps):
+    """A random walk with drift, which may be damped: nothing bends or shifts."""
+    t = np.arange(n_timesteps)
+    steps = rng.standard_normal((n, n_timesteps))
+    level = steps.cumsum(axis=1) * _magnitude(rng, n, -3.5, -1)
+    drift = rng.choice([-1.0, 1.0, 1.0], (n, 1)) * _magnitude(rng, n, -4, -1.5)
+    damping = 1 - _magnitude(rng, n, -2.5, -1) * _some(rng, n, 0.3)
+    return level + (drift * damping**t).cumsum(axis=1)
+
+
 def _season(rng, n, n_timesteps, period):
     if period == 1:
         return np.zeros((n, n_timesteps))
     season = _one_season(rng, n, n_timesteps, np.full(n, period)) * _some(rng, n, 0.8)
-    # Now and then a second season: several of the first, or any.
-    factor = rng.choice([2, 3, 4, 5, 7], n)
+    # Now and then a second season: several of the first (a week, of hours), or any.
+    factor = np.full(n, 7) if period == 24 else rng.choice([2, 3, 4, 5, 7], n)
     other = np.where(rng.random(n) < 0.5, period * factor, rng.integers(2, 60, n))
     second = _one_season(rng, n, n_timesteps, other)
-    return season + 0.5 * second * _some(rng, n, 0.08)
+    return season + 0.5 * second * _some(rng, n, 0.4 if period == 24 else 0.08)
 
 
 def _one_season(rng, n, n_timesteps, period):

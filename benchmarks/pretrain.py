@@ -33,8 +33,8 @@ from sklstm.windows import N_CHANNELS, make_windows
 
 HORIZON = 48
 QUANTILES = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
-WINDOWS = (12, 24, 48, 96)
-WINDOW_SHARES = (0.1, 0.2, 0.35, 0.35)
+WINDOWS = (12, 24, 48, 96, 192)
+WINDOW_SHARES = (0.1, 0.2, 0.3, 0.3, 0.1)
 AVERAGE_DECAY = 0.9985
 N_VALIDATION = 24  # batches
 

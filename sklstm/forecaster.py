@@ -26,7 +26,12 @@ from sklstm.forecast_model import (
 )
 from sklstm.heads import ForecastHead
 from sklstm.network import ForecastNetwork, initialize
-from sklstm.pretrained import MAX_PERIOD, WINDOW_LENGTHS, load_pretrained
+from sklstm.pretrained import (
+    MAX_PERIOD,
+    MIN_LONGEST_PERIOD,
+    WINDOW_LENGTHS,
+    load_pretrained,
+)
 from sklstm.training import (
     Randomness,
     explain_out_of_memory,
@@ -404,11 +409,12 @@ class LSTMForecaster(BaseForecaster):
         if self.pretrained is None or not apt or asked:
             return []
         network, quantiles = load_pretrained()
+        n_lengths = len(WINDOW_LENGTHS) - (period < MIN_LONGEST_PERIOD)
+        *shorter, longest = WINDOW_LENGTHS[:n_lengths]
         return [
-            Member(network, quantiles, WINDOW_LENGTHS[-1], "season", log,
-                   WINDOW_LENGTHS[:-1])
+            Member(network, quantiles, longest, "season", log, tuple(shorter))
             for log in (False, True)
-        ]  # fmt: skip
+        ]
 
     def _new_members(self, model, array):
         """Return networks to be trained, and how windows are made for them."""
@@ -681,6 +687,8 @@ class LSTMForecaster(BaseForecaster):
                 )
             numbers = np.arange(len(series))
             quantiles = model.block(extended, numbers, ends, future, device)
+            # Steps that nobody asked for are no reason to warn.
+            quantiles = quantiles[:, : int(plan.step[rows].max()) - done]
             middle = quantiles.shape[2] // 2
             median = quantiles[:, :, middle : middle + 1]
             # Errors of blocks add up as if independent.

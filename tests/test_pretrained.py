@@ -161,3 +161,14 @@ def test_intervals_cover_generated_series():
         actual = values[:, 60:].ravel()
         inside.append((interval[:, 0] <= actual) & (actual <= interval[:, 1]))
     assert 0.75 <= np.mean(inside) <= 0.85
+
+
+def test_guard_looks_at_the_steps_asked_for_alone():
+    """Growth goes far beyond its history in 48 steps, but not in 3 (warnings fail)."""
+    y = pd.Series(100 * 1.25 ** np.arange(18))
+    forecast = LSTMForecaster().fit(y, fh=[1, 2, 3]).predict()
+    assert (forecast > y.iloc[-1]).all()
+    with pytest.warns(
+        UserWarning, match="left the range of their history by more than 3"
+    ):
+        LSTMForecaster().fit(y, fh=range(1, 41)).predict()

@@ -61,7 +61,8 @@ def library():
             pointer, size, size, size, size, size, size, pointer, pointer, ctypes.c_int,
             pointer, pointer,
         ]  # fmt: skip
-        for function in ("forward", "backward", "affine"):
+        native.sklstm_sum.argtypes = [pointer] + [size] * 5 + [pointer] * 2
+        for function in ("forward", "backward", "affine", "sum"):
             getattr(native, f"sklstm_{function}").restype = None
         if _agrees(native):
             return native
@@ -173,6 +174,31 @@ def affine(a, weight, bias=None, relu=False):
         weight.data_ptr(), _pointer(bias), relu, scratch.data_ptr(), out.data_ptr(),
     )  # fmt: skip
     return out[:, :, :n_out]
+
+
+def sum_steps(x, lengths=None):
+    """Add up the steps of every row in their order.
+
+    `Tensor.sum` takes an order that depends on the batch.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_rows, n_timesteps, n_columns), float32, on the CPU
+    lengths : Tensor of shape (n_rows,), int64, default=None
+        Steps of each row; None for all.
+
+    Returns
+    -------
+    total : Tensor of shape (n_rows, n_columns)
+    """
+    x = readable(x)
+    n_rows, n_timesteps, n_columns = x.shape
+    total = x.new_empty(n_rows, n_columns)
+    library().sklstm_sum(
+        x.data_ptr(), n_timesteps, x.stride(1), n_rows, x.stride(0), n_columns,
+        _pointer(lengths), total.data_ptr(),
+    )  # fmt: skip
+    return total
 
 
 def _pointer(tensor):

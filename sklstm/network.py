@@ -345,11 +345,17 @@ class Pooling(nn.Module):
         # The backward direction has read the whole sequence at its first step.
         return torch.cat([last[:, :half], x[:, 0, half:]], dim=1)
 
+    def _sum(self, x, lengths):
+        is_inference = not (self.training or torch.is_grad_enabled())
+        if is_inference and kernels.applies(x, x):
+            return kernels.sum_steps(x, lengths)
+        if lengths is not None:
+            x = x * step_mask(lengths, x.shape[1])[:, :, None]
+        return x.sum(1)
+
     def _mean(self, x, lengths):
-        if lengths is None:
-            return x.mean(1)
-        mask = step_mask(lengths, x.shape[1])[:, :, None]
-        return (x * mask).sum(1) / lengths[:, None]
+        n_steps = x.shape[1] if lengths is None else lengths[:, None]
+        return self._sum(x, lengths) / n_steps
 
     def _max(self, x, lengths):
         if lengths is not None:
@@ -361,7 +367,7 @@ class Pooling(nn.Module):
         return torch.cat([self._mean(x, lengths), self._max(x, lengths)], dim=1)
 
     def _attention(self, x, lengths):
-        return (self.attention(x, lengths)[:, :, None] * x).sum(1)
+        return self._sum(self.attention(x, lengths)[:, :, None] * x, lengths)
 
     def attention(self, x, lengths):
         """Return the weight of each step, (N, S), summing to 1 (Yang et al., 2016)."""
@@ -369,7 +375,8 @@ class Pooling(nn.Module):
         score = (torch.tanh(self.score(x)) * self.query).sum(2)  # (N, S)
         if lengths is not None:
             score = score.masked_fill(~step_mask(lengths, x.shape[1]), -torch.inf)
-        return score.softmax(1)
+        share = (score - score.detach().amax(1, keepdim=True)).exp()
+        return share / self._sum(share[:, :, None], lengths)
 
 
 POOLINGS = ("last", "mean", "max", "mean-max", "attention")

@@ -262,6 +262,18 @@ void sklstm_affine(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff
                 out + i * n_rows * ld);
 }
 
+/* out (N, n_columns) = x (T, N, n_columns) with strides, added up over the steps of a row,
+   in their order. */
+void sklstm_sum(const float *x, ptrdiff_t n_steps, ptrdiff_t x_step, ptrdiff_t n_rows,
+                ptrdiff_t x_row, ptrdiff_t n_columns, const long long *lengths, float *out) {
+    memset(out, 0, n_rows * n_columns * sizeof(float));
+    for (ptrdiff_t n = 0; n < n_rows; n++)
+        for (ptrdiff_t t = 0; t < (lengths ? lengths[n] : n_steps); t++) {
+            const float *from = x + t * x_step + n * x_row;
+            for (ptrdiff_t k = 0; k < n_columns; k++) out[n * n_columns + k] += from[k];
+        }
+}
+
 /* Columns first and on of weight (4 H, K) -> (4 Hp in the order of gates, ld). */
 static void transpose_order(const float *weight, ptrdiff_t n_columns, ptrdiff_t hidden_size,
                             float *w, ptrdiff_t ld) {

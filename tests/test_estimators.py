@@ -38,13 +38,14 @@ def estimator(request):
 @pytest.mark.parametrize(
     "settings",
     [{}, {"bidirectional": True, "pooling": "mean"}, {"stem": None, "num_layers": 2},
-     {"pooling": "attention"}, {"stem": "linear", "pooling": "max", "cell": "gru"}],
+     {"pooling": "attention"}, {"stem": "linear", "pooling": "max", "cell": "gru"},
+     {"hidden_size": 20}, {"hidden_size": 20, "stem": None, "pooling": "attention"}],
 )  # fmt: skip
 def test_a_row_alone_equals_the_row_in_a_batch_bitwise(
     estimator, make_sequences, settings
 ):
     X, y = make_sequences(70, 40, ragged=True)
-    model = estimator(**QUICK, **settings).fit(X[:50], y[:50])
+    model = estimator(**{**QUICK, **settings}).fit(X[:50], y[:50])
     together = outputs(model, X)
     for i in (0, 33, 69):
         np.testing.assert_array_equal(outputs(model, [X[i]])[0], together[i])

@@ -295,3 +295,17 @@ def test_affine_maps_each_row_by_itself(n_terms, n_out):
     assert torch.equal(kernels.affine(a, weight, bias, relu=True), whole.relu())
     without = kernels.affine(a, weight)
     assert distance(without, torch.nn.functional.linear(a, weight)) < 1e-6
+
+
+@pytest.mark.parametrize("n_columns", [1, 20, 24, 100])
+def test_steps_are_added_up_in_their_order(n_columns):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(70, 37, n_columns, generator=generator)
+    lengths = torch.randint(1, 38, (70,), generator=generator)
+    total = torch.zeros(70, n_columns)
+    for t in range(37):
+        total += torch.where(t < lengths[:, None], x[:, t], 0)
+    assert torch.equal(kernels.sum_steps(x, lengths), total)
+    time_major = x.transpose(0, 1).contiguous().transpose(0, 1)
+    assert torch.equal(kernels.sum_steps(time_major, lengths), total)
+    assert torch.equal(kernels.sum_steps(x[3:4], lengths[3:4]), total[3:4])

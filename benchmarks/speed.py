@@ -423,7 +423,7 @@ def table_predict():
     }
     if kernels.library() is not None:
         arms["our kernel alone"] = lambda: bare(
-            lambda: kernels.lstm(x, *layer.parameters())
+            lambda: kernels.layer(x, *layer.parameters())
         )
     report("predict: 10,000 x 100 x 8, hidden 64", interleave(arms))
     for title, settings in (
@@ -557,7 +557,7 @@ def table_peak():
         x = torch.randn(n_timesteps, n_rows, n_channels)
 
         def ours(layer=layer, x=x):
-            kernels.lstm(x, *layer.parameters())[1].sum().backward()
+            kernels.layer(x, *layer.parameters())[1].sum().backward()
 
         def theirs(layer=layer, x=x):
             layer(x)[1][0].sum().backward()

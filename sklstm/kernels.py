@@ -1,4 +1,4 @@
-"""Leaf below `network`: one recurrent layer, forward and backward. Imports nothing of ours.
+"""Leaf below `network`: one recurrent layer, both ways. Imports nothing of ours.
 
 On a CPU in float32 the work is done by recurrence.c, compiled when the package is
 installed; an LSTM is then 1.6 to 2.6 times as fast as `torch.nn.LSTM`, and a row comes
@@ -270,7 +270,7 @@ def _padded(n, lanes):
 
 
 def _n_terms(weights):
-    """A sum has a bias, inputs, the state and, with peepholes, the cell."""
+    """Count what a sum is of: a bias, inputs, the state and, with peepholes, the cell."""
     n_inputs, hidden_size = weights[0].shape[1], weights[1].shape[1]
     return 1 + n_inputs + hidden_size + (len(weights) == 5)
 

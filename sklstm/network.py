@@ -719,7 +719,8 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
 
     Input weights are Glorot uniform per gate and recurrent weights orthogonal per
     gate; the forget gate of an LSTM has bias 1, so that it starts by remembering
-    (Jozefowicz et al., 2015), and peepholes start at zero. Convolutions are He normal, other maps Glorot uniform.
+    (Jozefowicz et al., 2015), and peepholes are zero: at the start, a plain LSTM.
+    Convolutions are He normal, other maps Glorot uniform.
 
     Parameters
     ----------

@@ -65,6 +65,8 @@ SETTINGS = [
     {"stem": "linear", "max_iter": 100},
     {"stem": "conv"},
     {"cell": "gru"},
+    {"cell": "peephole", "stem": None, "max_iter": 30},
+    {"num_layers": 2, "residual": True, "layer_norm": True, "stem": None, "max_iter": 30},
     {"dtype": "float64"},
 ]
 CHECKED = [estimator() for estimator in ESTIMATORS] + [

@@ -30,6 +30,8 @@ def prefixes(model, x):
         {"pooling": "attention"},
         {"stem": "linear", "standardize": False},
         {"cell": "gru"},
+        {"cell": "peephole"},
+        {"num_layers": 3, "residual": True, "layer_norm": True},
         {"dtype": "float64"},
     ],
     ids=str,

@@ -196,8 +196,10 @@ def by_torch(x, state, *weights):
 
 def cell_of(weights):
     """Tell the cell by the shapes of its weights."""
-    n_gates = len(weights[1]) // weights[1].shape[1]
-    return PEEPHOLE if len(weights) == 5 else GRU if n_gates == 3 else LSTM
+    if len(weights) == 5:
+        return PEEPHOLE
+    n_sums, hidden_size = weights[1].shape
+    return LSTM if n_sums == 4 * hidden_size else GRU
 
 
 def readable(x):
@@ -269,22 +271,20 @@ def _padded(n, lanes):
     return -(-n // lanes) * lanes
 
 
-def _n_terms(weights):
+def _n_terms(cell, n_inputs, hidden_size):
     """Count what a sum is of: a bias, inputs, the state and, with peepholes, the cell."""
-    n_inputs, hidden_size = weights[0].shape[1], weights[1].shape[1]
-    return 1 + n_inputs + hidden_size + (len(weights) == 5)
+    return 1 + n_inputs + hidden_size + (cell == PEEPHOLE)
 
 
-def _chunks(x, weights, lengths=None):
+def _chunks(x, cell, hidden_size, lengths=None):
     """Cut the rows into [begin, end) pieces of enough work for a thread each."""
     n_timesteps, n_rows, n_inputs = x.shape
-    hidden_size = weights[1].shape[1]
     work = n_timesteps * n_rows * 4 * hidden_size * (n_inputs + hidden_size)
     n_chunks = max(1, min(int(work / CHUNK_WORK), n_rows // CHUNK_ROWS))
     edges = [i * n_rows // n_chunks for i in range(n_chunks + 1)]
     return [
         _Shape(
-            cell_of(weights), n_timesteps, n_rows, begin, end, n_inputs, hidden_size,
+            cell, n_timesteps, n_rows, begin, end, n_inputs, hidden_size,
             x.stride(0), x.stride(1), _pointer(lengths),
         )
         for begin, end in itertools.pairwise(edges)
@@ -320,25 +320,26 @@ def forward(native, x, weights, *, keep, lengths=None):
         Steps of each row; None for all. What comes after is not computed, and undefined
         in `output`.
     """
-    n_timesteps, n_rows, _ = x.shape
-    hidden_size = weights[1].shape[1]
+    n_timesteps, n_rows, n_inputs = x.shape
+    cell, hidden_size = cell_of(weights), weights[1].shape[1]
     width = _padded(hidden_size, native.sklstm_lanes())  # Hp
     h = x.new_empty(n_timesteps + 1, n_rows, width)
     h[0] = 0
     c = None
-    if cell_of(weights) != GRU:
+    if cell != GRU:
         c = x.new_empty(n_timesteps + 1 if keep else 1, n_rows, width)
         c[0] = 0
     gates = x.new_empty(n_timesteps, n_rows, 4 * width) if keep else None
 
     def job(shape):
-        arrays = (x.new_empty(_n_terms(weights), 4 * width), h, c, gates)
+        packed = x.new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width)
+        arrays = (packed, h, c, gates)
         return lambda: native.sklstm_forward(
             ctypes.byref(shape), x.data_ptr(), *_pointers(weights),
             *map(_pointer, arrays),
         )  # fmt: skip
 
-    _share([job(shape) for shape in _chunks(x, weights, lengths)])
+    _share([job(shape) for shape in _chunks(x, cell, hidden_size, lengths)])
     output = h[1:, :, :hidden_size]
     last = output[-1]
     if lengths is not None:
@@ -366,7 +367,8 @@ def backward(
     weight_ih, weight_hh, _, _, *peepholes = weights
     h, c, gates = kept
     n_timesteps, n_rows, n_inputs = x.shape
-    hidden_size, lanes = weight_hh.shape[1], native.sklstm_lanes()
+    cell, hidden_size = cell_of(weights), weight_hh.shape[1]
+    lanes = native.sklstm_lanes()
     width, in_width = _padded(hidden_size, lanes), _padded(n_inputs, lanes)
     d_x = x.new_empty(n_timesteps, n_rows, in_width) if need_x else None
     if d_output is not None and d_output.stride(2) != 1:
@@ -374,7 +376,7 @@ def backward(
     strides = (0, 0) if d_output is None else d_output.stride()[:2]
     d_last = None if d_last is None else d_last.contiguous()
     dh, dc = x.new_empty(2, n_rows, width)
-    chunks = _chunks(x, weights, lengths)
+    chunks = _chunks(x, cell, hidden_size, lengths)
     # Every chunk adds up gradients of its own; they are summed in a fixed order.
     sums = [gradients]
     sums += [[torch.zeros_like(g) for g in gradients] for _ in chunks[1:]]
@@ -384,7 +386,7 @@ def backward(
             x.new_empty(4 * width, width),
             x.new_empty(4 * width, in_width) if need_x else None,
             x.new_empty(4 * width) if peepholes else None,
-            x.new_empty(_n_terms(weights), 4 * width),
+            x.new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width),
         )
         peephole = peepholes[0] if peepholes else None
         before = (x, weight_ih, weight_hh, peephole, h, c, gates, d_output)
@@ -412,17 +414,19 @@ class Stepper:
     """
 
     def __init__(self, weights, n_rows):
-        self.native = library(cell_of(weights))
+        cell = cell_of(weights)
+        self.native = library(cell)
         self.n_inputs, self.hidden_size = weights[0].shape[1], weights[1].shape[1]
         width = _padded(self.hidden_size, self.native.sklstm_lanes())
-        self.packed = np.empty((_n_terms(weights), 4 * width), dtype=np.float32)
+        size = _n_terms(cell, self.n_inputs, self.hidden_size) * 4 * width
+        self.packed = np.empty(size, dtype=np.float32)
         self.h = np.zeros((2, n_rows, width), dtype=np.float32)  # before and after
         self.c = np.zeros((n_rows, width), dtype=np.float32)
         sizes = (self.n_inputs, self.hidden_size, 0, self.n_inputs, None)
-        self.shape = _Shape(cell_of(weights), 1, n_rows, 0, n_rows, *sizes)
+        self.shape = _Shape(cell, 1, n_rows, 0, n_rows, *sizes)
         buffers = (*(a.ctypes.data for a in (self.packed, self.h, self.c)), None)
         # No rows: packs the weights and does nothing else.
-        nothing = _Shape(cell_of(weights), 1, n_rows, 0, 0, *sizes)
+        nothing = _Shape(cell, 1, n_rows, 0, 0, *sizes)
         weights = [w.detach().contiguous() for w in weights]
         self.native.sklstm_forward(
             ctypes.byref(nothing), None, *_pointers(weights), *buffers

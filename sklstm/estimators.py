@@ -93,7 +93,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         "hidden_size": [Interval(Integral, 1, None, closed="left")],
         "num_layers": [Interval(Integral, 1, None, closed="left")],
         "cell": [StrOptions(set(CELLS))],
-        "bidirectional": ["boolean"],
+        "bidirectional": ["boolean", StrOptions({"auto"})],
         "residual": ["boolean"],
         "layer_norm": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -328,7 +328,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         return rows.take(np.sort(kept)), rows.take(np.sort(held_out))
 
     def _make_network(self, encoder, encoded, head, random):
-        stem, pooling = resolve_auto(self.stem, self.pooling, encoded.n_timesteps)
+        stem, pooling, bidirectional = resolve_auto(
+            self.stem, self.pooling, self.bidirectional, encoded.n_timesteps
+        )
         n_tokens = len(encoder.vocabulary_) + N_RESERVED_TOKENS if encoder.tokens else 0
         network = RecurrentNetwork(
             n_channels=encoder.n_encoded_channels_,
@@ -336,7 +338,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             hidden_size=self.hidden_size,
             num_layers=self.num_layers,
             cell=self.cell,
-            bidirectional=self.bidirectional,
+            bidirectional=bidirectional,
             dropout=self.dropout,
             stem=stem,
             pooling=pooling,
@@ -363,6 +365,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         self.n_channels_in_ = encoder.n_channels_in_
         self.n_timesteps_in_ = encoder.n_timesteps_in_
         self.stem_, self.pooling_ = network.config["stem"], network.config["pooling"]
+        self.bidirectional_ = network.config["bidirectional"]
         self._keep_head(head)
         earlier = self.loss_curve_ if going_on else []
         self.loss_curve_ = earlier + history.loss_curve
@@ -454,8 +457,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         Returns
         -------
         embedding : ndarray of shape (n_samples, n_embedding), float64
-            n_embedding is hidden_size, twice that if bidirectional, and twice again
-            with ``pooling="mean-max"``.
+            n_embedding is hidden_size, twice that if bidirectional; with a "conv" stem
+            and any `pooling` but "last" hidden_size more; and twice that with
+            ``pooling="mean-max"``.
         """
         return self._forward(X, "embed")
 
@@ -546,8 +550,9 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
     cell : {"lstm", "peephole", "gru"}, default="lstm"
         Recurrent cell: LSTM [1]_ with forget gates; "peephole", whose gates also see
         the cell state, for events that must be timed precisely [4]_; or GRU [5]_.
-    bidirectional : bool, default=False
-        Whether a second recurrence reads each sequence from its end.
+    bidirectional : bool or "auto", default="auto"
+        Whether a second recurrence reads each sequence from its end. "auto" is True
+        with a "conv" stem, else False.
     residual : bool, default=False
         Whether each recurrent layer but the first adds to what it reads instead of
         replacing it, which helps where there are many. Ignored with ``num_layers=1``.
@@ -570,7 +575,8 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         - None: nothing, a plain LSTM;
         - "linear": one linear map with ReLU for all time steps;
         - "conv": three convolutions over time with batch normalisation [2]_, strided
-          so that the recurrence takes about 64 steps at most;
+          so that the recurrence takes at most 160 steps; they are pooled beside the
+          states;
         - "embedding": a trained vector for each token; X holds integer tokens;
         - "auto": "conv" if the longest training sequence has at least 8 steps, else
           None.
@@ -595,7 +601,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         channel per channel, which other values are missing. Infinity is an error.
     solver : {"adam", "adamw", "sgd"}, default="adam"
         "sgd" has Nesterov momentum of 0.9.
-    alpha : float, default=0.01
+    alpha : float, default=1e-4
         Strength of the L2 penalty; with ``solver="adamw"``, of decoupled weight
         decay. Biases are spared.
     batch_size : int or "auto", default="auto"
@@ -663,6 +669,7 @@ default="one-cycle"
     n_outputs_ : int
         Number of labels if multilabel, else 1.
     stem_, pooling_ : str or None
+    bidirectional_ : bool
         What "auto" stood for.
     network_ : torch.nn.Module
         The network, in eval mode, on the CPU; called with a float tensor (n_samples,
@@ -724,7 +731,7 @@ default="one-cycle"
         *,
         num_layers=1,
         cell="lstm",
-        bidirectional=False,
+        bidirectional="auto",
         residual=False,
         layer_norm=False,
         dropout=0.2,
@@ -737,7 +744,7 @@ default="one-cycle"
         standardize=True,
         missing="error",
         solver="adam",
-        alpha=0.01,
+        alpha=1e-4,
         batch_size="auto",
         learning_rate="one-cycle",
         learning_rate_init=5e-3,
@@ -904,8 +911,9 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
     cell : {"lstm", "peephole", "gru"}, default="lstm"
         Recurrent cell: LSTM [1]_ with forget gates; "peephole", whose gates also see
         the cell state, for events that must be timed precisely [4]_; or GRU [5]_.
-    bidirectional : bool, default=False
-        Whether a second recurrence reads each sequence from its end.
+    bidirectional : bool or "auto", default="auto"
+        Whether a second recurrence reads each sequence from its end. "auto" is True
+        with a "conv" stem, else False.
     residual : bool, default=False
         Whether each recurrent layer but the first adds to what it reads instead of
         replacing it, which helps where there are many. Ignored with ``num_layers=1``.
@@ -928,7 +936,8 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         - None: nothing, a plain LSTM;
         - "linear": one linear map with ReLU for all time steps;
         - "conv": three convolutions over time with batch normalisation [2]_, strided
-          so that the recurrence takes about 64 steps at most;
+          so that the recurrence takes at most 160 steps; they are pooled beside the
+          states;
         - "embedding": a trained vector for each token; X holds integer tokens;
         - "auto": "conv" if the longest training sequence has at least 8 steps, else
           None.
@@ -1027,6 +1036,7 @@ default="one-cycle"
     n_outputs_ : int
         Number of targets.
     stem_, pooling_ : str or None
+    bidirectional_ : bool
         What "auto" stood for.
     network_ : torch.nn.Module
         The network, in eval mode, on the CPU; called with a float tensor (n_samples,
@@ -1095,7 +1105,7 @@ default="one-cycle"
         *,
         num_layers=1,
         cell="lstm",
-        bidirectional=False,
+        bidirectional="auto",
         residual=False,
         layer_norm=False,
         dropout=0.0,

@@ -1,6 +1,7 @@
 """Leaf: the network, plain torch but for its recurrent layers, which `kernels` computes.
 
     stem -> recurrence -> pooling -> readout
+       `------------------^
 
 Shape legend: N sequences, T time steps, S steps after the stem, C channels,
 I inputs of a layer, H hidden_size, D = H or 2 H (bidirectional), P pooled size,
@@ -23,7 +24,7 @@ from torch.nn.utils import skip_init
 from sklstm import kernels
 
 # A recurrence longer than this many steps is shortened by striding the convolutions.
-MAX_RECURRENT_STEPS = 64
+MAX_RECURRENT_STEPS = 160
 # From this length on, stem="auto" puts convolutions before the recurrence.
 MIN_CONV_TIMESTEPS = 8
 # Shares of a window's trend, of its last season's trend, and of the way from its last to
@@ -529,7 +530,11 @@ class RecurrentNetwork(_Portable, nn.Module):
         self.recurrence = Recurrence(
             n_inputs, hidden_size, num_layers, cell, bidirectional, dropout, **variants
         )
-        self.pooling = Pooling(pooling, self.recurrence.n_outputs, bidirectional)
+        # What convolutions see is pooled beside what the recurrence makes of it, as in
+        # LSTM-FCN (Karim et al., 2018).
+        self.skips = stem == "conv" and pooling != "last"
+        n_states = self.recurrence.n_outputs + (n_inputs if self.skips else 0)
+        self.pooling = Pooling(pooling, n_states, bidirectional)
         # Its gradient costs less than that of one step out of all.
         self.reads_final = pooling == "last" and not bidirectional
         self.readout = skip_init(RowLinear, self.pooling.n_outputs, n_outputs)
@@ -548,7 +553,10 @@ class RecurrentNetwork(_Portable, nn.Module):
             x, lengths = self.stem(x, lengths)  # (N, S, I)
         if self.reads_final and lengths is None:
             return self.recurrence.final(x, generator)
-        return self.pooling(self.recurrence(x, lengths, generator), lengths)
+        states = self.recurrence(x, lengths, generator)
+        if self.skips:
+            states = torch.cat([states, x], dim=2)  # (N, S, D + I)
+        return self.pooling(states, lengths)
 
     def forward(self, x, lengths=None, generator=None):
         """(N, T, C) -> raw outputs (N, Q)."""
@@ -775,12 +783,12 @@ def _initialize_recurrent(layer, generator):
         nn.init.zeros_(layer.weight_ch_l0)
 
 
-def resolve_auto(stem, pooling, n_timesteps: int):
-    """Choose the stem and pooling that "auto" stands for.
+def resolve_auto(stem, pooling, bidirectional, n_timesteps: int):
+    """Choose the stem, pooling and directions that "auto" stands for.
 
     Parameters
     ----------
-    stem, pooling : str or None
+    stem, pooling, bidirectional : str, bool or None
         As the estimators take them.
     n_timesteps : int
         Length of the longest training sequence.
@@ -788,11 +796,15 @@ def resolve_auto(stem, pooling, n_timesteps: int):
     Returns
     -------
     stem, pooling : str or None
+    bidirectional : bool
         Without "auto": with convolutions or an embedding, the mean and maximum over
-        time are pooled; a recurrence alone is read at its last state.
+        time are pooled; a recurrence alone is read at its last state. What convolutions
+        see is read in both directions.
     """
     if stem == "auto":
         stem = "conv" if n_timesteps >= MIN_CONV_TIMESTEPS else None
     if pooling == "auto":
         pooling = "mean-max" if stem in ("conv", "embedding") else "last"
-    return stem, pooling
+    if bidirectional == "auto":
+        bidirectional = stem == "conv"
+    return stem, pooling, bidirectional

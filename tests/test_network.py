@@ -305,18 +305,22 @@ def test_copies_are_equal_and_hold_arrays_only(copier, stem, variant):
     assert all(isinstance(array, np.ndarray) for array in state["arrays"].values())
 
 
-@pytest.mark.parametrize("n_timesteps", [8, 64, 65, 150, 1000, 10_000])
-def test_strides_bring_long_sequences_near_64_steps(n_timesteps):
+@pytest.mark.parametrize("n_timesteps", [8, 160, 161, 500, 1000, 20_000])
+def test_strides_bring_long_sequences_near_160_steps(n_timesteps):
     n_steps = int(np.ceil(n_timesteps / np.prod(conv_strides(n_timesteps))))
-    assert n_steps <= 64 or n_timesteps > 64 * 64
-    assert n_steps > 32 or n_timesteps <= 64
+    assert n_steps <= 160 or n_timesteps > 160 * 64
+    assert n_steps >= 80 or n_timesteps <= 160
 
 
 def test_auto():
-    assert resolve_auto("auto", "auto", 7) == (None, "last")
-    assert resolve_auto("auto", "auto", 8) == ("conv", "mean-max")
-    assert resolve_auto("embedding", "auto", 7) == ("embedding", "mean-max")
-    assert resolve_auto(None, "max", 500) == (None, "max")
+    assert resolve_auto("auto", "auto", "auto", 7) == (None, "last", False)
+    assert resolve_auto("auto", "auto", "auto", 8) == ("conv", "mean-max", True)
+    assert resolve_auto("embedding", "auto", "auto", 7) == (
+        "embedding",
+        "mean-max",
+        False,
+    )
+    assert resolve_auto(None, "max", True, 500) == (None, "max", True)
 
 
 def test_dropout_keeps_the_mean_and_the_share():

@@ -189,7 +189,7 @@ def test_another_process_predicts_the_same(estimator, make_sequences, tmp_path):
 
 def test_warm_start_goes_on(estimator, make_sequences):
     X, y = make_sequences(40)
-    model = estimator(**QUICK, warm_start=True, learning_rate="cosine").fit(X, y)
+    model = estimator(**QUICK, warm_start=True, stem=None).fit(X, y)
     first = outputs(model, X)
     loss = model.loss_
     model.fit(X, y)

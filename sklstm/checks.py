@@ -18,11 +18,18 @@ def require(holds, reason) -> None:
 def require_fields(name, state, checks) -> None:
     """Require a dict with exactly these keys, whose values pass their checks."""
     require(type(state) is dict, f"its {name} is not described")
-    for key in state.keys() | checks.keys():
-        require(key in state, f"its {name} lacks {key!r}")
-        require(key in checks, f"its {name} has {str(key)[:40]!r}, which none has")
+    lacking, odd = checks.keys() - state.keys(), state.keys() - checks.keys()
+    require(not lacking, f"its {name} lacks {', '.join(sorted(lacking)[:3])}")
+    require(not odd, f"its {name} has a {str(next(iter(odd), ''))[:40]!r}")
     for key, check in checks.items():
-        require(check(state[key]), f"its {name} has {key}={reprlib.repr(state[key])}")
+        if not check(state[key]):
+            raise ValueError(f"its {name} has {key}={_brief(state[key])}")
+
+
+def _brief(value):
+    if type(value) is np.ndarray:
+        return f"an array of shape {value.shape} and type {value.dtype}, or its values"
+    return reprlib.repr(value)
 
 
 def is_natural(value) -> bool:

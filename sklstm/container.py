@@ -181,7 +181,9 @@ class _Writer:
     def _array(self, array, where):
         dtype = array.dtype.newbyteorder("<")
         if dtype.kind == "O":
-            return {"objects": [list(array.shape), self._list(array.ravel().tolist(), where)]}
+            return {
+                "objects": [list(array.shape), self._list(array.ravel().tolist(), where)]
+            }
         if dtype.kind in STORED_AS and dtype.itemsize:
             numbers = np.ravel(array).astype(dtype).view(STORED_AS[dtype.kind])
             width = dtype.itemsize // numbers.dtype.itemsize
@@ -325,7 +327,9 @@ def _arrays(header, data, first):
             f"its arrays take {first + expected} bytes, but it has {len(data)}"
         )
     return {
-        name: np.frombuffer(data, dtype, n_values, start if n_values else 0).reshape(shape)
+        name: np.frombuffer(data, dtype, n_values, start if n_values else 0).reshape(
+            shape
+        )
         for name, (dtype, shape, n_values, start) in arrays.items()
     }
 

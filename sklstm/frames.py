@@ -206,7 +206,9 @@ CODECS = (
     Codec(pd.Index, _index_to_value, _index),
     Codec(pd.RangeIndex, _range_to_value, _range),
     Codec(pd.DatetimeIndex, _times_to_value, lambda s: _times(pd.DatetimeIndex, "M", s)),
-    Codec(pd.TimedeltaIndex, _times_to_value, lambda s: _times(pd.TimedeltaIndex, "m", s)),
+    Codec(
+        pd.TimedeltaIndex, _times_to_value, lambda s: _times(pd.TimedeltaIndex, "m", s)
+    ),
     Codec(pd.PeriodIndex, _periods_to_value, _periods),
     Codec(pd.MultiIndex, _multi_to_value, _multi),
     Codec(pd.DataFrame, _frame_to_value, _frame),

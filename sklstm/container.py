@@ -510,5 +510,5 @@ def read_whole(path) -> bytes:
         If it is something else, such as a device, that need not end.
     """
     if Path(path).exists() and not Path(path).is_file():
-        raise ValueError(f"{os.fspath(path)} is not a file.")
+        raise ValueError("it is not a file")
     return Path(path).read_bytes()

@@ -677,9 +677,9 @@ def test_skops(cls):
 # ---------------------------------------------------------------------- checkpoints
 def long_fit(cls, settings, checkpoint):
     rng = np.random.default_rng(0)
-    X = [rng.normal(size=(rng.integers(5, 14), 2)) for _ in range(150)]
+    X = [rng.normal(size=(rng.integers(5, 14), 2)) for _ in range(80)]
     y = np.array([x[:, 0].sum() for x in X])
-    model = cls(hidden_size=8, max_iter=60, random_state=3, checkpoint=checkpoint)
+    model = cls(hidden_size=8, max_iter=30, random_state=3, checkpoint=checkpoint)
     return model.set_params(**settings).fit(X, y > 0 if cls is LSTMClassifier else y)
 
 

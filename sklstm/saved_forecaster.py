@@ -49,6 +49,14 @@ NEEDED = {
                "_y_metadata", "_y_mtype_last_seen", "_is_vectorized"),
 }  # fmt: skip
 
+# Longer windows and seasons are refused: a forecast would take memory for them that the
+# size of a file says nothing of.
+MAX_STEPS = 2**17
+
+
+def _is_length(value):
+    return is_count(value) and value <= MAX_STEPS
+
 
 def restore(forecaster, fitted):
     """Give a forecaster its fitted attributes and those that sktime keeps."""
@@ -73,10 +81,10 @@ def _member(state):
     require_fields("member", state, {
         "network": is_a(ForecastNetwork),
         "quantiles": all_of(is_share, tuple),
-        "window_length": is_count,
+        "window_length": _is_length,
         "scaling": is_one_of("season", "last", "standard", "none"),
         "log": is_flag,
-        "window_lengths": all_of(is_count, tuple),
+        "window_lengths": all_of(_is_length, tuple),
     })  # fmt: skip
     config = state["network"].config
     widths = [*state["window_lengths"], state["window_length"]]
@@ -98,7 +106,7 @@ def _forecast_model(state):
     horizon, levels = state.get("horizon"), state.get("quantiles")
     require_fields("model", state, {
         "horizon": is_count,
-        "period": is_count,
+        "period": _is_length,
         "quantiles": lambda v: type(v) is tuple and is_levels(v) and sorted(v) == list(v),
         "exog_mean": lambda v: is_floats(v, n_exog),
         "exog_scale": lambda v: is_scale(v, n_exog),

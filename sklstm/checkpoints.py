@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +35,16 @@ class Checkpoint:
     Raises
     ------
     ValueError
-        If the file is damaged or is no checkpoint.
+        If the file is damaged or is no checkpoint, or could not be written for want of
+        its folder.
     """
 
     def __init__(self, path):
         self.path = Path(path)
         self.seed = self._saved = None
         self._written_at, self._cost = -np.inf, 0.0
+        if not self.path.parent.is_dir():
+            raise ValueError(f"The checkpoint {os.fspath(path)!r} has no such folder.")
         if not self.path.exists():
             return
         try:
@@ -100,6 +104,8 @@ class Checkpoint:
     def write(self, training) -> None:
         """Write, in one step, the state of a training loop.
 
+        If that fails, as on a full disk, it warns, and the last file stays.
+
         Parameters
         ----------
         training : dict
@@ -110,7 +116,15 @@ class Checkpoint:
         value = {
             "identity": self.identity, "generators": states, "training": training,
         }  # fmt: skip
-        write_whole(self.path, pack(value, KIND))
+        try:
+            write_whole(self.path, pack(value, KIND))
+        except OSError as error:
+            warnings.warn(
+                f"The checkpoint {os.fspath(self.path)!r} was not written ({error}); "
+                "the fit goes on.",
+                UserWarning,
+                stacklevel=2,
+            )
         self._written_at = time.monotonic()
         self._cost = self._written_at - began
 

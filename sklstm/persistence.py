@@ -122,7 +122,8 @@ def load(path):
     try:
         return _estimator(*unpack(read_whole(path), CODECS))
     except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} cannot be loaded: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{os.fspath(path)!r} cannot be loaded: {reason}.") from error
 
 
 def _class_of(kind):

@@ -828,6 +828,21 @@ def test_checkpoint_parameter_is_checked():
         LSTMClassifier(checkpoint=3).fit(rows(), labels())
 
 
+def test_a_full_disk_ends_no_fit(monkeypatch, tmp_path):
+    X, y = rows(), labels()
+    with pytest.raises(ValueError, match="has no such folder"):
+        LSTMClassifier(**SMALL, checkpoint=tmp_path / "absent" / "fit").fit(X, y)
+
+    def fails(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fails)
+    model = LSTMClassifier(**SMALL, checkpoint=tmp_path / "fit")
+    with pytest.warns(UserWarning, match=r"not written .*No space.* the fit goes on"):
+        model.fit(X, y)
+    assert os.listdir(tmp_path) == []
+
+
 def test_writing_takes_a_small_share_of_the_time(tmp_path):
     checkpoint = Checkpoint(tmp_path / "fit")
     checkpoint.begin({"seed": 0}, [])

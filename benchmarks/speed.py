@@ -4,8 +4,8 @@
 
 TABLE is one or more of fit peers grid cold ragged predict memory forecaster peak cells
 files. All on the CPU, one thread (grid and predict say where not). Arms run interleaved
-in one process, or in alternating processes where a framework brings its own threads, warmed
-up; medians, and the spread from the fastest to the slowest. A peer that is not
+in one process, or in alternating processes where a framework brings its own threads,
+warmed up; medians, and the spread from the fastest to the slowest. A peer that is not
 installed (`pip install sklstm[bench]`) is skipped with a message.
 """
 

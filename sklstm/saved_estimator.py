@@ -68,7 +68,7 @@ def restore(estimator, fitted):
     )
     optimizer = fitted["_optimizer_state"]
     if optimizer is not None:
-        n_weights = sum(p.numel() for p in network.parameters())
+        n_weights = sum(p.numel() for p in network.parameters() if p.requires_grad)
         require_fields("optimizer", optimizer, {
             "n_steps": is_natural,
             "first": lambda v: is_floats(v, n_weights),

@@ -112,9 +112,11 @@ def assert_same_state(ours, theirs):
         {"stem": None, "dtype": "float64", "num_layers": 2},
         {"stem": "linear", "pooling": "attention", "bidirectional": True},
         {"cell": "gru", "missing": "mask", "pooling": "mean", "early_stopping": True},
+        {"cell": "peephole", "num_layers": 2, "residual": True, "layer_norm": True,
+         "variational_dropout": True, "recurrent_dropout": 0.1},
         {"class_weight": {"a": 1.0, "bc": 2.0, "d": np.float64(0.5)}, "solver": "sgd"},
     ],
-)
+)  # fmt: skip
 def test_classifier(settings, path):
     X, y = rows(), labels()
     model = LSTMClassifier(**SMALL, **settings).fit(X, y)
@@ -466,8 +468,8 @@ def edit_dtype(header):
 
 
 FEATURES = '["n_features_in_",1]'
-HIDDEN = '["n_outputs",3],["hidden_size",4]'
-PARAMETER = '["hidden_size",4],["layout"'
+HIDDEN = '["n_outputs",3],["hidden_size",4]'  # of the network
+PARAMETER = '["alpha",0.01]'
 HEAD = '{"dict":[["multilabel_"'
 SCALE = '{"array":"fitted.encoder_.scale_"}'
 EDITED_CONTENT = [
@@ -476,8 +478,8 @@ EDITED_CONTENT = [
     (HIDDEN, HIDDEN.replace("4", "1000000000"), "its network (has|cannot be built)"),
     (HIDDEN, HIDDEN.replace("4", "2147483647"), "its network (has|cannot be built)"),
     ('["num_layers",1],["cell"', '["num_layers",1000000000],["cell"', "lacks layers"),
-    (PARAMETER, PARAMETER.replace("4", "-4"), "hidden_size"),
-    (PARAMETER, PARAMETER.replace("hidden_size", "n_jobs"), "n_jobs"),
+    (PARAMETER, PARAMETER.replace("0.01", "-4"), "alpha"),
+    (PARAMETER, PARAMETER.replace("alpha", "n_jobs"), "n_jobs"),
     ('"SequenceEncoder"', '"subprocess.Popen"', "unknown tag 'subprocess.Popen'"),
     ('"ClassificationHead"', '"RegressionHead"', "its head lacks"),
     ('"ClassificationHead"', '"SequenceEncoder"', "its encoder lacks"),

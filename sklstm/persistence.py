@@ -22,6 +22,7 @@ KINDS = {
 # write to is refused.
 NOT_PARAMETERS = {"checkpoint"}
 NOT_SAVED = {"_skl_callbacks", "_metadata_request", "_config_dynamic", "_tags_dynamic"}
+PLAIN = (type(None), bool, int, float, str)
 
 
 def save(estimator, path, *, include_optimizer=False):
@@ -78,14 +79,23 @@ def save(estimator, path, *, include_optimizer=False):
         )
     try:
         data = pack(_state(estimator, include_optimizer), kind, CODECS[kind]())
-        written = _estimator(*unpack(data, CODECS))  # what cannot be read is not written
+        # What cannot be read, or is not all that there was, is not written.
+        written = _estimator(*unpack(data, CODECS))
     except ValueError as error:
         raise ValueError(f"This {kind} cannot be saved: {error}") from error
-    lost = vars(estimator).keys() - vars(written).keys() - NOT_SAVED
+    lost = [
+        name
+        for name, value in vars(estimator).items()
+        if name not in NOT_SAVED | NOT_PARAMETERS
+        and (
+            name not in vars(written)
+            or (isinstance(value, PLAIN) and repr(vars(written)[name]) != repr(value))
+        )
+    ]
     if lost:
         raise ValueError(
-            f"This {kind} cannot be saved: it has the attributes {sorted(lost)}, which "
-            f"are not those of a {kind}. Delete them first."
+            f"This {kind} cannot be saved: its attributes {lost} are not those of a "
+            f"fitted {kind} and would be lost. Delete them first."
         )
     write_whole(path, data)
 

@@ -42,13 +42,14 @@ FITTED = {
     "best_validation_score_": optional(is_number),
     "_optimizer_state": is_a(dict, None),
     "feature_names_in_": is_vector("O"),
+    "best_iter_": optional(is_count),
 }
+OPTIONAL = {"feature_names_in_", "best_iter_"}
 
 
 def restore(estimator, fitted):
     """Give a classifier or regressor its fitted attributes."""
-    optional_names = {"feature_names_in_"} - fitted.keys()
-    checks = {k: v for k, v in FITTED.items() if k not in optional_names}
+    checks = {k: v for k, v in FITTED.items() if k in fitted or k not in OPTIONAL}
     require_fields(type(estimator).__name__, fitted, checks)
     encoder, head, network = (fitted[k] for k in ("encoder_", "head_", "network_"))
     config = network.config
@@ -81,10 +82,9 @@ def restore(estimator, fitted):
         best_validation_score=fitted["best_validation_score_"],
         optimizer_state=optimizer,
     )
-    for name in ("n_features_in_", "feature_names_in_"):
-        if name in fitted:
-            setattr(estimator, name, fitted[name])
     estimator._keep(encoder, head, network, history, going_on=False)
+    for name in {"n_features_in_"} | OPTIONAL & fitted.keys():
+        setattr(estimator, name, fitted[name])
 
 
 def _instance(cls, state):

@@ -444,8 +444,7 @@ def train(
     if saved is not None:
         network.load_state_dict(_to_tensors(saved["network"]))
         optimizer_state, best = saved["optimizer"], _to_tensors(saved["best"])
-        history.loss_curve = saved["loss_curve"]
-        history.validation_scores = saved["validation_scores"]
+        history = History(**saved["history"])
         rate, n_stale, best_score, lowest, step = saved["progress"]
     optimizer = Optimizer(flat, solver, alpha, optimizer_state)
     try:
@@ -511,8 +510,7 @@ def train(
                     "network": _to_arrays(network.state_dict()),
                     "optimizer": optimizer.state(),
                     "best": _to_arrays(best),
-                    "loss_curve": history.loss_curve,
-                    "validation_scores": history.validation_scores,
+                    "history": vars(history),
                     "progress": (rate, n_stale, best_score, lowest, step),
                 })  # fmt: skip
         else:

@@ -305,7 +305,11 @@ def test_what_needs_pickle_is_named(path):
         save(LSTMClassifier(class_weight={"a": rows}), path)
     model = LSTMClassifier()
     model.notes = 1
-    with pytest.raises(ValueError, match=r"attributes \['notes'\]"):
+    with pytest.raises(ValueError, match=r"attributes \['notes'\] .* would be lost"):
+        save(model, path)
+    model = LSTMClassifier(**SMALL).fit(rows(), labels())
+    model.n_iter_ += 1
+    with pytest.raises(ValueError, match=r"attributes \['n_iter_'\]"):
         save(model, path)
     with pytest.raises(ValueError, match="hidden_size"):
         save(LSTMClassifier(hidden_size=-1), path)
@@ -726,7 +730,7 @@ def stopped(monkeypatch, tmp_path):
 
     def dies(self, training):
         write(self, training)
-        if len(training["loss_curve"]) == 4:
+        if len(training["history"]["loss_curve"]) == 4:
             raise Killed
 
     settings = {"hidden_size": 4, "max_iter": 12, "checkpoint": tmp_path / "fit"}
@@ -810,7 +814,7 @@ def test_ctrl_c_leaves_the_checkpoint(monkeypatch, tmp_path):
 
     def interrupts(self, training):
         write(self, training)
-        if len(training["loss_curve"]) == 4:
+        if len(training["history"]["loss_curve"]) == 4:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

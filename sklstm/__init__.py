@@ -6,10 +6,22 @@ from sklstm.estimators import LSTMClassifier, LSTMRegressor
 from sklstm.streaming import stream
 
 __version__ = "0.1.0.dev0"
-__all__ = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "stream"]
+__all__ = [
+    "LSTMClassifier",
+    "LSTMForecaster",
+    "LSTMRegressor",
+    "load",
+    "save",
+    "stream",
+]
 
-# Loaded at first use (PEP 562), since they import sktime.
-_GUESTS = {"LSTMForecaster": "sklstm.forecaster"}
+# Loaded at first use (PEP 562): the forecaster imports sktime, and others are not
+# always needed.
+_GUESTS = {
+    "LSTMForecaster": "sklstm.forecaster",
+    "load": "sklstm.persistence",
+    "save": "sklstm.persistence",
+}
 
 
 def __getattr__(name):

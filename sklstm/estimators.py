@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
+import os
 import warnings
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
@@ -32,6 +33,7 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
+from sklstm.checkpoints import Checkpoint, digest
 from sklstm.heads import (
     REGRESSION_LOSSES,
     ClassificationHead,
@@ -118,6 +120,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
+        "checkpoint": [str, os.PathLike, None],
         "random_state": ["random_state"],
         "device": [str],
         "dtype": [StrOptions({"float32", "float64", "bfloat16"})],
@@ -190,6 +193,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             learning_rate=self.learning_rate,
             early_stopping=self.early_stopping,
             on_epoch=_EpochCallbacks(self, X, y, sample_weight),
+            checkpoint=self.checkpoint,
         )
         if not history.converged:
             warnings.warn(
@@ -203,9 +207,14 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
     def _fit(
         self, X, y, sample_weight, *, going_on, max_iter, learning_rate,
         early_stopping, classes=None, optimizer_state=None, on_epoch=None,
+        checkpoint=None,
     ):  # fmt: skip
         device = resolve_device(self.device)
-        random = Randomness(self.random_state, device, self.n_iter_ if going_on else 0)
+        n_iter, seed = self.n_iter_ if going_on else 0, None
+        if checkpoint is not None:
+            checkpoint = Checkpoint(checkpoint)
+            seed = checkpoint.seed
+        random = Randomness(self.random_state, device, n_iter, seed)
         encoder = self.encoder_ if going_on else self._make_encoder()
         sequences = encoder.read(X, self, reset=not going_on)
         y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
@@ -222,14 +231,19 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             network = copy.deepcopy(self.network_)
         else:
             network = self._make_network(encoder, encoded, head, random)
+        if checkpoint is not None:
+            identity = self._identity(network, training, validation, random, n_iter)
+            checkpoint.begin(identity, [random.order, random.dropout])
         if on_epoch is not None:
             on_epoch.begin(encoder, head, network)
         history = self._train(
             network.to(device), head, training, validation, random,
             max_iter=max_iter, learning_rate=learning_rate,
-            optimizer_state=optimizer_state, on_epoch=on_epoch,
+            optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
         )  # fmt: skip
         self._keep(encoder, head, network.cpu(), history, going_on)
+        if checkpoint is not None and not history.interrupted:
+            checkpoint.remove()
         if on_epoch is not None:
             on_epoch.finish()
         return history
@@ -272,6 +286,23 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 **{name: getattr(self, name) for name in TRAIN_SETTINGS},
                 **settings,
             )
+
+    def _identity(self, network, training, validation, random, n_iter):
+        """Return what a fit must share with a checkpoint to go on from it."""
+        irrelevant = {"checkpoint", "verbose", "random_state", "device"}
+        identity = {"the estimator": type(self).__name__}
+        for name, value in self.get_params(deep=False).items():
+            if name not in irrelevant:
+                plain = value.item() if isinstance(value, np.generic) else value
+                identity[name] = repr(plain)
+        identity["device"] = str(random.dropout.device)
+        identity["seed"] = random.seed  # of random_state
+        start = [tensor.numpy() for tensor in network.state_dict().values()]
+        identity["the hash of the initial network"] = digest(np.array(n_iter), *start)
+        parts = [rows for rows in (training, validation) if rows is not None]
+        arrays = [array for rows in parts for array in rows.arrays()]
+        identity["the hash of X, y and sample_weight"] = digest(*arrays)
+        return identity
 
     def _make_encoder(self):
         return SequenceEncoder(
@@ -480,6 +511,9 @@ class _Rows(NamedTuple):
     def __len__(self):
         return len(self.target)
 
+    def arrays(self):
+        return self.encoded.values, self.encoded.lengths, self.target, self.weight
+
     def take(self, rows):
         return _Rows(self.encoded.take(rows), self.target[rows], self.weight[rows])
 
@@ -642,6 +676,14 @@ default="one-cycle"
     warm_start : bool, default=False
         Whether `fit` goes on from the model at hand, standardisation and classes
         included.
+    checkpoint : path-like or None, default=None
+        File in which a long fit keeps how far it has come, written between epochs and
+        in at most 5 % of the time. If it is there when `fit` begins, the fit goes on
+        from it and ends in the same model, to the last bit, as if it had never been
+        stopped; a file of other data or parameters is an error that says what differs.
+        Removed when the fit ends; Ctrl-C and errors leave it. Each fit needs a path of
+        its own, so it is not for searches and ensembles, which fit many clones. Ignored
+        by `partial_fit`.
     random_state : int, RandomState instance or None, default=None
         Drives initial weights, order, dropout and the held-out part. None: a fresh
         seed from the operating system at each fit.
@@ -757,6 +799,7 @@ default="one-cycle"
         n_iter_no_change=10,
         class_weight=None,
         warm_start=False,
+        checkpoint=None,
         random_state=None,
         device="auto",
         dtype="float32",
@@ -791,6 +834,7 @@ default="one-cycle"
         self.n_iter_no_change = n_iter_no_change
         self.class_weight = class_weight
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.random_state = random_state
         self.device = device
         self.dtype = dtype
@@ -1011,6 +1055,14 @@ default="one-cycle"
     warm_start : bool, default=False
         Whether `fit` goes on from the model at hand, standardisation and classes
         included.
+    checkpoint : path-like or None, default=None
+        File in which a long fit keeps how far it has come, written between epochs and
+        in at most 5 % of the time. If it is there when `fit` begins, the fit goes on
+        from it and ends in the same model, to the last bit, as if it had never been
+        stopped; a file of other data or parameters is an error that says what differs.
+        Removed when the fit ends; Ctrl-C and errors leave it. Each fit needs a path of
+        its own, so it is not for searches and ensembles, which fit many clones. Ignored
+        by `partial_fit`.
     random_state : int, RandomState instance or None, default=None
         Drives initial weights, order, dropout and the held-out part. None: a fresh
         seed from the operating system at each fit.
@@ -1134,6 +1186,7 @@ default="one-cycle"
         validation_fraction=0.1,
         n_iter_no_change=10,
         warm_start=False,
+        checkpoint=None,
         random_state=None,
         device="auto",
         dtype="float32",
@@ -1171,6 +1224,7 @@ default="one-cycle"
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.random_state = random_state
         self.device = device
         self.dtype = dtype

@@ -14,18 +14,34 @@ LEAVES = {"sequences", "network", "heads", "training", "windows"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
     "kernels": set(),
+    "checks": set(),
+    "container": set(),
+    "checkpoints": {"checks", "container"},
     "network": {"kernels"},
-    "estimators": LEAVES - {"windows"},
+    "estimators": LEAVES - {"windows"} | {"checkpoints"},
     "pretrained": {"network"},
     "forecast_model": {"heads", "network", "training", "windows"},
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
     "streaming": {"kernels", "network", "sequences"},
+    "frames": {"container"},
+    "saved_network": {"checks", "container", "network"},
+    "saved_estimator": LEAVES - {"windows"} | {"checks", "container", "saved_network"},
+    "saved_forecaster": {
+        "checks",
+        "container",
+        "forecast_model",
+        "frames",
+        "network",
+        "saved_network",
+        "windows",
+    },
+    "persistence": {"checks", "container"},
     "__init__": {"estimators", "streaming"},
 }
 # What costs time to import, and the rooms that may.
 HEAVY = {
-    "sktime": {"forecaster"},
-    "pandas": {"forecaster", "windows"},
+    "sktime": {"forecaster", "frames", "saved_forecaster"},
+    "pandas": {"forecaster", "windows", "frames", "saved_forecaster"},
     "matplotlib": set(),
 }
 
@@ -69,6 +85,8 @@ def test_import_loads_neither_sktime_nor_matplotlib():
 
 
 def test_public_names():
-    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "stream"]
+    names = [
+        "LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "load", "save", "stream",
+    ]  # fmt: skip
     assert sklstm.__all__ == names
     assert all(hasattr(sklstm, name) for name in sklstm.__all__)

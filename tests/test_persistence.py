@@ -473,7 +473,7 @@ def edit_dtype(header):
 
 FEATURES = '["n_features_in_",1]'
 HIDDEN = '["n_outputs",3],["hidden_size",4]'  # of the network
-PARAMETER = '["alpha",0.01]'
+PARAMETER = '["alpha",0.0001]'
 HEAD = '{"dict":[["multilabel_"'
 SCALE = '{"array":"fitted.encoder_.scale_"}'
 EDITED_CONTENT = [
@@ -482,7 +482,7 @@ EDITED_CONTENT = [
     (HIDDEN, HIDDEN.replace("4", "1000000000"), "its network (has|cannot be built)"),
     (HIDDEN, HIDDEN.replace("4", "2147483647"), "its network (has|cannot be built)"),
     ('["num_layers",1],["cell"', '["num_layers",1000000000],["cell"', "lacks layers"),
-    (PARAMETER, PARAMETER.replace("0.01", "-4"), "alpha"),
+    (PARAMETER, PARAMETER.replace("0.0001", "-4"), "alpha"),
     (PARAMETER, PARAMETER.replace("alpha", "n_jobs"), "n_jobs"),
     ('"SequenceEncoder"', '"subprocess.Popen"', "unknown tag 'subprocess.Popen'"),
     ('"ClassificationHead"', '"RegressionHead"', "its head lacks"),
@@ -750,7 +750,7 @@ def test_another_fit_is_refused(stopped):
     X, y = rows(), np.arange(30) % 2
     stop(LSTMClassifier(**settings, random_state=0), X, y)
     changes = [
-        ({"alpha": 0.5}, X, y, "alpha was 0.01, now it is 0.5"),
+        ({"alpha": 0.5}, X, y, "alpha was 0.0001, now it is 0.5"),
         ({"max_iter": 13}, X, y, "max_iter was 12, now it is 13"),
         ({"random_state": 1}, X, y, "seed was"),
         ({}, X + 1e-3 * X**2, y, "hash of X, y and sample_weight was"),

@@ -104,10 +104,11 @@ class LinearStem(nn.Module):
 class EmbeddingStem(nn.Module):
     """A vector for every token; padding (0) and unknown tokens (1) start at zero."""
 
-    def __init__(self, n_tokens, hidden_size):
+    def __init__(self, n_tokens, n_outputs, frozen):
         super().__init__()
-        self.embedding = skip_init(nn.Embedding, n_tokens, hidden_size, padding_idx=0)
-        self.n_outputs = hidden_size
+        self.embedding = skip_init(nn.Embedding, n_tokens, n_outputs, padding_idx=0)
+        self.embedding.weight.requires_grad_(not frozen)
+        self.n_outputs = n_outputs
 
     def forward(self, x, lengths):
         """(N, T) int64 -> (N, T, H)."""
@@ -420,16 +421,20 @@ class RecurrentNetwork(_Portable, nn.Module):
     dropout : float
         Probability that an output of a recurrent layer is dropped in training.
     stem : {None, "linear", "conv", "embedding"}
-    pooling : {"last", "mean", "max", "mean-max", "attention"}
+    pooling : {"last", "mean", "max", "mean-max", "attention"} or None
+        None: every state is read out, so there are raw outputs for each step.
     strides : tuple of int
         Strides of the convolutions. Only used with ``stem="conv"``.
-    n_tokens : int
-        Rows of the embedding. Only used with ``stem="embedding"``.
+    n_tokens, embedding_size : int
+        Rows and columns of the embedding. Only used with ``stem="embedding"``.
+    freeze_embedding : bool
+        Whether the embedding stays as it is in training.
     """
 
     def __init__(
         self, *, n_channels, n_outputs, hidden_size, num_layers, cell, bidirectional,
-        dropout, stem, pooling, strides, n_tokens,
+        dropout, stem, pooling, strides, n_tokens, embedding_size=None,
+        freeze_embedding=False,
     ):  # fmt: skip
         super().__init__()
         self.config = {
@@ -437,21 +442,27 @@ class RecurrentNetwork(_Portable, nn.Module):
             "hidden_size": hidden_size, "num_layers": num_layers, "cell": cell,
             "bidirectional": bidirectional, "dropout": dropout, "stem": stem,
             "pooling": pooling, "strides": strides, "n_tokens": n_tokens,
+            "embedding_size": embedding_size, "freeze_embedding": freeze_embedding,
         }  # fmt: skip
         stems = {
             "linear": lambda: LinearStem(n_channels, hidden_size),
             "conv": lambda: ConvStem(n_channels, hidden_size, strides),
-            "embedding": lambda: EmbeddingStem(n_tokens, hidden_size),
+            "embedding": lambda: EmbeddingStem(
+                n_tokens, embedding_size or hidden_size, freeze_embedding
+            ),
         }
         self.stem = None if stem is None else stems[stem]()
         n_inputs = n_channels if stem is None else self.stem.n_outputs
         self.recurrence = Recurrence(
             n_inputs, hidden_size, num_layers, cell, bidirectional, dropout
         )
-        self.pooling = Pooling(pooling, self.recurrence.n_outputs, bidirectional)
+        self.pooling, n_read = None, self.recurrence.n_outputs
+        if pooling is not None:
+            self.pooling = Pooling(pooling, n_read, bidirectional)
+            n_read = self.pooling.n_outputs
         # Its gradient costs less than that of one step out of all.
         self.reads_final = pooling == "last" and not bidirectional
-        self.readout = skip_init(RowLinear, self.pooling.n_outputs, n_outputs)
+        self.readout = skip_init(RowLinear, n_read, n_outputs)
 
     @property
     def rounds_alike(self):
@@ -463,15 +474,16 @@ class RecurrentNetwork(_Portable, nn.Module):
         return isinstance(layer, LSTMLayer) and kernels.available(layer.weight_hh_l0)
 
     def embed(self, x, lengths, generator=None):
-        """(N, T, C) -> pooled state (N, P)."""
+        """(N, T, C) -> pooled state (N, P); without pooling every state (N, S, D)."""
         if self.stem is not None:
             x, lengths = self.stem(x, lengths)  # (N, S, I)
         if self.reads_final and lengths is None:
             return self.recurrence.final(x, generator)
-        return self.pooling(self.recurrence(x, lengths, generator), lengths)
+        states = self.recurrence(x, lengths, generator)
+        return states if self.pooling is None else self.pooling(states, lengths)
 
     def forward(self, x, lengths=None, generator=None):
-        """(N, T, C) -> raw outputs (N, Q)."""
+        """(N, T, C) -> raw outputs (N, Q); without pooling (N, S, Q)."""
         return self.readout(self.embed(x, lengths, generator))
 
     @torch.no_grad()

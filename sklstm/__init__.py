@@ -3,10 +3,19 @@
 import importlib
 
 from sklstm.estimators import LSTMClassifier, LSTMRegressor
+from sklstm.generation import generate
 from sklstm.streaming import stream
+from sklstm.text import TokenSequences
 
 __version__ = "0.1.0.dev0"
-__all__ = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "stream"]
+__all__ = [
+    "LSTMClassifier",
+    "LSTMForecaster",
+    "LSTMRegressor",
+    "TokenSequences",
+    "generate",
+    "stream",
+]
 
 # Loaded at first use (PEP 562), since they import sktime.
 _GUESTS = {"LSTMForecaster": "sklstm.forecaster"}

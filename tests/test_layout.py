@@ -20,7 +20,9 @@ ALLOWED = {
     "forecast_model": {"heads", "network", "training", "windows"},
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
     "streaming": {"kernels", "network", "sequences"},
-    "__init__": {"estimators", "streaming"},
+    "text": {"sequences"},
+    "generation": {"sequences", "streaming", "text"},
+    "__init__": {"estimators", "generation", "streaming", "text"},
 }
 # What costs time to import, and the rooms that may.
 HEAVY = {
@@ -69,6 +71,7 @@ def test_import_loads_neither_sktime_nor_matplotlib():
 
 
 def test_public_names():
-    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "stream"]
+    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "TokenSequences"]
+    names += ["generate", "stream"]
     assert sklstm.__all__ == names
     assert all(hasattr(sklstm, name) for name in sklstm.__all__)

@@ -1,0 +1,195 @@
+"""TokenSequences, and the vectors that tokens start from."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from sklstm import LSTMClassifier, LSTMRegressor, TokenSequences
+
+TEXTS = ["the cat sat.", "The dog", "", "a cat, a dog"]
+
+
+def words(text):
+    return text.split()
+
+
+# ------------------------------------------------------------------------- tokenising
+def test_what_a_token_is():
+    def tokens(*args, **kwargs):
+        return TokenSequences(*args, **kwargs).tokenize(["It's 好, ok"])[0]
+
+    assert tokens() == list("It's 好, ok")
+    assert tokens("char", lowercase=True, max_length=3) == list("it'")
+    assert tokens("word") == ["It", "'", "s", "好", ",", "ok"]
+    assert tokens("word", token_pattern=r"[a-z]+") == ["t", "s", "ok"]
+    assert tokens(words) == ["It's", "好,", "ok"]
+    # A text that is already a list of tokens is left as it is.
+    assert TokenSequences("word").tokenize([["New York", "x"]]) == [["New York", "x"]]
+
+
+def test_numbers_start_after_padding_and_unknown():
+    tokens = TokenSequences("word", lowercase=True)
+    numbers = tokens.fit_transform(TEXTS)
+    assert tokens.vocabulary_ == {
+        ",": 2, ".": 3, "a": 4, "cat": 5, "dog": 6, "sat": 7, "the": 8
+    }  # fmt: skip
+    assert [row.tolist() for row in numbers] == [
+        [8, 5, 7, 3], [8, 6], [1], [4, 5, 2, 4, 6]
+    ]  # fmt: skip
+    assert {row.dtype for row in numbers} == {np.dtype(np.int64)}
+    assert tokens.transform(["the bird"])[0].tolist() == [8, 1]
+
+
+def test_rare_tokens_are_left_out():
+    def vocabulary(**kwargs):
+        return set(
+            TokenSequences("word", lowercase=True, **kwargs).fit(TEXTS).vocabulary_
+        )
+
+    assert vocabulary(min_df=2) == {"the", "cat", "dog"}  # in two texts each
+    assert vocabulary(min_df=0.5) == vocabulary(min_df=2)
+    # "a" is as frequent as they are, and first of the four.
+    assert vocabulary(max_features=1) == {"a"}
+    assert vocabulary(max_features=4) == {"a", "cat", "dog", "the"}
+
+
+def test_inverse_gives_the_texts_back():
+    tokens = TokenSequences().fit(TEXTS)
+    assert tokens.inverse_transform(tokens.transform(["The cat"])) == ["The cat"]
+    assert tokens.inverse_transform(tokens.transform(["cat好"])) == ["cat\ufffd"]
+    padded = np.array([[*tokens.transform(["cat"])[0], 0, 0]])
+    assert tokens.inverse_transform(padded) == ["cat"]
+    by_word = TokenSequences("word").fit(TEXTS)
+    assert by_word.inverse_transform(by_word.transform(["a  dog"])) == ["a dog"]
+    called = TokenSequences(words).fit(TEXTS)
+    assert called.inverse_transform(called.transform(["a dog"])) == [["a", "dog"]]
+
+
+def test_copies_number_alike():
+    tokens = TokenSequences("word", min_df=2).fit(TEXTS)
+    twin = pickle.loads(pickle.dumps(tokens))
+    for a, b in zip(tokens.transform(TEXTS), twin.transform(TEXTS), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert clone(tokens).get_params() == tokens.get_params()
+    for kind in (pd.Series(TEXTS, index=[3, 5, 7, 9]), np.array(TEXTS), tuple(TEXTS)):
+        assert tokens.transform(kind)[0].tolist() == tokens.transform(TEXTS)[0].tolist()
+
+
+# ------------------------------------------------------------------------- in pipelines
+def reviews(n=120, seed=0):
+    """Chinese and English reviews; "not" and "不" turn the opinion round."""
+    rng = np.random.default_rng(seed)
+    texts, labels = [], []
+    for i in range(n):
+        good, turned = rng.integers(2, size=2)
+        what, very = rng.integers(6), rng.integers(2)
+        english = ["The", ["hotel", "room", "food", "bath", "view", "price"][what], "was"]
+        english += ["not"] * turned + ["very"] * very + [["bad", "good"][good]]
+        chinese = ["酒房饭人景价"[what], "不" * turned, "很" * very, "坏好"[good]]
+        texts.append(" ".join(english) if i % 2 else "".join(chinese))
+        labels.append("yes" if good != turned else "no")
+    return texts, labels
+
+
+def test_chinese_and_english_reviews():
+    X, y = reviews()
+    lstm = LSTMClassifier(
+        16, stem="embedding", bidirectional=True, solver="adamw", max_iter=40,
+        random_state=0,
+    )  # fmt: skip
+    model = make_pipeline(TokenSequences("char"), lstm).fit(X, y)
+    assert model.score(*reviews(seed=1)) == 1
+    assert pickle.loads(pickle.dumps(model)).score(X, y) == 1
+    # What was never seen in fit is unknown, not an error.
+    assert model.predict(["ÿ", ""]).shape == (2,)
+
+
+def test_grid_search_over_the_vocabulary():
+    X, y = reviews(80)
+    lstm = LSTMClassifier(
+        8, stem="embedding", bidirectional=True, solver="adamw", random_state=0
+    )
+    model = make_pipeline(TokenSequences(), lstm)
+    grid = {"tokensequences__max_features": [1, None]}
+    search = GridSearchCV(model, grid, cv=2).fit(X, y)
+    assert search.best_params_["tokensequences__max_features"] is None
+
+
+# --------------------------------------------------------------------------- vectors
+VECTORS = {"good": [1.0, 0.0, 0.5], "fine": [1.0, 0.1, 0.5], "bad": [-1.0, 0.0, 0.5]}
+
+
+def test_vectors_are_arranged_by_number():
+    tokens = TokenSequences("word").fit(["bad good ugly"])
+    expected = [[0] * 3, [0] * 3, VECTORS["bad"], VECTORS["good"], [0] * 3]
+    np.testing.assert_array_equal(tokens.vectors(VECTORS), np.float32(expected))
+
+
+@pytest.mark.parametrize("estimator", [LSTMClassifier, LSTMRegressor])
+def test_pretrained_vectors_speak_for_words_that_were_not_trained_on(estimator):
+    tokens = TokenSequences("word", vocabulary=list(VECTORS)).fit([])
+    table = tokens.vectors(VECTORS)
+    lstm = estimator(
+        8, stem="embedding", embedding=table, freeze_embedding=True, max_iter=40,
+        random_state=0,
+    )  # fmt: skip
+    model = make_pipeline(tokens, lstm).fit(["good", "bad"] * 6, [1, 0] * 6)
+    assert np.round(model.predict(["fine", "bad bad"])).tolist() == [1, 0]
+    stored = lstm.network_.stem.embedding.weight
+    np.testing.assert_array_equal(stored[2:].detach(), table[1:])
+    assert lstm.network_.config["embedding_size"] == 3
+    twin = pickle.loads(pickle.dumps(lstm))
+    assert not twin.network_.stem.embedding.weight.requires_grad
+    lstm.set_params(freeze_embedding=False).fit(
+        *zip(*[([4], 0), ([2], 1)] * 4, strict=True)
+    )
+    assert not np.array_equal(lstm.network_.stem.embedding.weight[2:].detach(), table[1:])
+
+
+# ------------------------------------------------------------------------------ errors
+def test_bad_texts_and_parameters():
+    with pytest.raises(
+        ValueError, match=r"The vocabulary is empty: no token .* min_df=1"
+    ):
+        TokenSequences().fit(["", ""])
+    with pytest.raises(ValueError, match=r"at least min_df=3 of them\. Lower min_df"):
+        TokenSequences(min_df=3).fit(["ab", "cd"])
+    with pytest.raises(ValueError, match="string object received"):
+        TokenSequences().fit("text")
+    with pytest.raises(ValueError, match="Text 1 is nan, of type float; expected str"):
+        TokenSequences().fit(["a", np.nan])
+    with pytest.raises(ValueError, match="'analyzer' parameter of TokenSequences must"):
+        TokenSequences("chars").fit(["a"])
+    with pytest.raises(ValueError, match="vocabulary holds 'b' more than once"):
+        TokenSequences(vocabulary=["a", "b", "b"]).fit([])
+    with pytest.raises(NotFittedError):
+        TokenSequences().transform(["a"])
+    with pytest.raises(ValueError, match="Row 1 holds 9, the number of no token"):
+        TokenSequences().fit(["a"]).inverse_transform([[2], [9]])
+
+
+def test_bad_vectors():
+    tokens = TokenSequences("word").fit(["good bad"])
+    with pytest.raises(ValueError, match=r"first of them are \['bad', 'good'\]"):
+        tokens.vectors({"ugly": [1.0]})
+    with pytest.raises(
+        ValueError, match=r"of equal length; got the shapes \[\(1,\), \(2,"
+    ):
+        tokens.vectors({"good": [1.0], "bad": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="Input embedding contains NaN"):
+        LSTMClassifier(stem="embedding", embedding=[[0.0], [np.nan]]).fit([[1]], [0])
+
+
+def test_tokens_that_are_not_integers():
+    with pytest.raises(ValueError, match="must hold integer tokens, but row 1 does not"):
+        LSTMClassifier(stem="embedding").fit([[1, 2], [1.5, 2]], [0, 1])
+    with pytest.raises(ValueError, match="X has values that are not numbers in row 0"):
+        LSTMClassifier(stem="embedding").fit(
+            [np.array(["a"]), np.array(["b", "c"])], [0, 1]
+        )

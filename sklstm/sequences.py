@@ -472,7 +472,8 @@ def read_steps(y, lengths: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     y : array-like or ragged list of n_samples arrays
-        Row i has shape (lengths[i],) or (lengths[i], n_outputs).
+        Row i has shape (lengths[i],) or (lengths[i], n_outputs). Or a Series or frame
+        with an (instance, time) row index.
     lengths : ndarray of shape (n_samples,), int64
         Time steps of each sequence.
 
@@ -485,7 +486,12 @@ def read_steps(y, lengths: np.ndarray) -> np.ndarray:
     ValueError
         If a row has another length than its sequence; names it.
     """
-    rows = _panel_rows(y)
+    if getattr(getattr(y, "index", None), "nlevels", 1) == 2:
+        values = y.to_numpy()
+        one_column = values.ndim == 2 and values.shape[1] == 1
+        rows = _split_by_instance(y.index, values[:, 0] if one_column else values)
+    else:
+        rows = _panel_rows(y)
     if rows is None:
         rows = np.asarray(y)
         if rows.ndim < 2:
@@ -532,7 +538,7 @@ def pad_steps(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def is_ragged(y) -> bool:
     """Tell whether y is a list or object array of arrays of unequal shapes."""
-    rows = _panel_rows(y)
+    rows = None if hasattr(y, "columns") else _panel_rows(y)
     return rows is not None and len({np.shape(row) for row in rows}) > 1
 
 
@@ -544,7 +550,7 @@ def _panel_rows(X):
     """
     if hasattr(X, "columns") and hasattr(X, "index"):
         if getattr(X.index, "nlevels", 1) == 2:
-            return _split_by_instance(X)
+            return _split_by_instance(X.index, _require_numbers(X))
         if _is_nested(X):
             return _nested_rows(X)
         return None
@@ -565,15 +571,15 @@ def _is_sequence(value) -> bool:
     return isinstance(value, (list, tuple)) or np.ndim(value) > 0
 
 
-def _split_by_instance(frame):
-    """Split an (instance, time) frame into arrays, instances as they first appear."""
-    instance = frame.index.get_level_values(0)
+def _split_by_instance(index, values):
+    """Split rows with an (instance, time) index, instances as they first appear."""
+    instance = index.get_level_values(0)
     if not len(instance):
         return []
     codes = instance.factorize()[0]
     order = np.argsort(codes, kind="stable")
     stops = np.flatnonzero(np.diff(codes[order])) + 1
-    return np.split(_require_numbers(frame)[order], stops)
+    return np.split(values[order], stops)
 
 
 def _require_numbers(frame):

@@ -37,6 +37,11 @@ class TokenSequences(TransformerMixin, BaseEstimator):
     token_pattern : str, default=r"\w+|[^\w\s]"
         Regular expression of a token: a word, or a mark. Only used with
         ``analyzer="word"``.
+    ngram_range : tuple of two int, default=(1, 1)
+        Shortest and longest run of characters or words to have a number of its own. Each
+        position gets one number, that of the longest run that ends there and is in the
+        vocabulary. Runs of two help with Chinese, whose words mostly have two characters.
+        Ignored with a callable.
     max_features : int, default=None
         Size of the vocabulary: only the most frequent tokens are kept. None: all.
     min_df : int or float in [0, 1], default=1
@@ -75,6 +80,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         "analyzer": [StrOptions({"char", "word"}), callable],
         "lowercase": ["boolean"],
         "token_pattern": [str],
+        "ngram_range": [tuple],
         "max_features": [Interval(Integral, 1, None, closed="left"), None],
         "min_df": [
             Interval(Integral, 1, None, closed="left"),
@@ -90,6 +96,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         *,
         lowercase=False,
         token_pattern=r"\w+|[^\w\s]",
+        ngram_range=(1, 1),
         max_features=None,
         min_df=1,
         max_length=None,
@@ -98,6 +105,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         self.analyzer = analyzer
         self.lowercase = lowercase
         self.token_pattern = token_pattern
+        self.ngram_range = ngram_range
         self.max_features = max_features
         self.min_df = min_df
         self.max_length = max_length
@@ -125,15 +133,24 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         validate_parameter_constraints(
             self._parameter_constraints, self.get_params(deep=False), type(self).__name__
         )
+        shortest, longest = self.ngram_range
+        if not 1 <= shortest <= longest:
+            raise ValueError(
+                "ngram_range must be two numbers, 1 <= shortest <= longest; got "
+                f"{self.ngram_range}."
+            )
         if self.vocabulary is not None:
             kept = list(self.vocabulary)
             if len(set(kept)) < len(kept):
                 twice = Counter(kept).most_common(1)[0][0]
                 raise ValueError(f"vocabulary holds {twice!r} more than once.")
         else:
-            texts = self.tokenize(X)
-            count = Counter(token for tokens in texts for token in tokens)
-            in_texts = Counter(token for tokens in texts for token in set(tokens))
+            texts = [self._runs(tokens) for tokens in self.tokenize(X)]
+            count, in_texts = Counter(), Counter()
+            for runs in texts:
+                found = [run for ending in runs for run in ending]
+                count.update(found)
+                in_texts.update(set(found))
             least = self.min_df
             if not isinstance(least, Integral):
                 least *= len(texts)
@@ -171,7 +188,10 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         texts = self.tokenize(X)
         sequences = np.empty(len(texts), dtype=object)
         for i, tokens in enumerate(texts):
-            numbers = [number.get(token, UNKNOWN) for token in tokens] or [UNKNOWN]
+            numbers = [
+                next((number[run] for run in ending if run in number), UNKNOWN)
+                for ending in self._runs(tokens)
+            ] or [UNKNOWN]
             sequences[i] = np.array(numbers, dtype=np.int64)
         return sequences
 
@@ -235,6 +255,17 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         if self.lowercase:
             text = text.lower()
         return list(text) if self.analyzer == "char" else pattern.findall(text)
+
+    def _runs(self, tokens):
+        """Return the runs of tokens that end at each position, the longest first."""
+        shortest, longest = self.ngram_range
+        if longest == 1 or callable(self.analyzer):
+            return [[token] for token in tokens]
+        lengths = range(longest, shortest - 1, -1)
+        return [
+            [self.join(tokens[end - n : end]) for n in lengths if n <= end]
+            for end in range(1, len(tokens) + 1)
+        ]
 
     def join(self, tokens):
         """Return tokens as a text; with a callable `analyzer` as they are.

@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, r2_score
@@ -98,6 +99,17 @@ def test_an_array_of_labels_is_a_list_of_its_rows(estimator):
         model = estimator(**QUICK).fit(same_X, same_y)
         assert_same_rows(model.predict(same_X), expected)
     assert np.stack(expected).shape == (len(X), 3)
+
+
+def test_frames_with_an_instance_and_time_index(estimator):
+    X, y = labelled_steps(estimator)
+    keys = [(f"i{i}", t) for i, x in enumerate(X) for t in range(len(x))]
+    index = pd.MultiIndex.from_tuples(keys, names=["instance", "time"])
+    frame = pd.DataFrame(np.concatenate(X), index=index, columns=["a", "b"])
+    series = pd.Series(np.concatenate(y), index=index)
+    expected = outputs(estimator(**QUICK).fit(X, y), X)
+    for labels in (series, series.to_frame("y")):
+        assert_same_rows(outputs(estimator(**QUICK).fit(frame, labels), frame), expected)
 
 
 def test_loss_is_the_mean_over_steps():

@@ -59,6 +59,18 @@ def test_rare_tokens_are_left_out():
     assert vocabulary(max_features=4) == {"a", "cat", "dog", "the"}
 
 
+def test_the_longest_known_run_that_ends_at_a_position():
+    tokens = TokenSequences("char", ngram_range=(1, 2), min_df=2).fit(
+        ["abc", "abd", "ba"]
+    )
+    assert tokens.vocabulary_ == {"a": 2, "ab": 3, "b": 4}
+    assert tokens.transform(["abab", "bx"])[0].tolist() == [2, 3, 2, 3]
+    assert tokens.transform(["abab", "bx"])[1].tolist() == [4, 1]
+    tokens = TokenSequences("word", ngram_range=(2, 3)).fit(["not so good"])
+    assert tokens.vocabulary_ == {"not so": 2, "not so good": 3, "so good": 4}
+    assert tokens.transform(["not so good"])[0].tolist() == [1, 2, 3]
+
+
 def test_inverse_gives_the_texts_back():
     tokens = TokenSequences().fit(TEXTS)
     assert tokens.inverse_transform(tokens.transform(["The cat"])) == ["The cat"]
@@ -111,14 +123,14 @@ def test_chinese_and_english_reviews():
 
 
 def test_grid_search_over_the_vocabulary():
-    X, y = reviews(80)
-    lstm = LSTMClassifier(
-        8, stem="embedding", bidirectional=True, solver="adamw", random_state=0
-    )
+    X, y = reviews(40)
+    lstm = LSTMClassifier(4, stem="embedding", max_iter=12, random_state=0)
     model = make_pipeline(TokenSequences(), lstm)
     grid = {"tokensequences__max_features": [1, None]}
     search = GridSearchCV(model, grid, cv=2).fit(X, y)
-    assert search.best_params_["tokensequences__max_features"] is None
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    n_tokens = len(search.best_estimator_[0].vocabulary_)
+    assert (n_tokens == 1) == (search.best_index_ == 0)
 
 
 # --------------------------------------------------------------------------- vectors
@@ -168,6 +180,8 @@ def test_bad_texts_and_parameters():
         TokenSequences("chars").fit(["a"])
     with pytest.raises(ValueError, match="vocabulary holds 'b' more than once"):
         TokenSequences(vocabulary=["a", "b", "b"]).fit([])
+    with pytest.raises(ValueError, match=r"1 <= shortest <= longest; got \(2, 1\)"):
+        TokenSequences(ngram_range=(2, 1)).fit(["a"])
     with pytest.raises(NotFittedError):
         TokenSequences().transform(["a"])
     with pytest.raises(ValueError, match="Row 1 holds 9, the number of no token"):

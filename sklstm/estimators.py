@@ -107,6 +107,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         "target": [StrOptions({"single", "sequence"})],
         "embedding": ["array-like", None],
         "freeze_embedding": ["boolean"],
+        "token_dropout": [Interval(Real, 0, 1, closed="left")],
         "n_channels": [Interval(Integral, 1, None, closed="left")],
         "layout": [StrOptions({"time-major", "channel-major"})],
         "standardize": ["boolean"],
@@ -384,6 +385,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             n_tokens=n_tokens,
             embedding_size=None if vectors is None else vectors.shape[1],
             freeze_embedding=self.freeze_embedding and vectors is not None,
+            token_dropout=self.token_dropout,
         )
         network.to(torch.float64 if self.dtype == "float64" else torch.float32)
         with torch_threads(1):  # orthogonalisation rounds by the number of threads
@@ -679,6 +681,9 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         Only used with ``stem="embedding"``.
     freeze_embedding : bool, default=False
         Whether the vectors of `embedding` stay as given. Ignored without it.
+    token_dropout : float in [0, 1), default=0.0
+        Probability with which a token is read as unknown in training, so that the
+        network learns to do without any one. Only used with ``stem="embedding"``.
     n_channels : int, default=1
         Number of channels in a row of a 2-D X, whose columns are read as
         n_timesteps * n_channels values. Ignored for every other kind of X.
@@ -823,6 +828,7 @@ default="one-cycle"
         target="single",
         embedding=None,
         freeze_embedding=False,
+        token_dropout=0.0,
         n_channels=1,
         layout="time-major",
         standardize=True,
@@ -856,6 +862,7 @@ default="one-cycle"
         self.target = target
         self.embedding = embedding
         self.freeze_embedding = freeze_embedding
+        self.token_dropout = token_dropout
         self.n_channels = n_channels
         self.layout = layout
         self.standardize = standardize
@@ -1043,6 +1050,9 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         Only used with ``stem="embedding"``.
     freeze_embedding : bool, default=False
         Whether the vectors of `embedding` stay as given. Ignored without it.
+    token_dropout : float in [0, 1), default=0.0
+        Probability with which a token is read as unknown in training, so that the
+        network learns to do without any one. Only used with ``stem="embedding"``.
     n_channels : int, default=1
         Number of channels in a row of a 2-D X, whose columns are read as
         n_timesteps * n_channels values. Ignored for every other kind of X.
@@ -1200,6 +1210,7 @@ default="one-cycle"
         target="single",
         embedding=None,
         freeze_embedding=False,
+        token_dropout=0.0,
         n_channels=1,
         layout="time-major",
         standardize=True,
@@ -1236,6 +1247,7 @@ default="one-cycle"
         self.target = target
         self.embedding = embedding
         self.freeze_embedding = freeze_embedding
+        self.token_dropout = token_dropout
         self.n_channels = n_channels
         self.layout = layout
         self.standardize = standardize

@@ -96,22 +96,29 @@ class LinearStem(nn.Module):
         self.linear = skip_init(RowLinear, n_channels, hidden_size)
         self.n_outputs = hidden_size
 
-    def forward(self, x, lengths):
+    def forward(self, x, lengths, generator=None):
         """(N, T, C) -> (N, T, H)."""
         return F.relu(self.linear(x)), lengths
 
 
 class EmbeddingStem(nn.Module):
-    """A vector for every token; padding (0) and unknown tokens (1) start at zero."""
+    """A vector for every token; padding (0) and unknown tokens (1) start at zero.
 
-    def __init__(self, n_tokens, n_outputs, frozen):
+    In training a share of the tokens is read as unknown.
+    """
+
+    def __init__(self, n_tokens, n_outputs, frozen, dropout):
         super().__init__()
+        self.dropout = Dropout(dropout)
         self.embedding = skip_init(nn.Embedding, n_tokens, n_outputs, padding_idx=0)
         self.embedding.weight.requires_grad_(not frozen)
         self.n_outputs = n_outputs
 
-    def forward(self, x, lengths):
+    def forward(self, x, lengths, generator=None):
         """(N, T) int64 -> (N, T, H)."""
+        factors = self.dropout.factors(x, generator)
+        if factors is not None:
+            x = x.masked_fill((factors == 0) & (x != 0), 1)
         return self.embedding(x), lengths
 
 
@@ -185,7 +192,7 @@ class ConvStem(nn.Module):
         self.norms = nn.ModuleList(MaskedBatchNorm(hidden_size) for _ in inputs)
         self.n_outputs = hidden_size
 
-    def forward(self, x, lengths):
+    def forward(self, x, lengths, generator=None):
         """(N, T, C) -> (N, S, H), S = ceil(T / product of strides)."""
         is_inference = not (self.training or torch.is_grad_enabled())
         if is_inference and kernels.applies(x, self.convolutions[0].weight):
@@ -429,12 +436,14 @@ class RecurrentNetwork(_Portable, nn.Module):
         Rows and columns of the embedding. Only used with ``stem="embedding"``.
     freeze_embedding : bool
         Whether the embedding stays as it is in training.
+    token_dropout : float
+        Probability that a token is read as unknown in training.
     """
 
     def __init__(
         self, *, n_channels, n_outputs, hidden_size, num_layers, cell, bidirectional,
         dropout, stem, pooling, strides, n_tokens, embedding_size=None,
-        freeze_embedding=False,
+        freeze_embedding=False, token_dropout=0.0,
     ):  # fmt: skip
         super().__init__()
         self.config = {
@@ -443,12 +452,13 @@ class RecurrentNetwork(_Portable, nn.Module):
             "bidirectional": bidirectional, "dropout": dropout, "stem": stem,
             "pooling": pooling, "strides": strides, "n_tokens": n_tokens,
             "embedding_size": embedding_size, "freeze_embedding": freeze_embedding,
+            "token_dropout": token_dropout,
         }  # fmt: skip
         stems = {
             "linear": lambda: LinearStem(n_channels, hidden_size),
             "conv": lambda: ConvStem(n_channels, hidden_size, strides),
             "embedding": lambda: EmbeddingStem(
-                n_tokens, embedding_size or hidden_size, freeze_embedding
+                n_tokens, embedding_size or hidden_size, freeze_embedding, token_dropout
             ),
         }
         self.stem = None if stem is None else stems[stem]()
@@ -476,7 +486,7 @@ class RecurrentNetwork(_Portable, nn.Module):
     def embed(self, x, lengths, generator=None):
         """(N, T, C) -> pooled state (N, P); without pooling every state (N, S, D)."""
         if self.stem is not None:
-            x, lengths = self.stem(x, lengths)  # (N, S, I)
+            x, lengths = self.stem(x, lengths, generator)  # (N, S, I)
         if self.reads_final and lengths is None:
             return self.recurrence.final(x, generator)
         states = self.recurrence(x, lengths, generator)

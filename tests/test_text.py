@@ -5,12 +5,14 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from sklstm import LSTMClassifier, LSTMRegressor, TokenSequences
+from sklstm.network import EmbeddingStem
 
 TEXTS = ["the cat sat.", "The dog", "", "a cat, a dog"]
 
@@ -162,6 +164,28 @@ def test_pretrained_vectors_speak_for_words_that_were_not_trained_on(estimator):
         *zip(*[([4], 0), ([2], 1)] * 4, strict=True)
     )
     assert not np.array_equal(lstm.network_.stem.embedding.weight[2:].detach(), table[1:])
+
+
+def test_dropped_tokens_are_read_as_unknown():
+    stem = EmbeddingStem(5, 2, False, 0.3)
+    with torch.no_grad():
+        stem.embedding.weight[:] = torch.arange(5)[:, None].expand(5, 2)
+    x = torch.tensor([[2, 3, 4, 0]]).repeat(4000, 1)
+    out = stem(x, None, torch.Generator().manual_seed(0))[0][:, :, 0]
+    assert (out[:, 3] == 0).all()  # padding stays
+    kept = out[:, :3] == x[:, :3]
+    assert ((out[:, :3] == 1) | kept).all()
+    assert kept.float().mean() == pytest.approx(0.7, abs=0.02)
+    assert torch.equal(stem.eval()(x, None)[0][:, :, 0], x.float())
+
+
+def test_token_dropout_teaches_the_vector_of_unknown_tokens():
+    X = [np.array([2, 3 + label]) for label in (0, 1)] * 4
+    settings = {"stem": "embedding", "max_iter": 12, "random_state": 0}
+    model = LSTMClassifier(4, **settings).fit(X, [0, 1] * 4)
+    assert not model.network_.stem.embedding.weight[1].any()
+    model.set_params(token_dropout=0.3).fit(X, [0, 1] * 4)
+    assert model.network_.stem.embedding.weight[1].any()
 
 
 # ------------------------------------------------------------------------------ errors

@@ -135,10 +135,10 @@ for axis, i in zip(axes, rich, strict=False):
         if character == "\n":
             row, column = row + 1, 0
             continue
-        wrong = {"backgroundcolor": "gold"} if found != true else {}
+        colour = "gold" if found != true else "none"
         axis.text(
             column, row, character, color=COLOURS[found], family="monospace",
-            fontsize=9, va="center", **wrong,
+            fontsize=9, va="center", bbox={"facecolor": colour, "lw": 0, "pad": 0},
         )  # fmt: skip
         column += 1
     axis.set(xlim=(0, 72), ylim=(row + 1, -1))

@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [TABLE ...]
 
-TABLE is one or more of fit peers grid cold ragged predict memory forecaster peak. All
-on the CPU, one thread (grid and predict say where not). Arms run interleaved in one
+TABLE is one or more of fit peers grid cold ragged predict memory forecaster peak cells.
+All on the CPU, one thread (grid and predict say where not). Arms run interleaved in one
 process, or in alternating processes where a framework brings its own threads, warmed
 up; medians, and the spread from the fastest to the slowest. A peer that is not
 installed (`pip install sklstm[bench]`) is skipped with a message.
@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sklstm import LSTMClassifier, kernels
+from sklstm.network import CELLS, initialize
 
 REPEATS = 5
 
@@ -423,7 +424,7 @@ def table_predict():
     }
     if kernels.library() is not None:
         arms["our kernel alone"] = lambda: bare(
-            lambda: kernels.lstm(x, *layer.parameters())
+            lambda: kernels.layer(x, *layer.parameters())
         )
     report("predict: 10,000 x 100 x 8, hidden 64", interleave(arms))
     for title, settings in (
@@ -557,7 +558,7 @@ def table_peak():
         x = torch.randn(n_timesteps, n_rows, n_channels)
 
         def ours(layer=layer, x=x):
-            kernels.lstm(x, *layer.parameters())[1].sum().backward()
+            kernels.layer(x, *layer.parameters())[1].sum().backward()
 
         def theirs(layer=layer, x=x):
             layer(x)[1][0].sum().backward()
@@ -577,6 +578,29 @@ def table_peak():
             )
 
 
+def table_cells():
+    """Ten passes of each cell beside torch's; torch has no peepholes, so equations."""
+    n_channels, hidden_size = 8, 64
+    x = torch.randn(100, 64, n_channels)
+    training, inference = {}, {}
+    for cell, kind in CELLS.items():
+        layer = kind(n_channels, hidden_size)
+        initialize(nn.ModuleList([layer]), torch.Generator().manual_seed(0))
+
+        def ours(layer=layer):
+            return kernels.layer(x, *layer.weights)[1]
+
+        def by_torch(layer=layer):
+            return kernels.by_torch(x, None, *layer.weights)[1][0]
+
+        arms = {"ours" if cell == "lstm" else cell: ours, f"{cell}, torch": by_torch}
+        for name, run in arms.items():
+            training[name] = lambda run=run: [run().sum().backward() for _ in range(10)]
+            inference[name] = torch.no_grad()(lambda run=run: [run() for _ in range(10)])
+    report("cells: 10 x forward and backward, hidden 64", interleave(training, 9))
+    report("cells: 10 x forward, hidden 64", interleave(inference, 9))
+
+
 TABLES = (
     "fit",
     "peers",
@@ -587,6 +611,7 @@ TABLES = (
     "memory",
     "forecaster",
     "peak",
+    "cells",
 )
 
 

@@ -101,7 +101,11 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         "num_layers": [Interval(Integral, 1, None, closed="left")],
         "cell": [StrOptions(set(CELLS))],
         "bidirectional": ["boolean"],
+        "residual": ["boolean"],
+        "layer_norm": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
+        "variational_dropout": ["boolean"],
+        "recurrent_dropout": [Interval(Real, 0, 1, closed="left")],
         "stem": [StrOptions({"auto", "linear", "conv", "embedding"}), None],
         "pooling": [StrOptions({"auto", *POOLINGS})],
         "target": [StrOptions({"single", "sequence"})],
@@ -386,6 +390,10 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             embedding_size=None if vectors is None else vectors.shape[1],
             freeze_embedding=self.freeze_embedding and vectors is not None,
             token_dropout=self.token_dropout,
+            variational_dropout=self.variational_dropout,
+            recurrent_dropout=self.recurrent_dropout,
+            residual=self.residual,
+            layer_norm=self.layer_norm,
         )
         network.to(torch.float64 if self.dtype == "float64" else torch.float32)
         with torch_threads(1):  # orthogonalisation rounds by the number of threads
@@ -650,12 +658,27 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         Size of the state of each recurrent layer, and of the stem's output.
     num_layers : int, default=1
         Number of recurrent layers, one upon the other.
-    cell : {"lstm", "gru"}, default="lstm"
-        Recurrent cell: LSTM [1]_ with forget gates, or GRU.
+    cell : {"lstm", "peephole", "gru"}, default="lstm"
+        Recurrent cell: LSTM [1]_ with forget gates; "peephole", whose gates also see
+        the cell state, for events that must be timed precisely [4]_; or GRU [5]_.
     bidirectional : bool, default=False
         Whether a second recurrence reads each sequence from its end.
+    residual : bool, default=False
+        Whether each recurrent layer but the first adds to what it reads instead of
+        replacing it, which helps where there are many. Ignored with ``num_layers=1``.
+    layer_norm : bool, default=False
+        Whether the output of each recurrent layer is normalised over its units, step by
+        step [6]_ (before it is dropped out of and added to what the layer read).
     dropout : float in [0, 1), default=0.2
         Probability with which an output of a recurrent layer is dropped in training.
+    variational_dropout : bool, default=False
+        Whether `dropout` drops the same units of a sequence at every time step
+        ("locked" dropout [7]_) instead of others at each. Of no effect if only the
+        last state of one layer is read.
+    recurrent_dropout : float in [0, 1), default=0.0
+        Probability with which a weight from state to state is dropped in training,
+        drawn once per batch (DropConnect, "weight dropout" [8]_). In Keras the same
+        name drops states instead.
     stem : {"auto", "linear", "conv", "embedding"} or None, default="auto"
         What stands before the recurrence.
 
@@ -797,6 +820,15 @@ default="one-cycle"
        classification. IEEE Access 6.
     .. [3] Yang, Z., et al. (2016). Hierarchical attention networks for document
        classification. NAACL.
+    .. [4] Gers, F., Schmidhuber, J. (2000). Recurrent nets that time and count.
+       IJCNN.
+    .. [5] Cho, K., et al. (2014). Learning phrase representations using RNN
+       encoder-decoder for statistical machine translation. EMNLP.
+    .. [6] Ba, J., Kiros, J., Hinton, G. (2016). Layer normalization. arXiv:1607.06450.
+    .. [7] Gal, Y., Ghahramani, Z. (2016). A theoretically grounded application of
+       dropout in recurrent neural networks. NeurIPS 29.
+    .. [8] Merity, S., Keskar, N., Socher, R. (2018). Regularizing and optimizing LSTM
+       language models. ICLR.
 
     Examples
     --------
@@ -822,7 +854,11 @@ default="one-cycle"
         num_layers=1,
         cell="lstm",
         bidirectional=False,
+        residual=False,
+        layer_norm=False,
         dropout=0.2,
+        variational_dropout=False,
+        recurrent_dropout=0.0,
         stem="auto",
         pooling="auto",
         target="single",
@@ -856,7 +892,11 @@ default="one-cycle"
         self.num_layers = num_layers
         self.cell = cell
         self.bidirectional = bidirectional
+        self.residual = residual
+        self.layer_norm = layer_norm
         self.dropout = dropout
+        self.variational_dropout = variational_dropout
+        self.recurrent_dropout = recurrent_dropout
         self.stem = stem
         self.pooling = pooling
         self.target = target
@@ -1019,12 +1059,27 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         Size of the state of each recurrent layer, and of the stem's output.
     num_layers : int, default=1
         Number of recurrent layers, one upon the other.
-    cell : {"lstm", "gru"}, default="lstm"
-        Recurrent cell: LSTM [1]_ with forget gates, or GRU.
+    cell : {"lstm", "peephole", "gru"}, default="lstm"
+        Recurrent cell: LSTM [1]_ with forget gates; "peephole", whose gates also see
+        the cell state, for events that must be timed precisely [4]_; or GRU [5]_.
     bidirectional : bool, default=False
         Whether a second recurrence reads each sequence from its end.
+    residual : bool, default=False
+        Whether each recurrent layer but the first adds to what it reads instead of
+        replacing it, which helps where there are many. Ignored with ``num_layers=1``.
+    layer_norm : bool, default=False
+        Whether the output of each recurrent layer is normalised over its units, step by
+        step [6]_ (before it is dropped out of and added to what the layer read).
     dropout : float in [0, 1), default=0.0
         Probability with which an output of a recurrent layer is dropped in training.
+    variational_dropout : bool, default=False
+        Whether `dropout` drops the same units of a sequence at every time step
+        ("locked" dropout [7]_) instead of others at each. Of no effect if only the
+        last state of one layer is read.
+    recurrent_dropout : float in [0, 1), default=0.0
+        Probability with which a weight from state to state is dropped in training,
+        drawn once per batch (DropConnect, "weight dropout" [8]_). In Keras the same
+        name drops states instead.
     stem : {"auto", "linear", "conv", "embedding"} or None, default="auto"
         What stands before the recurrence.
 
@@ -1070,10 +1125,10 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         channel per channel, which other values are missing. Infinity is an error.
     loss : {"squared_error", "absolute_error", "huber", "quantile"}, \
 default="squared_error"
-        What is minimised. The median follows from "absolute_error"; "huber" [4]_ is
+        What is minimised. The median follows from "absolute_error"; "huber" [9]_ is
         squared near 0 and absolute beyond `epsilon`.
     quantile : float in (0, 1) or sequence of them, default=0.5
-        Quantiles to predict. Only used with ``loss="quantile"`` [5]_. With a sequence,
+        Quantiles to predict. Only used with ``loss="quantile"`` [10]_. With a sequence,
         predictions have one more axis and never cross.
     epsilon : float, default=1.35
         Where "huber" turns linear, in standard deviations of y (in units of y without
@@ -1173,9 +1228,18 @@ default="one-cycle"
        classification. IEEE Access 6.
     .. [3] Yang, Z., et al. (2016). Hierarchical attention networks for document
        classification. NAACL.
-    .. [4] Huber, P. J. (1964). Robust estimation of a location parameter. Annals of
+    .. [4] Gers, F., Schmidhuber, J. (2000). Recurrent nets that time and count.
+       IJCNN.
+    .. [5] Cho, K., et al. (2014). Learning phrase representations using RNN
+       encoder-decoder for statistical machine translation. EMNLP.
+    .. [6] Ba, J., Kiros, J., Hinton, G. (2016). Layer normalization. arXiv:1607.06450.
+    .. [7] Gal, Y., Ghahramani, Z. (2016). A theoretically grounded application of
+       dropout in recurrent neural networks. NeurIPS 29.
+    .. [8] Merity, S., Keskar, N., Socher, R. (2018). Regularizing and optimizing LSTM
+       language models. ICLR.
+    .. [9] Huber, P. J. (1964). Robust estimation of a location parameter. Annals of
        Mathematical Statistics 35(1).
-    .. [5] Koenker, R., Bassett, G. (1978). Regression quantiles. Econometrica 46(1).
+    .. [10] Koenker, R., Bassett, G. (1978). Regression quantiles. Econometrica 46(1).
 
     Examples
     --------
@@ -1204,7 +1268,11 @@ default="one-cycle"
         num_layers=1,
         cell="lstm",
         bidirectional=False,
+        residual=False,
+        layer_norm=False,
         dropout=0.0,
+        variational_dropout=False,
+        recurrent_dropout=0.0,
         stem="auto",
         pooling="auto",
         target="single",
@@ -1241,7 +1309,11 @@ default="one-cycle"
         self.num_layers = num_layers
         self.cell = cell
         self.bidirectional = bidirectional
+        self.residual = residual
+        self.layer_norm = layer_norm
         self.dropout = dropout
+        self.variational_dropout = variational_dropout
+        self.recurrent_dropout = recurrent_dropout
         self.stem = stem
         self.pooling = pooling
         self.target = target

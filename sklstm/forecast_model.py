@@ -27,6 +27,9 @@ FILL = 4
 STEPS_AT_ONCE = 96
 # Windows that are laid out at a time; bounds memory.
 WINDOWS_AT_ONCE = 4096
+# Windows that are laid out at a time for training: drawing them a batch at a time would
+# spend longer on calls than on work.
+WINDOWS_DRAWN = 1024
 MAX_LOG = 700.0  # exp of more overflows
 # A forecast may leave the range of its window and of the seasonal naive forecast by
 # this many times the width of that range, and no more.
@@ -217,20 +220,30 @@ class WindowBatches:
         return self.n_batches
 
     def __iter__(self):
-        for _ in range(self.n_batches):
-            series = self.rng.choice(self.series, size=self.batch_size)
+        size = self.batch_size
+        at_once = max(WINDOWS_DRAWN // size, 1)
+        for first in range(0, self.n_batches, at_once):
+            n = min(at_once, self.n_batches - first) * size
+            series = self.rng.choice(self.series, size=n)
             low, high = self.first[series], self.last[series]
-            ends = low + np.floor(self.rng.random(self.batch_size) * (high - low)).astype(
-                int
-            )
-            steps = None
-            if self.member.horizon > STEPS_AT_ONCE:
-                steps = self.rng.choice(self.member.horizon, STEPS_AT_ONCE, replace=False)
-                steps = np.sort(steps)
-            yield self.batch(series, self.array.starts[series] + ends, steps)
+            ends = low + np.floor(self.rng.random(n) * (high - low)).astype(int)
+            ends += self.array.starts[series]
+            inputs, target, weight = self.windows(series, ends)
+            drawn = (*inputs, target, weight)
+            for start in range(0, n, size):
+                x, *of_steps = (a[start : start + size] for a in drawn)
+                which = ()
+                if self.member.horizon > STEPS_AT_ONCE:
+                    steps = self.rng.choice(
+                        self.member.horizon, STEPS_AT_ONCE, replace=False
+                    )
+                    which = (torch.from_numpy(np.sort(steps)).to(self.device),)
+                    of_steps = [a[:, which[0]] for a in of_steps]
+                base, future, some_target, some_weight = of_steps
+                yield (x, base, future, *which), some_target, some_weight, size
 
-    def batch(self, series, ends, steps=None):
-        """Return inputs, target, weight and size of the windows before `ends`."""
+    def windows(self, series, ends):
+        """Return inputs, target and weight of the windows before `ends`."""
         positions = ends[:, None] + np.arange(self.member.horizon)
         future = None
         if self.array.exog.shape[1]:
@@ -244,24 +257,13 @@ class WindowBatches:
         # A window that ends before anything moved says nothing of the scale.
         weight = ~np.isnan(target) & (windows.scale > 0)[:, None]
         target = np.clip(np.where(weight, target, 0.0), -50.0, 50.0)
-        inputs = _tensors(windows, self.device)
-        if steps is not None:
-            target, weight = target[:, steps], weight[:, steps]
-            x, base, future = inputs
-            steps = torch.from_numpy(steps).to(self.device)
-            inputs = (x, base[:, steps], future[:, steps], steps)
+        inputs = (windows.inputs, windows.base, windows.future)
+        inputs = tuple(torch.from_numpy(a).to(self.device) for a in inputs)
         target, weight = (
             torch.from_numpy(a.astype(np.float32)).to(self.device)
             for a in (target, weight)
         )
-        return inputs, target, weight, len(series)
-
-
-def _tensors(windows, device):
-    return tuple(
-        torch.from_numpy(a).to(device)
-        for a in (windows.inputs, windows.base, windows.future)
-    )
+        return inputs, target, weight
 
 
 def _forward(network, windows, device) -> np.ndarray:
@@ -294,7 +296,7 @@ class Validation:
         series = np.flatnonzero(array.lengths > member.horizon + 1)
         held = WindowBatches(member, period, array, device=device)
         ends = array.stops[series] - member.horizon
-        self.inputs, self.target, self.weight, _ = held.batch(series, ends)
+        self.inputs, self.target, self.weight = held.windows(series, ends)
         self.network, self.loss = member.network, ForecastHead(member.quantiles).loss
 
     def __call__(self):

@@ -25,7 +25,7 @@ from sklstm.forecast_model import (
     guarded,
 )
 from sklstm.heads import ForecastHead
-from sklstm.network import ForecastNetwork, initialize
+from sklstm.network import CELLS, ForecastNetwork, initialize
 from sklstm.pretrained import (
     MAX_PERIOD,
     MIN_LONGEST_PERIOD,
@@ -104,7 +104,7 @@ class LSTMForecaster(BaseForecaster):
         "auto": 32 for up to 2000 observations, 64 for up to 100,000 or without
         segments, else 128. In `hidden_size_`.
     num_layers : int, default=1
-    cell : {"lstm", "gru"}, default="lstm"
+    cell : {"lstm", "peephole", "gru"}, default="lstm"
     dropout : float in [0, 1), default=0.2
     scaling : {"auto", "season", "last", "standard", "none"}, default="auto"
         What a window is normalised by: the mean of its last season and the mean
@@ -863,7 +863,7 @@ class LSTMForecaster(BaseForecaster):
         for name, options in {
             "scaling": ("auto", "season", "last", "standard", "none"),
             "transform": ("auto", "log", "none"),
-            "cell": ("lstm", "gru"),
+            "cell": tuple(CELLS),
         }.items():
             if getattr(self, name) not in options:
                 raise ValueError(

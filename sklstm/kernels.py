@@ -1,11 +1,17 @@
-"""Leaf below `network`: one LSTM layer, forward and backward. Imports nothing of ours.
+"""Leaf below `network`: one recurrent layer, both ways. Imports nothing of ours.
 
 On a CPU in float32 the work is done by recurrence.c, compiled when the package is
-installed; `lstm` is then 1.6 to 2.6 times as fast as `torch.nn.LSTM`, and a row comes
-out the same, to the last bit, whatever the batch and the number of threads. Before its
-first use in a process it is proven against `torch.nn.LSTM`; where it is missing, fails
-or does not apply, callers fall back to that. ``SKLSTM_NATIVE=0`` in the environment
+installed; an LSTM is then 1.6 to 2.6 times as fast as `torch.nn.LSTM`, and a row comes
+out the same, to the last bit, whatever the batch and the number of threads. Before the
+first use of a cell in a process it is proven against torch; where it is missing, fails or
+does not apply, callers fall back to `by_torch`. ``SKLSTM_NATIVE=0`` in the environment
 turns it off.
+
+The weights of a layer are a tuple as torch has them, (weight_ih, weight_hh, bias_ih,
+bias_hh), and say by their shapes what its cell is: of (4 hidden_size, ...) an LSTM, gates
+in the order input, forget, cell, output; with a fifth of shape (3, hidden_size), by which
+the input, forget and output gate see the cell, one with peepholes (Gers & Schmidhuber,
+2000); of (3 hidden_size, ...) a GRU, gates in the order reset, update, new.
 """
 
 from __future__ import annotations
@@ -21,26 +27,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 # Rows are cut into chunks that threads share: of at least so many multiplications, to be
 # worth a thread, and so many rows, since gradients of weights are added up in the cache
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
+LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
 
 
 class _Shape(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_ssize_t)
         for name in (
-            "n_steps", "n_rows", "begin", "end", "n_inputs", "hidden_size",
+            "cell", "n_steps", "n_rows", "begin", "end", "n_inputs", "hidden_size",
             "x_step", "x_row",
         )
     ] + [("lengths", ctypes.c_void_p)]  # fmt: skip
 
 
 @functools.cache
-def library():
-    """Return the compiled kernels, proven once per process; None where there are none."""
+def library(cell=LSTM):
+    """Return the compiled kernels, proven for a cell; None where there are none."""
     if os.environ.get("SKLSTM_NATIVE") == "0":
         return None
     capability = torch.backends.cpu.get_cpu_capability()
@@ -55,8 +63,8 @@ def library():
             continue
         pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
         native.sklstm_lanes.restype = size
-        native.sklstm_forward.argtypes = [pointer] * 10
-        native.sklstm_backward.argtypes = [pointer] * 8 + [size] * 2 + [pointer] * 10
+        native.sklstm_forward.argtypes = [pointer] * 11
+        native.sklstm_backward.argtypes = [pointer] * 9 + [size] * 2 + [pointer] * 13
         native.sklstm_affine.argtypes = [
             pointer, size, size, size, size, size, size, pointer, pointer, ctypes.c_int,
             pointer, pointer,
@@ -64,23 +72,25 @@ def library():
         native.sklstm_sum.argtypes = [pointer] + [size] * 5 + [pointer] * 2
         for function in ("forward", "backward", "affine", "sum"):
             getattr(native, f"sklstm_{function}").restype = None
-        if _agrees(native):
+        if _agrees(native, cell):
             return native
         warnings.warn(
-            f"The compiled kernels in {path.name} disagree with torch.nn.LSTM on this "
-            "machine and are not used. Please report this.",
+            f"The compiled kernels in {path.name} disagree with torch on this machine "
+            "and are not used. Please report this.",
             RuntimeWarning,
             stacklevel=2,
         )
     return None
 
 
-def _agrees(native) -> bool:
-    """Compare outputs and gradients of a small layer with torch.nn.LSTM's."""
+def _agrees(native, cell) -> bool:
+    """Compare outputs and gradients of a small layer with torch's."""
     lanes = native.sklstm_lanes()
     generator = torch.Generator().manual_seed(0)
     n_inputs, hidden_size = 3, 4 * lanes + 1
-    shapes = [(4 * hidden_size, *rest) for rest in ((n_inputs,), (hidden_size,), (), ())]
+    n = (3 if cell == GRU else 4) * hidden_size
+    shapes = [(n, n_inputs), (n, hidden_size), (n,), (n,)]
+    shapes += [(3, hidden_size)] * (cell == PEEPHOLE)
     with torch.inference_mode(False), torch.enable_grad():
         weights = [
             (0.3 * torch.randn(shape, generator=generator)).requires_grad_()
@@ -88,11 +98,8 @@ def _agrees(native) -> bool:
         ]
         x = torch.randn(4, 13, n_inputs, generator=generator).requires_grad_()
         upstream = torch.randn(4, 13, hidden_size, generator=generator)
-        zeros = torch.zeros(1, 13, hidden_size)
-        expected, last, _ = torch.lstm(
-            x, (zeros, zeros), weights, True, 1, 0.0, True, False, False
-        )
-        pairs = [(expected, last[0]), _Layer.apply(native, x, *weights)]
+        expected, (last, *_) = by_torch(x, None, *weights)
+        pairs = [(expected, last), _Layer.apply(native, x, *weights)]
         gradients = [
             torch.autograd.grad((out * upstream).sum() + end.sum(), [x, *weights])
             for out, end in pairs
@@ -105,32 +112,34 @@ def _agrees(native) -> bool:
     )
 
 
-def available(weight: torch.Tensor) -> bool:
-    """Tell whether `lstm` can take weights like these, here and now."""
+def available(*weights: torch.Tensor) -> bool:
+    """Tell whether our kernels can take weights like these, here and now.
+
+    Those of a layer, or one of anything else.
+    """
     return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
+        weights[0].device.type == "cpu"
+        and weights[0].dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and library() is not None
+        and library(cell_of(weights) if len(weights) > 1 else LSTM) is not None
     )
 
 
-def applies(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Tell whether `lstm` can take an input and weights like these."""
-    return x.dtype == torch.float32 and x.numel() > 0 and available(weight)
+def applies(x: torch.Tensor, *weights: torch.Tensor) -> bool:
+    """Tell whether our kernels can take an input and weights like these."""
+    return x.dtype == torch.float32 and x.numel() > 0 and available(*weights)
 
 
-def lstm(x, weight_ih, weight_hh, bias_ih, bias_hh):
+def layer(x, *weights):
     """Run one layer in one direction from a state of zeros.
 
     Parameters
     ----------
     x : Tensor of shape (n_timesteps, n_rows, n_inputs), float32, on the CPU
-    weight_ih, weight_hh : Tensor of shape (4 hidden_size, n_inputs or hidden_size)
-        As in `torch.nn.LSTM`: gates in the order input, forget, cell, output.
-    bias_ih, bias_hh : Tensor of shape (4 hidden_size,)
+    *weights : Tensor
+        As the head of this module says.
 
     Returns
     -------
@@ -139,10 +148,58 @@ def lstm(x, weight_ih, weight_hh, bias_ih, bias_hh):
         The output of the last step. Gradients through it alone cost less.
     """
     x = readable(x)
-    weights = [w.contiguous() for w in (weight_ih, weight_hh, bias_ih, bias_hh)]
+    weights = [w.contiguous() for w in weights]
+    native = library(cell_of(weights))
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
-        return _Layer.apply(library(), x, *weights)
-    return forward(library(), x, weights, keep=False)[0]
+        return _Layer.apply(native, x, *weights)
+    return forward(native, x, weights, keep=False)[0]
+
+
+def by_torch(x, state, *weights):
+    """Run one layer in one direction on any device and in any precision.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_timesteps, n_rows, n_inputs)
+    state : tuple of Tensor of shape (n_rows, hidden_size), or None
+        What to start from: h, and c but for a GRU. None for zeros.
+    *weights : Tensor
+        As the head of this module says.
+
+    Returns
+    -------
+    output : Tensor of shape (n_timesteps, n_rows, hidden_size)
+    state : tuple of Tensor of shape (n_rows, hidden_size)
+    """
+    cell = cell_of(weights)
+    if state is None:
+        state = x.new_zeros(1 if cell == GRU else 2, x.shape[1], weights[1].shape[1])
+    if cell != PEEPHOLE:
+        state = [s[None] for s in state]
+        # cuDNN differentiates only what ran in training mode.
+        settings = (weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)
+        if cell == GRU:
+            output, *state = torch.gru(x, state[0], *settings)
+        else:
+            output, *state = torch.lstm(x, state, *settings)
+        return output, tuple(s[0] for s in state)
+    weight_ih, weight_hh, bias_ih, bias_hh, (to_input, to_forget, to_output) = weights
+    (h, c), states = state, []
+    for of_x in F.linear(x, weight_ih, bias_ih + bias_hh):
+        i, f, g, o = (of_x + h @ weight_hh.t()).chunk(4, dim=1)  # each (N, H)
+        i, f = torch.sigmoid(i + to_input * c), torch.sigmoid(f + to_forget * c)
+        c = f * c + i * torch.tanh(g)
+        h = torch.sigmoid(o + to_output * c) * torch.tanh(c)
+        states.append(h)
+    return torch.stack(states), (h, c)
+
+
+def cell_of(weights):
+    """Tell the cell by the shapes of its weights."""
+    if len(weights) == 5:
+        return PEEPHOLE
+    n_sums, hidden_size = weights[1].shape
+    return LSTM if n_sums == 4 * hidden_size else GRU
 
 
 def readable(x):
@@ -205,11 +262,21 @@ def _pointer(tensor):
     return None if tensor is None else tensor.data_ptr()
 
 
+def _pointers(weights):
+    """Return five addresses: a cell without peepholes has None for the last."""
+    return [w.data_ptr() for w in weights] + [None] * (5 - len(weights))
+
+
 def _padded(n, lanes):
     return -(-n // lanes) * lanes
 
 
-def _chunks(x, hidden_size, lengths=None):
+def _n_terms(cell, n_inputs, hidden_size):
+    """Count what a sum is of: a bias, inputs, the state and, with peepholes, the cell."""
+    return 1 + n_inputs + hidden_size + (cell == PEEPHOLE)
+
+
+def _chunks(x, cell, hidden_size, lengths=None):
     """Cut the rows into [begin, end) pieces of enough work for a thread each."""
     n_timesteps, n_rows, n_inputs = x.shape
     work = n_timesteps * n_rows * 4 * hidden_size * (n_inputs + hidden_size)
@@ -217,7 +284,7 @@ def _chunks(x, hidden_size, lengths=None):
     edges = [i * n_rows // n_chunks for i in range(n_chunks + 1)]
     return [
         _Shape(
-            n_timesteps, n_rows, begin, end, n_inputs, hidden_size,
+            cell, n_timesteps, n_rows, begin, end, n_inputs, hidden_size,
             x.stride(0), x.stride(1), _pointer(lengths),
         )
         for begin, end in itertools.pairwise(edges)
@@ -247,27 +314,32 @@ def forward(native, x, weights, *, keep, lengths=None):
     ----------
     native : the library
     x : Tensor of shape (n_timesteps, n_rows, n_inputs), contiguous in its last dimension
-    weights : (weight_ih, weight_hh, bias_ih, bias_hh), contiguous
+    weights : tuple of Tensor, contiguous
     keep : bool
     lengths : Tensor of shape (n_rows,), int64, descending, default=None
         Steps of each row; None for all. What comes after is not computed, and undefined
         in `output`.
     """
     n_timesteps, n_rows, n_inputs = x.shape
-    hidden_size = weights[1].shape[1]
+    cell, hidden_size = cell_of(weights), weights[1].shape[1]
     width = _padded(hidden_size, native.sklstm_lanes())  # Hp
     h = x.new_empty(n_timesteps + 1, n_rows, width)
     h[0] = 0
-    c = x.new_empty(n_timesteps + 1 if keep else 1, n_rows, width)
-    c[0] = 0
+    c = None
+    if cell != GRU:
+        c = x.new_empty(n_timesteps + 1 if keep else 1, n_rows, width)
+        c[0] = 0
     gates = x.new_empty(n_timesteps, n_rows, 4 * width) if keep else None
 
     def job(shape):
-        packed = x.new_empty((1 + n_inputs + hidden_size) * 4 * width)
-        arrays = (x, *weights, packed, h, c, gates)
-        return lambda: native.sklstm_forward(ctypes.byref(shape), *map(_pointer, arrays))
+        packed = x.new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width)
+        arrays = (packed, h, c, gates)
+        return lambda: native.sklstm_forward(
+            ctypes.byref(shape), x.data_ptr(), *_pointers(weights),
+            *map(_pointer, arrays),
+        )  # fmt: skip
 
-    _share([job(shape) for shape in _chunks(x, hidden_size, lengths)])
+    _share([job(shape) for shape in _chunks(x, cell, hidden_size, lengths)])
     output = h[1:, :, :hidden_size]
     last = output[-1]
     if lengths is not None:
@@ -288,14 +360,15 @@ def backward(
     kept : what `forward` returned
     d_output : Tensor of shape (n_timesteps, n_rows, hidden_size) or None
     d_last : Tensor of shape (n_rows, hidden_size) or None
-    gradients : tuple of Tensor, contiguous
-        Of weight_ih, weight_hh and of either bias.
+    gradients : sequence of Tensor, contiguous
+        One for each of the weights.
     need_x : bool
     """
-    weight_ih, weight_hh = weights[:2]
+    weight_ih, weight_hh, _, _, *peepholes = weights
     h, c, gates = kept
     n_timesteps, n_rows, n_inputs = x.shape
-    hidden_size, lanes = weight_hh.shape[1], native.sklstm_lanes()
+    cell, hidden_size = cell_of(weights), weight_hh.shape[1]
+    lanes = native.sklstm_lanes()
     width, in_width = _padded(hidden_size, lanes), _padded(n_inputs, lanes)
     d_x = x.new_empty(n_timesteps, n_rows, in_width) if need_x else None
     if d_output is not None and d_output.stride(2) != 1:
@@ -303,7 +376,7 @@ def backward(
     strides = (0, 0) if d_output is None else d_output.stride()[:2]
     d_last = None if d_last is None else d_last.contiguous()
     dh, dc = x.new_empty(2, n_rows, width)
-    chunks = _chunks(x, hidden_size, lengths)
+    chunks = _chunks(x, cell, hidden_size, lengths)
     # Every chunk adds up gradients of its own; they are summed in a fixed order.
     sums = [gradients]
     sums += [[torch.zeros_like(g) for g in gradients] for _ in chunks[1:]]
@@ -312,13 +385,16 @@ def backward(
         scratch = (
             x.new_empty(4 * width, width),
             x.new_empty(4 * width, in_width) if need_x else None,
-            x.new_empty(1 + n_inputs + hidden_size, 4 * width),
+            x.new_empty(4 * width) if peepholes else None,
+            x.new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width),
         )
-        before = (x, weight_ih, weight_hh, h, c, gates, d_output)
-        after = (d_last, d_x, dh, dc, *scratch, *sums)
+        peephole = peepholes[0] if peepholes else None
+        before = (x, weight_ih, weight_hh, peephole, h, c, gates, d_output)
+        after = (d_last, d_x, dh, dc, *scratch)
         return lambda: native.sklstm_backward(
-            ctypes.byref(shape), *map(_pointer, before), *strides, *map(_pointer, after)
-        )
+            ctypes.byref(shape), *map(_pointer, before), *strides,
+            *map(_pointer, after), *_pointers(sums),
+        )  # fmt: skip
 
     _share([job(*pair) for pair in zip(chunks, sums, strict=True)])
     for others in sums[1:]:
@@ -332,35 +408,30 @@ class Stepper:
 
     Parameters
     ----------
-    weights : (weight_ih, weight_hh, bias_ih, bias_hh), as `available` wants them
+    weights : tuple of Tensor, as `available` wants them
         Copied.
     n_rows : int
     """
 
     def __init__(self, weights, n_rows):
-        self.native = library()
+        cell = cell_of(weights)
+        self.native = library(cell)
         self.n_inputs, self.hidden_size = weights[0].shape[1], weights[1].shape[1]
         width = _padded(self.hidden_size, self.native.sklstm_lanes())
-        size = (1 + self.n_inputs + self.hidden_size) * 4 * width
+        size = _n_terms(cell, self.n_inputs, self.hidden_size) * 4 * width
         self.packed = np.empty(size, dtype=np.float32)
         self.h = np.zeros((2, n_rows, width), dtype=np.float32)  # before and after
         self.c = np.zeros((n_rows, width), dtype=np.float32)
+        sizes = (self.n_inputs, self.hidden_size, 0, self.n_inputs, None)
+        self.shape = _Shape(cell, 1, n_rows, 0, n_rows, *sizes)
+        buffers = (*(a.ctypes.data for a in (self.packed, self.h, self.c)), None)
         # No rows: packs the weights and does nothing else.
-        self.shape = _Shape(1, n_rows, 0, 0, self.n_inputs, self.hidden_size, 0, 0, None)
+        nothing = _Shape(cell, 1, n_rows, 0, 0, *sizes)
         weights = [w.detach().contiguous() for w in weights]
-        self._run(None, *map(_pointer, weights))
-        self.shape = _Shape(
-            1, n_rows, 0, n_rows, self.n_inputs, self.hidden_size, 0, self.n_inputs, None
-        )
-        self.arguments = (None, None, None, None, *self._buffers())
-
-    def _buffers(self):
-        return (*(a.ctypes.data for a in (self.packed, self.h, self.c)), None)
-
-    def _run(self, x, *weights):
         self.native.sklstm_forward(
-            ctypes.byref(self.shape), x, *weights, *self._buffers()
+            ctypes.byref(nothing), None, *_pointers(weights), *buffers
         )
+        self.arguments = (None, None, None, None, None, *buffers)
 
     def step(self, x):
         """(N, I) float32, contiguous -> the new state (N, H), a view."""
@@ -377,7 +448,7 @@ class Stepper:
 
 
 class _Layer(torch.autograd.Function):
-    """`lstm` with gradients."""
+    """`layer` with gradients."""
 
     @staticmethod
     def forward(ctx, native, x, *weights):
@@ -397,10 +468,10 @@ class _Layer(torch.autograd.Function):
                 "forward pass again, or set SKLSTM_NATIVE=0."
             )
         ctx.native = None
-        x, *weights = ctx.saved_tensors[:5]
-        gradients = [torch.zeros_like(w) for w in weights[:3]]
+        x, *weights = ctx.saved_tensors[:-3]
+        gradients = [torch.zeros_like(w) for w in weights]
         d_x = backward(
-            native, x, weights, ctx.saved_tensors[5:], d_output, d_last, gradients,
+            native, x, weights, ctx.saved_tensors[-3:], d_output, d_last, gradients,
             need_x=ctx.needs_input_grad[1],
         )  # fmt: skip
-        return None, d_x, *gradients, gradients[2]
+        return None, d_x, *gradients

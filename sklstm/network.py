@@ -1,4 +1,4 @@
-"""Leaf: the network, plain torch but for its LSTM layers, which `kernels` computes.
+"""Leaf: the network, plain torch but for its recurrent layers, which `kernels` computes.
 
     stem -> recurrence -> pooling -> readout
 
@@ -37,11 +37,16 @@ def step_mask(lengths: torch.Tensor, n_steps: int) -> torch.Tensor:
 
 
 class Dropout(nn.Module):
-    """Inverted dropout that draws from the generator it is given."""
+    """Inverted dropout that draws from the generator it is given.
 
-    def __init__(self, p):
+    With `locked`, one draw for all time steps, the first of three dimensions (Gal &
+    Ghahramani, 2016).
+    """
+
+    def __init__(self, p, locked=False):
         super().__init__()
         self.p = p
+        self.locked = locked
 
     def forward(self, x, generator=None):
         """Zero each element with probability `p` in training."""
@@ -52,6 +57,8 @@ class Dropout(nn.Module):
         """Return what to multiply x with, 0 or 1 / (1 - p); None for nothing to do."""
         if not self.training or self.p == 0:
             return None
+        if self.locked and x.ndim == 3:
+            x = x[:1]
         if x.device.type != "cpu":
             keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=generator)
             return keep / (1 - self.p)
@@ -246,38 +253,62 @@ def conv_strides(n_timesteps: int) -> tuple[int, ...]:
 
 
 # -------------------------------------------------------------------- recurrence
-class LSTMLayer(nn.LSTM):
-    """One direction of one layer: `torch.nn.LSTM`, with memory left unfilled."""
+class _Layer:
+    """One direction of one recurrent layer, with memory left unfilled."""
 
     def reset_parameters(self):
         """Do nothing: `initialize` fills the parameters."""
 
-    def forward(self, x):
-        """(S, N, I) -> every state (S, N, H) and the last one (N, H)."""
-        if kernels.applies(x, self.weight_hh_l0):
-            return kernels.lstm(x, *self.weights)
-        output, (last, _) = super().forward(x)
-        return output, last[0]
+    def forward(self, x, factors=None):
+        """(S, N, I) -> every state (S, N, H) and the last one (N, H).
+
+        `factors`, if any, are what the recurrent weights are multiplied with.
+        """
+        weights = self.weights_times(factors)
+        if kernels.applies(x, *weights):
+            return kernels.layer(x, *weights)
+        output, (last, *_) = kernels.by_torch(x, None, *weights)
+        return output, last
 
     @property
     def weights(self):
-        """Input and recurrent weights and biases."""
+        """Weights and biases, as `kernels` takes them."""
         return self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
 
-
-class GRULayer(nn.GRU):
-    """One direction of one layer: `torch.nn.GRU`, with memory left unfilled."""
-
-    def reset_parameters(self):
-        """Do nothing: `initialize` fills the parameters."""
-
-    def forward(self, x):
-        """(S, N, I) -> every state (S, N, H) and the last one (N, H)."""
-        output, last = super().forward(x)
-        return output, last[0]
+    def weights_times(self, factors):
+        """Return the weights, the recurrent ones times factors unless these are None."""
+        if factors is None:
+            return self.weights
+        weight_ih, weight_hh, *others = self.weights
+        return weight_ih, weight_hh * factors, *others
 
 
-CELLS = {"lstm": LSTMLayer, "gru": GRULayer}
+class LSTMLayer(_Layer, nn.LSTM):
+    """`torch.nn.LSTM`."""
+
+
+class GRULayer(_Layer, nn.GRU):
+    """`torch.nn.GRU`."""
+
+
+class PeepholeLayer(_Layer, nn.LSTM):
+    """An LSTM whose gates see the cell (Gers & Schmidhuber, 2000).
+
+    Unit by unit: the input and the forget gate the cell before, the output gate the new
+    one.
+    """
+
+    def __init__(self, n_inputs, hidden_size):
+        super().__init__(n_inputs, hidden_size)
+        self.weight_ch_l0 = nn.Parameter(torch.empty(3, hidden_size))
+
+    @property
+    def weights(self):
+        """Weights, biases and peepholes, as `kernels` takes them."""
+        return *super().weights, self.weight_ch_l0
+
+
+CELLS = {"lstm": LSTMLayer, "peephole": PeepholeLayer, "gru": GRULayer}
 
 
 def reverse(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
@@ -291,11 +322,30 @@ def reverse(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
 
 
 class Recurrence(nn.Module):
-    """Stacked recurrent layers, in one direction or two, dropout after each."""
+    """Stacked recurrent layers, in one direction or two.
 
-    def __init__(self, n_inputs, hidden_size, num_layers, cell, bidirectional, dropout):
+    The states of a layer are normalised (`layer_norm`), dropped out of, and added to
+    what it read (`residual`, from the second layer on: the first reads something else).
+
+    Parameters
+    ----------
+    n_inputs, hidden_size, num_layers : int
+    cell : {"lstm", "peephole", "gru"}
+    bidirectional : bool
+    dropout : float
+    variational_dropout : bool
+    recurrent_dropout : float
+    residual, layer_norm : bool
+    """
+
+    def __init__(
+        self, n_inputs, hidden_size, num_layers, cell, bidirectional, dropout, *,
+        variational_dropout=False, recurrent_dropout=0.0, residual=False,
+        layer_norm=False,
+    ):  # fmt: skip
         super().__init__()
         self.bidirectional = bidirectional
+        self.residual = residual
         self.n_outputs = hidden_size * (2 if bidirectional else 1)
         sizes = [n_inputs] + [self.n_outputs] * (num_layers - 1)
         layer = CELLS[cell]
@@ -303,25 +353,48 @@ class Recurrence(nn.Module):
         self.backwards = nn.ModuleList(
             layer(size, hidden_size) for size in sizes if bidirectional
         )
-        self.dropout = Dropout(dropout)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(self.n_outputs) for _ in sizes if layer_norm
+        )
+        self.dropout = Dropout(dropout, variational_dropout)
+        self.recurrent_dropout = Dropout(recurrent_dropout)
+
+    @property
+    def is_plain(self):
+        """Whether there is nothing but layers and dropout."""
+        return not (self.bidirectional or self.residual or self.norms)
 
     def forward(self, x, lengths, generator=None):
         """(N, S, I) -> (N, S, D)."""
         x = x.transpose(0, 1)  # (S, N, I)
         for i, layer in enumerate(self.forwards):
-            ahead = layer(x)[0]  # (S, N, H)
+            states = self._run(layer, x, generator)[0]  # (S, N, H)
             if self.bidirectional:
-                behind = reverse(self.backwards[i](reverse(x, lengths))[0], lengths)
-                ahead = torch.cat([ahead, behind], dim=2)  # (S, N, 2 H)
-            x = self.dropout(ahead, generator)
+                backwards = reverse(x, lengths)
+                behind = self._run(self.backwards[i], backwards, generator)[0]
+                states = torch.cat([states, reverse(behind, lengths)], dim=2)
+            x = self.hand_on(i, x, states, generator)
         return x.transpose(0, 1)
 
     def final(self, x, generator=None):
         """(N, S, I) -> last state of the last layer (N, H); one direction."""
         x = x.transpose(0, 1)  # (S, N, I)
-        for layer in self.forwards[:-1]:
-            x = self.dropout(layer(x)[0], generator)
-        return self.dropout(self.forwards[-1](x)[1], generator)
+        *others, top = self.forwards
+        for i, layer in enumerate(others):
+            x = self.hand_on(i, x, self._run(layer, x, generator)[0], generator)
+        last = self._run(top, x, generator)[1]
+        return self.hand_on(len(others), x[-1], last, generator)
+
+    def _run(self, layer, x, generator):
+        # One draw for all rows and steps of a batch (Merity et al., 2018).
+        return layer(x, self.recurrent_dropout.factors(layer.weight_hh_l0, generator))
+
+    def hand_on(self, i, x, states, generator=None):
+        """Return what follows layer i, which read x: (..., D)."""
+        if self.norms:
+            states = self.norms[i](states)
+        states = self.dropout(states, generator)
+        return x + states if self.residual and i > 0 else states
 
 
 # ----------------------------------------------------------------------- pooling
@@ -423,7 +496,7 @@ class RecurrentNetwork(_Portable, nn.Module):
     n_outputs : int
         Raw outputs of the readout.
     hidden_size, num_layers : int
-    cell : {"lstm", "gru"}
+    cell : {"lstm", "peephole", "gru"}
     bidirectional : bool
     dropout : float
         Probability that an output of a recurrent layer is dropped in training.
@@ -438,21 +511,29 @@ class RecurrentNetwork(_Portable, nn.Module):
         Whether the embedding stays as it is in training.
     token_dropout : float
         Probability that a token is read as unknown in training.
+    variational_dropout, recurrent_dropout, residual, layer_norm
+        As `Recurrence` takes them.
     """
 
     def __init__(
         self, *, n_channels, n_outputs, hidden_size, num_layers, cell, bidirectional,
         dropout, stem, pooling, strides, n_tokens, embedding_size=None,
-        freeze_embedding=False, token_dropout=0.0,
+        freeze_embedding=False, token_dropout=0.0, variational_dropout=False,
+        recurrent_dropout=0.0, residual=False, layer_norm=False,
     ):  # fmt: skip
         super().__init__()
+        variants = {
+            "variational_dropout": variational_dropout,
+            "recurrent_dropout": recurrent_dropout,
+            "residual": residual, "layer_norm": layer_norm,
+        }  # fmt: skip
         self.config = {
             "n_channels": n_channels, "n_outputs": n_outputs,
             "hidden_size": hidden_size, "num_layers": num_layers, "cell": cell,
             "bidirectional": bidirectional, "dropout": dropout, "stem": stem,
             "pooling": pooling, "strides": strides, "n_tokens": n_tokens,
             "embedding_size": embedding_size, "freeze_embedding": freeze_embedding,
-            "token_dropout": token_dropout,
+            "token_dropout": token_dropout, **variants,
         }  # fmt: skip
         stems = {
             "linear": lambda: LinearStem(n_channels, hidden_size),
@@ -464,7 +545,7 @@ class RecurrentNetwork(_Portable, nn.Module):
         self.stem = None if stem is None else stems[stem]()
         n_inputs = n_channels if stem is None else self.stem.n_outputs
         self.recurrence = Recurrence(
-            n_inputs, hidden_size, num_layers, cell, bidirectional, dropout
+            n_inputs, hidden_size, num_layers, cell, bidirectional, dropout, **variants
         )
         self.pooling, n_read = None, self.recurrence.n_outputs
         if pooling is not None:
@@ -480,8 +561,7 @@ class RecurrentNetwork(_Portable, nn.Module):
 
         So it is where our own kernels run all products; not with torch's.
         """
-        layer = self.recurrence.forwards[0]
-        return isinstance(layer, LSTMLayer) and kernels.available(layer.weight_hh_l0)
+        return kernels.available(*self.recurrence.forwards[0].weights)
 
     def embed(self, x, lengths, generator=None):
         """(N, T, C) -> pooled state (N, P); without pooling every state (N, S, D)."""
@@ -512,7 +592,7 @@ class RecurrentNetwork(_Portable, nn.Module):
         Returns
         -------
         loss : Tensor of shape () or None
-            None where this is not possible: only last states of plain LSTM layers can be
+            None where this is not possible: only last states of plain layers can be
             differentiated so, of rows that are ordered by length if they are ragged.
         """
         x, lengths = inputs
@@ -520,39 +600,45 @@ class RecurrentNetwork(_Portable, nn.Module):
         if (
             not self.reads_final
             or self.stem is not None
-            or not isinstance(layers[0], LSTMLayer)
-            or not kernels.applies(x, read.weight)
+            or not self.recurrence.is_plain
+            or not kernels.applies(x, *layers[0].weights)
         ):
             return None
         if lengths is not None and (lengths[1:] > lengths[:-1]).any():
             return None
-        native, passes = kernels.library(), []
+        native = kernels.library(kernels.cell_of(layers[0].weights))
+        passes = []
         x = kernels.readable(x.transpose(0, 1))  # (T, N, C)
-        for i, layer in enumerate(layers):
-            (output, last), kept = kernels.forward(
-                native, x, layer.weights, keep=True, lengths=lengths
+        for layer in layers:
+            dropped = self.recurrence.recurrent_dropout.factors(
+                layer.weight_hh_l0, generator
             )
-            is_last = i + 1 == len(layers)
-            state = last if is_last else output
+            weights = layer.weights_times(dropped)
+            (output, last), kept = kernels.forward(
+                native, x, weights, keep=True, lengths=lengths
+            )
+            state = last if layer is layers[-1] else output
             factors = self.recurrence.dropout.factors(state, generator)
-            passes.append((layer, x, kept, factors))
+            passes.append((layer, x, weights, dropped, kept, factors))
             x = state if factors is None else state * factors
         raw = torch.addmm(read.bias, x, read.weight.t())  # (N, Q)
         loss, d_raw = loss_gradient(raw, target, weight)
         read.weight.grad.addmm_(d_raw.t(), x)
         read.bias.grad.add_(d_raw.sum(0))
-        d_state, is_last = d_raw @ read.weight, True
-        for layer, x, kept, factors in reversed(passes):
+        d_state = d_raw @ read.weight
+        for layer, x, weights, dropped, kept, factors in reversed(passes):
             if factors is not None:
                 d_state = d_state * factors
-            d_states = (None, d_state) if is_last else (d_state, None)
-            gradients = [p.grad for p in layer.weights[:3]]
+            d_states = (None, d_state) if layer is layers[-1] else (d_state, None)
+            gradients = [p.grad for p in layer.weights]
+            if dropped is not None:
+                gradients[1] = torch.zeros_like(dropped)
             d_state = kernels.backward(
-                native, x, layer.weights, kept, *d_states, gradients,
+                native, x, weights, kept, *d_states, gradients,
                 need_x=layer is not layers[0], lengths=lengths,
             )  # fmt: skip
-            layer.bias_hh_l0.grad.copy_(layer.bias_ih_l0.grad)
-            is_last = False
+            if dropped is not None:
+                layer.weight_hh_l0.grad.addcmul_(gradients[1], dropped)
         return loss
 
 
@@ -580,7 +666,7 @@ class ForecastNetwork(_Portable, nn.Module):
         Last values of the window that also have a linear map to the steps, which
         starts at zero; 0 for none.
     hidden_size, num_layers : int
-    cell : {"lstm", "gru"}
+    cell : {"lstm", "peephole", "gru"}
     dropout : float
     """
 
@@ -655,7 +741,8 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
 
     Input weights are Glorot uniform per gate and recurrent weights orthogonal per
     gate; the forget gate of an LSTM has bias 1, so that it starts by remembering
-    (Jozefowicz et al., 2015). Convolutions are He normal, other maps Glorot uniform.
+    (Jozefowicz et al., 2015), and peepholes are zero: at the start, a plain LSTM.
+    Convolutions are He normal, other maps Glorot uniform.
 
     Parameters
     ----------
@@ -682,7 +769,7 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
             nn.init.normal_(
                 module.query, std=len(module.query) ** -0.5, generator=generator
             )
-        elif isinstance(module, MaskedBatchNorm):
+        elif isinstance(module, MaskedBatchNorm | nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
     for module in network.modules():
@@ -706,6 +793,8 @@ def _initialize_recurrent(layer, generator):
     nn.init.zeros_(layer.bias_hh_l0)
     if isinstance(layer, nn.LSTM):
         layer.bias_ih_l0[hidden_size : 2 * hidden_size] = 1  # gates i, f, g, o
+    if isinstance(layer, PeepholeLayer):
+        nn.init.zeros_(layer.weight_ch_l0)
 
 
 def resolve_auto(stem, pooling, n_timesteps: int):

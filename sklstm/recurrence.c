@@ -1,4 +1,5 @@
-/* One layer of an LSTM, forwards and backwards in time, in single precision.
+/* One recurrent layer, forwards and backwards in time, in single precision: an LSTM, one
+   with peepholes, or a GRU.
 
    The gates of a step are a matrix product followed by a few functions of each element.
    Here the product of a tile of rows and units stays in registers until the functions
@@ -9,8 +10,11 @@
    the weights, which callers on several threads add up themselves.
 
    Units are padded to whole vectors of LANES floats, with weights of zero. Gates are
-   stored (T, N, blocks, 4, LANES): all of a block of units together, in the order input,
-   forget, cell, output. */
+   stored (T, N, blocks, 4, LANES): all of a block of units together. There are four sums
+   to a unit in every cell: input, forget, cell, output; or of a GRU the input's part of
+   the new state, reset, update, and the state's part of the new state.
+
+   The functions that take a cell (or a number of vectors) are inlined for each. */
 #include <stddef.h>
 #include <string.h>
 
@@ -77,25 +81,41 @@ INLINE vec tanh_(vec x) {
     return x * p / q;
 }
 
-/* acc[r][v] += sum over k of a[r * row + k * step] * w[(k * ld + v) * LANES]. */
-INLINE void multiply(int rows, int width, vec (*acc)[GATES], const float *a, ptrdiff_t row,
-                     ptrdiff_t step, ptrdiff_t n_terms, const float *w, ptrdiff_t ld) {
+/* acc[r][v] += sum over k of a[r * row + k * step] * w[k * ld + v * LANES], for the
+   vectors v from first up to last. */
+INLINE void multiply(int rows, int first, int last, vec (*acc)[GATES], const float *a,
+                     ptrdiff_t row, ptrdiff_t step, ptrdiff_t n_terms, const float *w,
+                     ptrdiff_t ld) {
     for (ptrdiff_t k = 0; k < n_terms; k++) {
         vec b[GATES];
 #pragma GCC unroll 4
-        for (int v = 0; v < width; v++) b[v] = load(w + k * ld + v * LANES);
+        for (int v = first; v < last; v++) b[v] = load(w + k * ld + v * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             vec x = SPLAT(a[r * row + k * step]);
 #pragma GCC unroll 4
-            for (int v = 0; v < width; v++) acc[r][v] += x * b[v];
+            for (int v = first; v < last; v++) acc[r][v] += x * b[v];
         }
     }
 }
 
+enum { LSTM, PEEPHOLE, GRU };
+
+/* Which of the four sums the gates of a weight go to, in the order it has them. */
+typedef struct {
+    int n, sum[GATES];
+} Gates;
+static const Gates FOUR = {4, {0, 1, 2, 3}}, PEEPHOLES = {3, {0, 1, 3}};
+static const Gates GRU_INPUT = {3, {1, 2, 0}}, GRU_STATE = {3, {1, 2, 3}};
+INLINE Gates of_input(ptrdiff_t cell) { return cell == GRU ? GRU_INPUT : FOUR; }
+INLINE Gates of_state(ptrdiff_t cell) { return cell == GRU ? GRU_STATE : FOUR; }
+/* Of a GRU the input and the state each enter but three sums. */
+#define INPUT_SUMS(cell) 0, (cell) == GRU ? 3 : GATES
+#define STATE_SUMS(cell) (cell) == GRU ? 1 : 0, GATES
+
 /* Sizes and strides shared by both passes; rows [begin, end) of a batch of n_rows. */
 typedef struct {
-    ptrdiff_t n_steps, n_rows, begin, end, n_inputs, hidden_size;
+    ptrdiff_t cell, n_steps, n_rows, begin, end, n_inputs, hidden_size;
     ptrdiff_t x_step, x_row;  /* strides of x, in floats */
     const long long *lengths; /* of the rows, descending; or NULL: all are n_steps long */
 } Shape;
@@ -112,20 +132,38 @@ ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 static ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
 
-/* Weights (4 H, K) -> (blocks, K, 4, LANES) at w, of which K is columns first and on. */
-static void pack(const float *weight, ptrdiff_t n_columns, ptrdiff_t hidden_size, float *w,
-                 ptrdiff_t first, ptrdiff_t n_terms) {
-    for (ptrdiff_t g = 0; g < GATES; g++)
+/* Terms of the sums: a bias, the inputs, the state and, with peepholes, the cell. */
+static ptrdiff_t terms(const Shape *s) {
+    return 1 + s->n_inputs + s->hidden_size + (s->cell == PEEPHOLE);
+}
+
+/* Adds weights (gates H, K) to w (blocks, n_terms, 4, LANES), as terms first and on. */
+static void pack(const float *weight, Gates gates, ptrdiff_t n_columns,
+                 ptrdiff_t hidden_size, float *w, ptrdiff_t first, ptrdiff_t n_terms) {
+    for (int g = 0; g < gates.n; g++)
         for (ptrdiff_t u = 0; u < hidden_size; u++) {
-            float *to = w + ((u / LANES * n_terms + first) * GATES + g) * LANES + u % LANES;
+            float *to = w + ((u / LANES * n_terms + first) * GATES + gates.sum[g]) * LANES +
+                        u % LANES;
             const float *from = weight + (g * hidden_size + u) * n_columns;
-            for (ptrdiff_t k = 0; k < n_columns; k++) to[k * GATES * LANES] = from[k];
+            for (ptrdiff_t k = 0; k < n_columns; k++) to[k * GATES * LANES] += from[k];
         }
 }
 
-INLINE void forward_tile(int rows, const Shape *s, const float *w, const float *x,
+/* Adds gradients d_w (K, 4 Hp) to those of a weight (gates H, K). */
+static void unpack(const float *d_w, Gates gates, ptrdiff_t n_columns, ptrdiff_t hidden_size,
+                   float *d_weight) {
+    const ptrdiff_t all = GATES * padded(hidden_size);
+    for (int g = 0; g < gates.n; g++)
+        for (ptrdiff_t u = 0; u < hidden_size; u++) {
+            const float *from = d_w + (u / LANES * GATES + gates.sum[g]) * LANES + u % LANES;
+            float *to = d_weight + (g * hidden_size + u) * n_columns;
+            for (ptrdiff_t k = 0; k < n_columns; k++) to[k] += from[k * all];
+        }
+}
+
+INLINE void forward_tile(int cell, int rows, const Shape *s, const float *w, const float *x,
                          const float *h, const float *c, float *h_next, float *c_next,
-                         float *gates, ptrdiff_t width) {
+                         float *gates, ptrdiff_t width, ptrdiff_t u) {
     vec acc[ROWS][GATES];
     const ptrdiff_t panel = GATES * LANES;
 #pragma GCC unroll 16
@@ -133,64 +171,87 @@ INLINE void forward_tile(int rows, const Shape *s, const float *w, const float *
 #pragma GCC unroll 4
         for (int g = 0; g < GATES; g++) acc[r][g] = load(w + g * LANES);
     w += panel;
-    multiply(rows, GATES, acc, x, s->x_row, 1, s->n_inputs, w, panel);
+    multiply(rows, INPUT_SUMS(cell), acc, x, s->x_row, 1, s->n_inputs, w, panel);
     w += s->n_inputs * panel;
-    multiply(rows, GATES, acc, h, width, 1, s->hidden_size, w, panel);
+    multiply(rows, STATE_SUMS(cell), acc, h, width, 1, s->hidden_size, w, panel);
+    w += s->hidden_size * panel; /* the peepholes */
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
-        vec i = sigmoid(acc[r][0]), f = sigmoid(acc[r][1]);
-        vec g = tanh_(acc[r][2]), o = sigmoid(acc[r][3]);
-        vec cell = f * load(c + r * width) + i * g;
-        store(c_next + r * width, cell);
-        store(h_next + r * width, o * tanh_(cell));
-        if (gates) {
-            float *to = gates + r * width * GATES;
-            store(to, i), store(to + LANES, f);
-            store(to + 2 * LANES, g), store(to + 3 * LANES, o);
+        vec kept[GATES];
+        if (cell == GRU) {
+            vec reset = sigmoid(acc[r][1]), z = sigmoid(acc[r][2]), n_h = acc[r][3];
+            vec n = tanh_(acc[r][0] + reset * n_h);
+            store(h_next + r * width + u, n + z * (load(h + r * width + u) - n));
+            kept[0] = n, kept[1] = reset, kept[2] = z, kept[3] = n_h;
+        } else {
+            vec before = load(c + r * width + u);
+            if (cell == PEEPHOLE) {
+                acc[r][0] += load(w) * before;
+                acc[r][1] += load(w + LANES) * before;
+            }
+            vec i = sigmoid(acc[r][0]), f = sigmoid(acc[r][1]), g = tanh_(acc[r][2]);
+            vec now = f * before + i * g;
+            if (cell == PEEPHOLE) acc[r][3] += load(w + 3 * LANES) * now;
+            vec o = sigmoid(acc[r][3]);
+            store(c_next + r * width + u, now);
+            store(h_next + r * width + u, o * tanh_(now));
+            kept[0] = i, kept[1] = f, kept[2] = g, kept[3] = o;
         }
+        if (gates)
+#pragma GCC unroll 4
+            for (int g = 0; g < GATES; g++)
+                store(gates + (r * width + u) * GATES + g * LANES, kept[g]);
     }
 }
 
-/* h: (T + 1, N, Hp), c: (T + 1, N, Hp) or, without gates, (N, Hp); the first of each is the
-   state to start from. gates: (T, N, 4 Hp) or NULL. w: (1 + I + H) * 4 Hp floats, into which
-   the weights are packed; with w_ih NULL they have been before. */
-void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
-                    const float *b_ih, const float *b_hh, float *w, float *h, float *c,
-                    float *gates) {
-    const ptrdiff_t width = padded(s->hidden_size), H = s->hidden_size;
-    const ptrdiff_t n_terms = 1 + s->n_inputs + H, batch = s->n_rows * width;
-    if (w_ih) {
-        if (width != H) memset(w, 0, n_terms * GATES * width * sizeof(float));
-        for (ptrdiff_t g = 0; g < GATES; g++)
-            for (ptrdiff_t u = 0; u < H; u++)
-                w[(u / LANES * n_terms * GATES + g) * LANES + u % LANES] =
-                    b_ih[g * H + u] + b_hh[g * H + u];
-        pack(w_ih, s->n_inputs, H, w, 1, n_terms);
-        pack(w_hh, H, H, w, 1 + s->n_inputs, n_terms);
-    }
+INLINE void forward(int cell, const Shape *s, const float *x, const float *w, float *h,
+                    float *c, float *gates) {
+    const ptrdiff_t width = padded(s->hidden_size), batch = s->n_rows * width;
+    const ptrdiff_t n_terms = terms(s);
     for (ptrdiff_t t = 0; t < s->n_steps; t++) {
-        const float *h_t = h + t * batch, *c_t = gates ? c + t * batch : c;
-        float *h_next = h + (t + 1) * batch, *c_next = gates ? c + (t + 1) * batch : c;
-        float *gates_t = gates ? gates + t * batch * GATES : NULL;
-        const ptrdiff_t end = end_at(s, t);
+        const ptrdiff_t c_step = gates ? batch : 0, end = end_at(s, t);
         for (ptrdiff_t u = 0; u < width; u += LANES) {
             const float *panel = w + u * n_terms * GATES;
             for (ptrdiff_t n = s->begin; n < end;) {
                 const float *x_n = x + t * s->x_step + n * s->x_row;
-                const ptrdiff_t at = n * width + u;
-                float *g = gates ? gates_t + n * width * GATES + u * GATES : NULL;
+                const float *h_n = h + t * batch + n * width;
+                const float *c_n = c + t * c_step + n * width;
+                float *h_next = h + (t + 1) * batch + n * width;
+                float *c_next = c + (t + 1) * c_step + n * width;
+                float *g = gates ? gates + (t * batch + n * width) * GATES : NULL;
                 if (n + ROWS <= end) {
-                    forward_tile(ROWS, s, panel, x_n, h_t + n * width, c_t + at, h_next + at,
-                                 c_next + at, g, width);
+                    forward_tile(cell, ROWS, s, panel, x_n, h_n, c_n, h_next, c_next, g,
+                                 width, u);
                     n += ROWS;
                 } else {
-                    forward_tile(1, s, panel, x_n, h_t + n * width, c_t + at, h_next + at,
-                                 c_next + at, g, width);
+                    forward_tile(cell, 1, s, panel, x_n, h_n, c_n, h_next, c_next, g, width,
+                                 u);
                     n += 1;
                 }
             }
         }
     }
+}
+
+/* h: (T + 1, N, Hp), c: (T + 1, N, Hp) or, without gates, (N, Hp); the first of each is the
+   state to start from. A GRU has no c. gates: (T, N, 4 Hp) or NULL. w: terms * 4 Hp floats,
+   into which the weights are packed; with w_ih NULL they have been before. */
+void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
+                    const float *b_ih, const float *b_hh, const float *peepholes, float *w,
+                    float *h, float *c, float *gates) {
+    const ptrdiff_t H = s->hidden_size, I = s->n_inputs, n_terms = terms(s);
+    if (w_ih) {
+        memset(w, 0, n_terms * GATES * padded(H) * sizeof(float));
+        pack(b_ih, of_input(s->cell), 1, H, w, 0, n_terms);
+        pack(b_hh, of_state(s->cell), 1, H, w, 0, n_terms);
+        pack(w_ih, of_input(s->cell), I, H, w, 1, n_terms);
+        pack(w_hh, of_state(s->cell), H, H, w, 1 + I, n_terms);
+        if (peepholes) pack(peepholes, PEEPHOLES, 1, H, w, 1 + I + H, n_terms);
+    }
+    if (s->cell == GRU) c = h; /* it has no other state; neither read nor written */
+    if (s->cell == LSTM) forward(LSTM, s, x, w, h, c, gates);
+    if (s->cell == PEEPHOLE) forward(PEEPHOLE, s, x, w, h, c, gates);
+    if (s->cell == GRU) forward(GRU, s, x, w, h, c, gates);
 }
 
 /* out = a (rows, n_terms) @ w + bias, for a panel of a few vectors; bias may be NULL. */
@@ -204,7 +265,7 @@ INLINE void product_tile(int rows, int vectors, const float *a, ptrdiff_t a_row,
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++) acc[r][v] = load(bias + v * LANES);
     }
-    multiply(rows, vectors, acc, a, a_row, 1, n_terms, w, ld);
+    multiply(rows, 0, vectors, acc, a, a_row, 1, n_terms, w, ld);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -274,68 +335,100 @@ void sklstm_sum(const float *x, ptrdiff_t n_steps, ptrdiff_t x_step, ptrdiff_t n
         }
 }
 
-/* Columns first and on of weight (4 H, K) -> (4 Hp in the order of gates, ld). */
-static void transpose_order(const float *weight, ptrdiff_t n_columns, ptrdiff_t hidden_size,
-                            float *w, ptrdiff_t ld) {
-    for (ptrdiff_t g = 0; g < GATES; g++)
+/* Weight (gates H, K) -> w (4 Hp in the order of the sums, ld). */
+static void transpose_order(const float *weight, Gates gates, ptrdiff_t n_columns,
+                            ptrdiff_t hidden_size, float *w, ptrdiff_t ld) {
+    for (int g = 0; g < gates.n; g++)
         for (ptrdiff_t u = 0; u < hidden_size; u++)
-            memcpy(w + ((u / LANES * GATES + g) * LANES + u % LANES) * ld,
+            memcpy(w + ((u / LANES * GATES + gates.sum[g]) * LANES + u % LANES) * ld,
                    weight + (g * hidden_size + u) * n_columns, n_columns * sizeof(float));
 }
 
-INLINE void weight_tile(int rows, const float *a, ptrdiff_t a_row, const float *d,
-                        ptrdiff_t d_row, ptrdiff_t n_rows, float *out, ptrdiff_t out_row) {
+INLINE void weight_tile(int rows, int first, int last, const float *a, ptrdiff_t a_row,
+                        const float *d, ptrdiff_t d_row, ptrdiff_t n_rows, float *out,
+                        ptrdiff_t out_row) {
     vec acc[ROWS][GATES];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < GATES; v++) acc[r][v] = load(out + r * out_row + v * LANES);
-    multiply(rows, GATES, acc, a, 1, a_row, n_rows, d, d_row);
+        for (int v = first; v < last; v++) acc[r][v] = load(out + r * out_row + v * LANES);
+    multiply(rows, first, last, acc, a, 1, a_row, n_rows, d, d_row);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < GATES; v++) store(out + r * out_row + v * LANES, acc[r][v]);
+        for (int v = first; v < last; v++) store(out + r * out_row + v * LANES, acc[r][v]);
 }
 
-/* out (n_columns, 4 Hp) += a (N, n_columns)^T @ d (N, 4 Hp). */
-static void add_outer(ptrdiff_t begin, ptrdiff_t end, const float *a, ptrdiff_t a_row,
-                      ptrdiff_t n_columns, const float *d, ptrdiff_t d_row, float *out) {
+/* out (n_columns, 4 Hp) += a (N, n_columns)^T @ d (N, 4 Hp), in the sums from first up to
+   last. */
+INLINE void add_outer(int first, int last, ptrdiff_t begin, ptrdiff_t end, const float *a,
+                      ptrdiff_t a_row, ptrdiff_t n_columns, const float *d, ptrdiff_t d_row,
+                      float *out) {
     const ptrdiff_t n_rows = end - begin;
     a += begin * a_row, d += begin * d_row;
     for (ptrdiff_t u = 0; u < d_row; u += GATES * LANES) {
         ptrdiff_t k = 0;
         for (; k + ROWS <= n_columns; k += ROWS)
-            weight_tile(ROWS, a + k, a_row, d + u, d_row, n_rows, out + k * d_row + u, d_row);
+            weight_tile(ROWS, first, last, a + k, a_row, d + u, d_row, n_rows,
+                        out + k * d_row + u, d_row);
         for (; k < n_columns; k++)
-            weight_tile(1, a + k, a_row, d + u, d_row, n_rows, out + k * d_row + u, d_row);
+            weight_tile(1, first, last, a + k, a_row, d + u, d_row, n_rows,
+                        out + k * d_row + u, d_row);
     }
 }
 
-/* d_out (T, N, H) with strides, or NULL; d_last (N, H) contiguous, or NULL.
-   gates are overwritten by the gradients before the activations.
-   d_x: (T, N, Ip) or NULL. scratch: dh (N, Hp), dc (N, Hp), w_h (4Hp, Hp), w_x (4Hp, Ip),
-   d_w (1 + I + H, 4Hp). The gradients of the weights are added to those given. */
-void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
-                     const float *h, const float *c, float *gates, const float *d_out,
-                     ptrdiff_t d_step, ptrdiff_t d_row, const float *d_last, float *d_x,
-                     float *dh, float *dc, float *w_h, float *w_x, float *d_w, float *d_w_ih,
-                     float *d_w_hh, float *d_b) {
+/* The gradients of a row and block at a step, from dh and from dc: of a GRU what goes to
+   the state before directly, else of the cell. gate: what `forward_tile` kept; overwritten
+   by gradients before the activations, which are added to d_bias and, times the cell, to
+   those of the peepholes p. */
+INLINE void backward_block(int cell, float *gate, const float *h, const float *c,
+                           const float *c_next, const float *p, const float *dh, float *dc,
+                           float *d_bias, float *d_p) {
+    vec d[GATES], d_h = load(dh), d_c = load(dc);
+    if (cell == GRU) {
+        vec n = load(gate), r = load(gate + LANES);
+        vec z = load(gate + 2 * LANES), n_h = load(gate + 3 * LANES);
+        d_h += d_c;
+        d[0] = (d_h - d_h * z) * (1.0f - n * n);
+        d[1] = d[0] * n_h * (r * (1.0f - r));
+        d[2] = d_h * (load(h) - n) * (z * (1.0f - z));
+        d[3] = d[0] * r;
+        store(dc, d_h * z);
+    } else {
+        vec i = load(gate), f = load(gate + LANES);
+        vec g = load(gate + 2 * LANES), o = load(gate + 3 * LANES);
+        vec before = load(c), now = load(c_next), tc = tanh_(now);
+        d[3] = d_h * tc * (o * (1.0f - o));
+        d_c += d_h * o * (1.0f - tc * tc);
+        if (cell == PEEPHOLE) d_c += d[3] * load(p + 3 * LANES);
+        d[0] = d_c * g * (i * (1.0f - i));
+        d[1] = d_c * before * (f * (1.0f - f));
+        d[2] = d_c * i * (1.0f - g * g);
+        d_c *= f;
+        if (cell == PEEPHOLE) {
+            d_c += d[0] * load(p) + d[1] * load(p + LANES);
+            store(d_p, load(d_p) + d[0] * before);
+            store(d_p + LANES, load(d_p + LANES) + d[1] * before);
+            store(d_p + 3 * LANES, load(d_p + 3 * LANES) + d[3] * now);
+        }
+        store(dc, d_c);
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < GATES; g++) {
+        store(gate + g * LANES, d[g]);
+        store(d_bias + g * LANES, load(d_bias + g * LANES) + d[g]);
+    }
+}
+
+INLINE void backward(int cell, const Shape *s, const float *x, const float *h, const float *c,
+                     float *gates, const float *d_out, ptrdiff_t d_step, ptrdiff_t d_row,
+                     const float *d_last, float *d_x, float *dh, float *dc, const float *w_h,
+                     const float *w_x, const float *p, float *d_w) {
     const ptrdiff_t H = s->hidden_size, I = s->n_inputs, width = padded(H);
     const ptrdiff_t in_width = padded(I), all = GATES * width, batch = s->n_rows * width;
-    memset(w_h, 0, all * width * sizeof(float));
-    transpose_order(w_hh, H, H, w_h, width);
-    if (d_x) {
-        memset(w_x, 0, all * in_width * sizeof(float));
-        transpose_order(w_ih, I, H, w_x, in_width);
-    }
-    memset(d_w, 0, (1 + I + H) * all * sizeof(float));
-    for (ptrdiff_t n = s->begin; n < s->end; n++) {
-        memset(dc + n * width, 0, width * sizeof(float));
-        memset(dh + n * width, 0, width * sizeof(float));
-    }
     for (ptrdiff_t t = s->n_steps - 1; t >= 0; t--) {
         float *gates_t = gates + t * batch * GATES;
-        const float *c_t = c + t * batch, *c_next = c_t + batch;
+        const float *h_t = h + t * batch, *c_t = c + t * batch, *c_next = c_t + batch;
         const ptrdiff_t end = end_at(s, t), n_rows = end - s->begin;
         for (ptrdiff_t n = s->begin; n < end; n++) {
             if (d_last && t + 1 == (s->lengths ? s->lengths[n] : s->n_steps))
@@ -345,28 +438,18 @@ void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const fl
                 for (ptrdiff_t u = 0; u < H; u++) dh[n * width + u] += d[u];
             }
             for (ptrdiff_t u = 0; u < width; u += LANES) {
-                float *gate = gates_t + n * all + u * GATES, *bias = d_w + u * GATES;
                 const ptrdiff_t at = n * width + u;
-                vec i = load(gate), f = load(gate + LANES);
-                vec g = load(gate + 2 * LANES), o = load(gate + 3 * LANES);
-                vec tc = tanh_(load(c_next + at)), d_h = load(dh + at);
-                vec d_o = d_h * tc * (o * (1.0f - o));
-                vec d_c = load(dc + at) + d_h * o * (1.0f - tc * tc);
-                vec d_i = d_c * g * (i * (1.0f - i));
-                vec d_f = d_c * load(c_t + at) * (f * (1.0f - f));
-                vec d_g = d_c * i * (1.0f - g * g);
-                store(dc + at, d_c * f);
-                store(gate, d_i), store(gate + LANES, d_f);
-                store(gate + 2 * LANES, d_g), store(gate + 3 * LANES, d_o);
-                store(bias, load(bias) + d_i);
-                store(bias + LANES, load(bias + LANES) + d_f);
-                store(bias + 2 * LANES, load(bias + 2 * LANES) + d_g);
-                store(bias + 3 * LANES, load(bias + 3 * LANES) + d_o);
+                float *d_p = cell == PEEPHOLE ? d_w + (1 + I + H) * all + u * GATES : NULL;
+                backward_block(cell, gates_t + at * GATES, h_t + at, c_t + at, c_next + at,
+                               cell == PEEPHOLE ? p + u * GATES : NULL, dh + at, dc + at,
+                               d_w + u * GATES, d_p);
             }
         }
-        add_outer(s->begin, end, x + t * s->x_step, s->x_row, I, gates_t, all, d_w + all);
+        add_outer(INPUT_SUMS(cell), s->begin, end, x + t * s->x_step, s->x_row, I, gates_t,
+                  all, d_w + all);
         if (t > 0) {
-            add_outer(s->begin, end, h + t * batch, width, H, gates_t, all, d_w + (1 + I) * all);
+            add_outer(STATE_SUMS(cell), s->begin, end, h_t, width, H, gates_t, all,
+                      d_w + (1 + I) * all);
             product(gates_t + s->begin * all, n_rows, all, all, w_h, width, NULL,
                     0, dh + s->begin * width);
         }
@@ -374,12 +457,47 @@ void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const fl
             product(gates_t + s->begin * all, n_rows, all, all, w_x, in_width,
                     NULL, 0, d_x + (t * s->n_rows + s->begin) * in_width);
     }
-    for (ptrdiff_t g = 0; g < GATES; g++)
-        for (ptrdiff_t u = 0; u < H; u++) {
-            const float *from = d_w + (u / LANES * GATES + g) * LANES + u % LANES;
-            const ptrdiff_t row = g * H + u;
-            d_b[row] += from[0];
-            for (ptrdiff_t k = 0; k < I; k++) d_w_ih[row * I + k] += from[(1 + k) * all];
-            for (ptrdiff_t k = 0; k < H; k++) d_w_hh[row * H + k] += from[(1 + I + k) * all];
-        }
+}
+
+/* d_out (T, N, H) with strides, or NULL; d_last (N, H) contiguous, or NULL.
+   gates are overwritten by the gradients before the activations.
+   d_x: (T, N, Ip) or NULL. scratch: dh (N, Hp), dc (N, Hp), w_h (4Hp, Hp), w_x (4Hp, Ip),
+   p (4Hp), d_w (terms, 4Hp). The gradients of the weights are added to those given. */
+void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
+                     const float *peepholes, const float *h, const float *c, float *gates,
+                     const float *d_out, ptrdiff_t d_step, ptrdiff_t d_row,
+                     const float *d_last, float *d_x, float *dh, float *dc, float *w_h,
+                     float *w_x, float *p, float *d_w, float *d_w_ih, float *d_w_hh,
+                     float *d_b_ih, float *d_b_hh, float *d_peepholes) {
+    const ptrdiff_t H = s->hidden_size, I = s->n_inputs, width = padded(H);
+    const ptrdiff_t in_width = padded(I), all = GATES * width;
+    const Gates input = of_input(s->cell), state = of_state(s->cell);
+    memset(w_h, 0, all * width * sizeof(float));
+    transpose_order(w_hh, state, H, H, w_h, width);
+    if (d_x) {
+        memset(w_x, 0, all * in_width * sizeof(float));
+        transpose_order(w_ih, input, I, H, w_x, in_width);
+    }
+    if (peepholes) {
+        memset(p, 0, all * sizeof(float));
+        pack(peepholes, PEEPHOLES, 1, H, p, 0, 1);
+    }
+    memset(d_w, 0, terms(s) * all * sizeof(float));
+    for (ptrdiff_t n = s->begin; n < s->end; n++) {
+        memset(dc + n * width, 0, width * sizeof(float));
+        memset(dh + n * width, 0, width * sizeof(float));
+    }
+#define BACKWARD(CELL)                                                                    \
+    if (s->cell == CELL)                                                                  \
+        backward(CELL, s, x, h, c, gates, d_out, d_step, d_row, d_last, d_x, dh, dc, w_h, \
+                 w_x, p, d_w);
+    if (s->cell == GRU) c = h; /* it has no other state; not read */
+    BACKWARD(LSTM)
+    BACKWARD(PEEPHOLE)
+    BACKWARD(GRU)
+    unpack(d_w, input, 1, H, d_b_ih);
+    unpack(d_w, state, 1, H, d_b_hh);
+    unpack(d_w + all, input, I, H, d_w_ih);
+    unpack(d_w + (1 + I) * all, state, H, H, d_w_hh);
+    if (d_peepholes) unpack(d_w + (1 + I + H) * all, PEEPHOLES, 1, H, d_peepholes);
 }

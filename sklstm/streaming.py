@@ -7,7 +7,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from sklstm import kernels
-from sklstm.network import ConvStem, EmbeddingStem, LSTMLayer
+from sklstm.network import ConvStem, EmbeddingStem
 from sklstm.sequences import Sequences
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "embed")
@@ -80,6 +80,7 @@ class Stream:
         self.n_streams = n_rows = 1 if self._single else n_streams
         network = estimator.network_
         self._stem = _stem(network.stem)
+        self._recurrence = network.recurrence
         self._layers = [_stepper(layer, n_rows) for layer in network.recurrence.forwards]
         self._pooling = _Pooling(network.pooling, n_rows)
         readout = network.readout
@@ -115,8 +116,8 @@ class Stream:
             If x has another shape or is not finite; the state is as before.
         """
         state = self._stem(self._encode(x))
-        for layer in self._layers:
-            state = layer.step(state)
+        for i, layer in enumerate(self._layers):
+            state = self._hand_on(i, state, layer.step(state))
         answer = self._answer(self._pooling.add(state))
         return answer[0] if self._single else answer
 
@@ -126,6 +127,14 @@ class Stream:
         for layer in self._layers:
             layer.reset(rows)
         self._pooling.reset(rows)
+
+    def _hand_on(self, i, x, state):
+        """Return what follows layer i, which read x: (N, D)."""
+        if self._recurrence.is_plain:
+            return state
+        with torch.inference_mode():
+            x, state = torch.from_numpy(x), torch.from_numpy(state)
+            return self._recurrence.hand_on(i, x, state).numpy()
 
     def _encode(self, x):
         """Return checked and standardised channels (N, C), or tokens (N,)."""
@@ -170,37 +179,30 @@ def _stem(module):
 
 
 def _stepper(layer, n_rows):
-    if isinstance(layer, LSTMLayer) and kernels.available(layer.weight_hh_l0):
+    if kernels.available(*layer.weights):
         return kernels.Stepper(layer.weights, n_rows)
-    return _TorchStepper(layer, n_rows)
+    return _TorchStepper(layer.weights, n_rows)
 
 
 class _TorchStepper:
-    """`kernels.Stepper` for any layer of torch's."""
+    """`kernels.Stepper` for any weights, by torch."""
 
-    def __init__(self, layer, n_rows):
-        self.layer = layer
-        shape = (1, n_rows, layer.hidden_size)
-        is_lstm = isinstance(layer, LSTMLayer)
-        self.state = torch.zeros(
-            2 if is_lstm else 1, *shape, dtype=layer.weight_hh_l0.dtype
-        )
+    def __init__(self, weights, n_rows):
+        self.weights = [w.detach() for w in weights]
+        n_states = 1 if kernels.cell_of(weights) == kernels.GRU else 2
+        self.state = weights[1].new_zeros(n_states, n_rows, weights[1].shape[1])
 
     def step(self, x):
         """(N, I) -> (N, H)."""
-        layer, x = self.layer, torch.from_numpy(np.ascontiguousarray(x))[None]
-        settings = (layer.all_weights[0], True, 1, 0.0, False, False, False)
+        x = torch.from_numpy(np.ascontiguousarray(x))[None]
         with torch.no_grad():
-            if len(self.state) == 2:
-                output, *state = torch.lstm(x, tuple(self.state), *settings)
-            else:
-                output, *state = torch.gru(x, self.state[0], *settings)
+            output, state = kernels.by_torch(x, self.state, *self.weights)
         self.state = torch.stack(state)
         return output[0].numpy()
 
     def reset(self, rows):
         """Set the state of some rows to zero."""
-        self.state[:, :, rows] = 0
+        self.state[:, rows] = 0
 
 
 class _Pooling:

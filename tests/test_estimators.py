@@ -39,7 +39,9 @@ def estimator(request):
     "settings",
     [{}, {"bidirectional": True, "pooling": "mean"}, {"stem": None, "num_layers": 2},
      {"pooling": "attention"}, {"stem": "linear", "pooling": "max", "cell": "gru"},
-     {"hidden_size": 20}, {"hidden_size": 20, "stem": None, "pooling": "attention"}],
+     {"hidden_size": 20}, {"hidden_size": 20, "stem": None, "pooling": "attention"},
+     {"cell": "peephole", "num_layers": 2, "residual": True, "layer_norm": True,
+      "bidirectional": True, "stem": None}],
 )  # fmt: skip
 def test_a_row_alone_equals_the_row_in_a_batch_bitwise(
     estimator, make_sequences, settings
@@ -75,7 +77,9 @@ def test_order_of_the_rows_does_not_matter(estimator, make_sequences):
 @pytest.mark.parametrize(
     "settings",
     [{}, {"stem": None}, {"early_stopping": True}, {"dropout": 0.2},
-     {"class_weight": "balanced"}],
+     {"class_weight": "balanced"},
+     {"stem": None, "dropout": 0.2, "variational_dropout": True, "num_layers": 2,
+      "recurrent_dropout": 0.2, "cell": "gru"}],
 )  # fmt: skip
 @pytest.mark.parametrize("ragged", [False, True])
 def test_weights_are_repetitions_to_the_last_bit(
@@ -411,6 +415,13 @@ def test_callbacks_reach_through_grid_search_and_pipeline(make_sequences, capsys
     ("settings", "message"),
     [
         ({"cell": "lstn"}, "'cell' parameter of LSTM.* Did you mean 'lstm'"),
+        (
+            {"cell": "peepholes"},
+            r"'cell' parameter .* str among \{.*'peephole'.*\}\. Got 'peepholes' "
+            "instead. Did you mean 'peephole'",
+        ),
+        ({"recurrent_dropout": 1.0}, r"'recurrent_dropout' parameter .* range \[0"),
+        ({"residual": "yes"}, "'residual' parameter .* must be an instance of 'bool'"),
         ({"stem": "convolution"}, "'stem' parameter .* Did you mean 'conv'"),
         ({"max_iter": 0}, r"'max_iter' parameter of LSTM.* must be an int in the range"),
         (

@@ -1,4 +1,4 @@
-"""The compiled LSTM layer says what torch.nn.LSTM says."""
+"""The compiled layers say what torch and their equations say."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import torch
 
 from sklstm import LSTMClassifier, kernels
 from sklstm.heads import ClassificationHead, RegressionHead
-from sklstm.network import LSTMLayer, Recurrence, RecurrentNetwork, initialize
+from sklstm.network import CELLS, LSTMLayer, Recurrence, RecurrentNetwork, initialize
 from sklstm.training import torch_threads
 
 needs_library = pytest.mark.skipif(
@@ -21,10 +21,14 @@ needs_library = pytest.mark.skipif(
 SHAPES = [(1, 1, 1, 1), (7, 5, 3, 10), (11, 13, 9, 16), (6, 33, 2, 40), (5, 20, 17, 64)]
 
 
-def make(shape, seed=0):
+def make(shape, cell="lstm", seed=0):
     n_timesteps, n_rows, n_inputs, hidden_size = shape
     torch.manual_seed(seed)
     layer = torch.nn.LSTM(n_inputs, hidden_size)
+    if cell != "lstm":
+        layer = CELLS[cell](n_inputs, hidden_size)
+        for parameter in layer.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
     x = torch.randn(n_timesteps, n_rows, n_inputs, requires_grad=True)
     return layer, x, torch.randn(n_timesteps, n_rows, hidden_size)
 
@@ -54,7 +58,7 @@ def test_agrees_with_torch_and_float64(shape, use):
         return total
 
     output, (last, _) = layer(x)
-    ours = kernels.lstm(x, *layer.parameters())
+    ours = kernels.layer(x, *layer.parameters())
     exact_layer = torch.nn.LSTM(*layer.weight_ih_l0.shape[1:], layer.hidden_size).double()
     exact_layer.load_state_dict(layer.state_dict())
     exact_x = x.detach().double().requires_grad_()
@@ -72,10 +76,65 @@ def test_agrees_with_torch_and_float64(shape, use):
         assert distance(a, c) < 1e-5
 
 
+def peephole_equations(x, w_ih, w_hh, b_ih, b_hh, w_ch):
+    """Gers & Schmidhuber (2000): one row, x (T, I) -> states (T, H)."""
+    h = c = x.new_zeros(w_hh.shape[1])
+    states = []
+    for x_t in x:
+        i, f, g, o = (w_ih @ x_t + b_ih + w_hh @ h + b_hh).split(len(h))
+        c_before = c
+        c = torch.sigmoid(f + w_ch[1] * c_before) * c_before
+        c = c + torch.sigmoid(i + w_ch[0] * c_before) * torch.tanh(g)
+        h = torch.sigmoid(o + w_ch[2] * c) * torch.tanh(c)
+        states.append(h)
+    return torch.stack(states)
+
+
+def gru_equations(x, w_ih, w_hh, b_ih, b_hh):
+    """Cho et al. (2014), in torch's form: one row, x (T, I) -> states (T, H)."""
+    h = x.new_zeros(w_hh.shape[1])
+    states = []
+    for x_t in x:
+        r_x, z_x, n_x = (w_ih @ x_t + b_ih).split(len(h))
+        r_h, z_h, n_h = (w_hh @ h + b_hh).split(len(h))
+        r, z = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
+        h = (1 - z) * torch.tanh(n_x + r * n_h) + z * h
+        states.append(h)
+    return torch.stack(states)
+
+
+EQUATIONS = {"peephole": peephole_equations, "gru": gru_equations}
+
+
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_library), False])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cell", EQUATIONS)
+def test_cells_equal_their_equations_in_float64(cell, shape, native):
+    layer, x, upstream = make(shape, cell)
+    exact_x = x.detach().double().requires_grad_()
+    exact_weights = [w.detach().double().requires_grad_() for w in layer.parameters()]
+    rows = exact_x.unbind(1)
+    exact = torch.stack([EQUATIONS[cell](row, *exact_weights) for row in rows], dim=1)
+    if native:
+        output, last = kernels.layer(x, *layer.parameters())
+    else:
+        output, (last, *_) = kernels.by_torch(x, None, *layer.parameters())
+    assert distance(output, exact) < 1e-6
+    assert distance(last, exact[-1]) < 1e-6
+    loss = (exact * upstream).sum() + (exact[-1] * upstream[0]).sum()
+    for a, b in zip(
+        gradients((output * upstream).sum() + (last * upstream[0]).sum(), x, layer),
+        torch.autograd.grad(loss, [exact_x, *exact_weights]),
+        strict=True,
+    ):
+        assert distance(a, b) < 1e-5
+
+
 @needs_library
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_stacked_ragged_network_agrees_with_torch(bidirectional, monkeypatch):
-    recurrence = Recurrence(3, 12, 2, "lstm", bidirectional, 0.0)
+@pytest.mark.parametrize("cell", CELLS)
+def test_stacked_ragged_network_agrees_with_torch(cell, bidirectional, monkeypatch):
+    recurrence = Recurrence(3, 12, 2, cell, bidirectional, 0.0)
     initialize(recurrence, torch.Generator().manual_seed(0))
     x, lengths = torch.randn(6, 9, 3, requires_grad=True), torch.arange(4, 10)
     upstream = torch.randn(6, 9, recurrence.n_outputs)
@@ -94,33 +153,35 @@ def test_stacked_ragged_network_agrees_with_torch(bidirectional, monkeypatch):
 def test_strided_input_and_expanded_gradient():
     layer, x, _ = make((7, 5, 3, 10))
     batch_first = x.detach().transpose(0, 1).contiguous().requires_grad_()
-    output, _ = kernels.lstm(batch_first.transpose(0, 1), *layer.parameters())
+    output, _ = kernels.layer(batch_first.transpose(0, 1), *layer.parameters())
     got = gradients(output.sum(), batch_first, layer)  # every gradient is one number
     expected = gradients(layer(x)[0].sum(), x, layer)
     assert distance(got[0].transpose(0, 1), expected[0]) < 1e-6
     backwards = torch.randn(7, 3, 5).transpose(1, 2)  # channels are not contiguous
     with torch.no_grad():
-        a = kernels.lstm(backwards, *layer.parameters())[0]
+        a = kernels.layer(backwards, *layer.parameters())[0]
         assert distance(a, layer(backwards)[0]) < 1e-6
 
 
 @needs_library
 @pytest.mark.parametrize("train", [False, True])
-def test_a_row_is_computed_alike_in_any_batch(train):
-    layer, x, _ = make((9, 40, 3, 21))
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_row_is_computed_alike_in_any_batch(cell, train):
+    layer, x, _ = make((9, 40, 3, 21), cell)
     with torch.set_grad_enabled(train):
-        whole = kernels.lstm(x, *layer.parameters())[0].detach()
+        whole = kernels.layer(x, *layer.parameters())[0].detach()
         for rows in (slice(0, 1), slice(3, 7), slice(11, 40)):
-            part = kernels.lstm(x[:, rows], *layer.parameters())[0].detach()
+            part = kernels.layer(x[:, rows], *layer.parameters())[0].detach()
             assert torch.equal(part, whole[:, rows])
 
 
 @needs_library
-def test_chunks_of_rows_change_nothing_whatever_the_threads(monkeypatch):
-    layer, x, upstream = make((9, 40, 3, 21))
+@pytest.mark.parametrize("cell", CELLS)
+def test_chunks_of_rows_change_nothing_whatever_the_threads(cell, monkeypatch):
+    layer, x, upstream = make((9, 40, 3, 21), cell)
 
     def run():
-        output = kernels.lstm(x, *layer.parameters())[0]
+        output = kernels.layer(x, *layer.parameters())[0]
         return output, gradients((output * upstream).sum(), x, layer)
 
     whole, one_chunk = run()
@@ -138,23 +199,25 @@ def test_chunks_of_rows_change_nothing_whatever_the_threads(monkeypatch):
 
 
 @needs_library
-def test_what_is_not_finite_stays_so():
-    layer, x, _ = make((5, 4, 3, 10))
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_is_not_finite_stays_so(cell):
+    layer, x, _ = make((5, 4, 3, 10), cell)
     broken = x.detach().clone()
     broken[2, 1, 0] = torch.nan
     with torch.no_grad():
-        output, last = kernels.lstm(broken, *layer.parameters())
+        output, last = kernels.layer(broken, *layer.parameters())
     assert last[1].isnan().all()
     assert output[:, [0, 2, 3]].isfinite().all()
     huge = torch.full_like(broken, 1e30)
     with torch.no_grad():
-        assert distance(kernels.lstm(huge, *layer.parameters())[0], layer(huge)[0]) < 1e-6
+        expected = kernels.by_torch(huge, None, *layer.parameters())[0]
+        assert distance(kernels.layer(huge, *layer.parameters())[0], expected) < 1e-6
 
 
 @needs_library
 def test_second_backward_is_refused():
     layer, x, _ = make((5, 4, 3, 10))
-    total = kernels.lstm(x, *layer.parameters())[0].sum()
+    total = kernels.layer(x, *layer.parameters())[0].sum()
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="backward\\(\\) works once"):
         total.backward()
@@ -174,13 +237,33 @@ def test_falls_back_where_it_does_not_apply():
 
 @needs_library
 def test_a_library_that_fails_its_proof_is_not_used(monkeypatch):
-    monkeypatch.setattr(kernels, "_agrees", lambda native: False)
+    monkeypatch.setattr(kernels, "_agrees", lambda *_: False)
     kernels.library.cache_clear()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert kernels.library() is None
-        assert "disagree with torch.nn.LSTM" in str(caught[0].message)
+        assert "disagree with torch on" in str(caught[0].message)
+    finally:
+        kernels.library.cache_clear()
+
+
+@needs_library
+def test_a_cell_that_fails_its_proof_is_left_to_torch(monkeypatch):
+    agrees = kernels._agrees
+    monkeypatch.setattr(
+        kernels, "_agrees", lambda n, cell: cell != kernels.GRU and agrees(n, cell)
+    )
+    kernels.library.cache_clear()
+    try:
+        layer, x, _ = make((5, 4, 3, 10), "gru")
+        with pytest.warns(RuntimeWarning, match="disagree with torch on this machine"):
+            assert not kernels.available(*layer.weights)
+        output, last = layer(x)
+        expected, (state,) = kernels.by_torch(x, None, *layer.weights)
+        assert torch.equal(output, expected)
+        assert torch.equal(last, state)
+        assert kernels.available(*make((5, 4, 3, 10), "peephole")[0].weights)
     finally:
         kernels.library.cache_clear()
 
@@ -224,22 +307,20 @@ def target_for(name, n_rows, generator):
     return head, torch.randint(0, high, (n_rows, *rest), generator=generator)
 
 
-@needs_library
-@pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("ragged", [False, True])
-def test_gradients_without_autograd_are_autograd_s(name, num_layers, ragged):
+PLAIN = {
+    "n_channels": 2, "hidden_size": 11, "num_layers": 1, "cell": "lstm",
+    "bidirectional": False, "stem": None, "pooling": "last", "strides": (),
+    "dropout": 0.0, "n_tokens": 0,
+}  # fmt: skip
+LENGTHS = torch.tensor([6, 6, 5, 5, 4, 3, 3, 1, 1])
+
+
+def check_gradients_without_autograd(name, lengths, **settings):
     generator = torch.Generator().manual_seed(0)
     head, target = target_for(name, 9, generator)
-    network = RecurrentNetwork(
-        n_channels=2, n_outputs=head.n_raw, hidden_size=11, num_layers=num_layers,
-        cell="lstm", bidirectional=False, stem=None, pooling="last", strides=(),
-        # Of ragged rows autograd drops every state, not the last ones alone.
-        dropout=0.0 if ragged else 0.3, n_tokens=0,
-    ).train()  # fmt: skip
+    network = RecurrentNetwork(n_outputs=head.n_raw, **PLAIN | settings).train()
     initialize(network, generator)
     x = torch.randn(9, 6, 2, generator=generator)
-    lengths = torch.tensor([6, 6, 5, 5, 4, 3, 3, 1, 1]) if ragged else None
     weight = torch.rand(
         target.shape if name == "multilabel" else (9,), generator=generator
     )
@@ -260,23 +341,52 @@ def test_gradients_without_autograd_are_autograd_s(name, num_layers, ragged):
         assert distance(a, b) < 1e-6
 
 
+@needs_library
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_gradients_without_autograd_are_autograd_s(name, num_layers, ragged):
+    # Of ragged rows autograd drops every state, not the last ones alone.
+    check_gradients_without_autograd(
+        name, LENGTHS if ragged else None, num_layers=num_layers,
+        dropout=0.0 if ragged else 0.3,
+    )  # fmt: skip
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cell": "peephole"},
+        {"cell": "gru"},
+        {"recurrent_dropout": 0.3},
+        {"cell": "gru", "recurrent_dropout": 0.3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_gradients_without_autograd_of_every_cell(settings, ragged):
+    lengths = LENGTHS if ragged else None
+    check_gradients_without_autograd("multiclass", lengths, num_layers=2, **settings)
+
+
+@needs_library
+def test_gradients_without_autograd_of_locked_dropout():
+    settings = {"num_layers": 3, "dropout": 0.3, "variational_dropout": True}
+    check_gradients_without_autograd("multiclass", None, **settings)
+
+
 def test_gradients_without_autograd_are_declined():
     head, target = target_for("binary", 9, torch.Generator().manual_seed(0))
     x, weight = torch.randn(9, 8, 2), torch.ones(9)
-    plain = {"cell": "lstm", "bidirectional": False, "stem": None, "pooling": "last"}
     for setting in (
-        {"cell": "gru"}, {"bidirectional": True}, {"stem": "linear"}, {"pooling": "mean"},
+        {"bidirectional": True}, {"stem": "linear"}, {"pooling": "mean"},
+        {"residual": True}, {"layer_norm": True},
     ):  # fmt: skip
-        network = RecurrentNetwork(
-            n_channels=2, n_outputs=1, hidden_size=4, num_layers=1, dropout=0.0,
-            strides=(), n_tokens=0, **plain | setting,
-        )  # fmt: skip
+        network = RecurrentNetwork(n_outputs=1, **PLAIN | setting)
         args = (head.loss_gradient, (x, None), target, weight)
         assert network.differentiate(*args) is None
-    network = RecurrentNetwork(
-        n_channels=2, n_outputs=1, hidden_size=4, num_layers=1, dropout=0.0,
-        strides=(), n_tokens=0, **plain,
-    )  # fmt: skip
+    network = RecurrentNetwork(n_outputs=1, **PLAIN)
     ascending = torch.arange(9).clamp(min=1)
     args = (head.loss_gradient, (x, ascending), target, weight)
     assert network.differentiate(*args) is None

@@ -66,12 +66,33 @@ def reference_gru(x, w_ih, w_hh, b_ih, b_hh):
     return np.array(states)
 
 
-@pytest.mark.parametrize(
-    ("cell", "reference"), [("lstm", reference_lstm), ("gru", reference_gru)]
-)
+def reference_peephole(x, w_ih, w_hh, b_ih, b_hh, w_ch):
+    """Gers & Schmidhuber (2000): x (T, I) -> states (T, H)."""
+    h = c = np.zeros(w_hh.shape[1])
+    states = []
+    for x_t in x:
+        i, f, g, o = np.split(w_ih @ x_t + b_ih + w_hh @ h + b_hh, 4)
+        i, f = sigmoid(i + w_ch[0] * c), sigmoid(f + w_ch[1] * c)
+        c = f * c + i * np.tanh(g)
+        h = sigmoid(o + w_ch[2] * c) * np.tanh(c)
+        states.append(h)
+    return np.array(states)
+
+
+REFERENCES = {
+    "lstm": reference_lstm,
+    "peephole": reference_peephole,
+    "gru": reference_gru,
+}
+
+
+@pytest.mark.parametrize("cell", REFERENCES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_recurrence_equals_its_equations(cell, reference, dtype):
-    network = build(dtype=dtype, cell=cell)
+def test_recurrence_equals_its_equations(cell, dtype):
+    network, reference = build(dtype=dtype, cell=cell), REFERENCES[cell]
+    for name, parameter in network.named_parameters():
+        if "weight_ch" in name:  # they start at zero
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
     lengths = [9, 1, 4, 6]
     x = inputs(dtype=dtype)
     with torch.no_grad():
@@ -140,6 +161,77 @@ def test_recurrence_ignores_what_stands_in_the_padding():
         torch.testing.assert_close(network(x, lengths), network(other, lengths))
 
 
+@pytest.mark.parametrize("cell", REFERENCES)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_residual_and_normalised_layers_equal_their_equations(cell, bidirectional):
+    network = build(
+        cell=cell, bidirectional=bidirectional, num_layers=3, residual=True,
+        layer_norm=True, pooling="mean-max",
+    )  # fmt: skip
+    recurrence, x, lengths = network.recurrence, inputs(), torch.tensor([9, 1, 4, 6])
+    for norm in recurrence.norms:
+        torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        states = recurrence(x, lengths)
+        padded = network(torch.cat([x, 99 * x], dim=1), lengths)
+        torch.testing.assert_close(padded, network(x, lengths), rtol=1e-12, atol=1e-12)
+        for row, length, got in zip(x, lengths, states, strict=True):
+            stream = row[None, :length]
+            for i, norm in enumerate(recurrence.norms):
+                ahead = stream.transpose(0, 1)
+                out = recurrence.forwards[i](ahead)[0]
+                if bidirectional:
+                    behind = recurrence.backwards[i](ahead.flip(0))[0].flip(0)
+                    out = torch.cat([out, behind], dim=2)
+                centred = out - out.mean(2, keepdim=True)
+                scale = (centred.square().mean(2, keepdim=True) + 1e-5).sqrt()
+                out = (centred / scale * norm.weight + norm.bias).transpose(0, 1)
+                stream = out if i == 0 else stream + out
+            torch.testing.assert_close(got[:length], stream[0], rtol=1e-12, atol=1e-12)
+    if not bidirectional:
+        with torch.no_grad():
+            last = recurrence.final(x)
+            torch.testing.assert_close(last, recurrence(x, None)[:, -1])
+
+
+def test_residual_connections_need_a_layer_below():
+    plain, residual = (build(num_layers=1, residual=r) for r in (False, True))
+    with torch.no_grad():
+        assert torch.equal(plain(inputs()), residual(inputs()))
+
+
+def test_locked_dropout_drops_the_same_units_at_every_step():
+    recurrence = Recurrence(3, 50, 1, "lstm", True, 0.5, variational_dropout=True).train()
+    initialize(recurrence, torch.Generator().manual_seed(0))
+    x = inputs(dtype=torch.float32)
+    states = recurrence(x, None, torch.Generator().manual_seed(1))
+    kept = (states != 0).float()  # (N, S, D)
+    assert torch.equal(kept, kept[:, :1].expand_as(kept))
+    assert not torch.equal(kept[0], kept[1])
+    assert abs(kept[:, 0].mean() - 0.5) < 0.1
+    expected = recurrence.eval()(x, None) * kept * 2
+    torch.testing.assert_close(states, expected)
+
+
+@pytest.mark.parametrize("cell", REFERENCES)
+def test_recurrent_dropout_is_a_network_with_fewer_weights(cell):
+    recurrence = Recurrence(3, 20, 2, cell, True, 0.0, recurrent_dropout=0.4).train()
+    initialize(recurrence, torch.Generator().manual_seed(0))
+    x = inputs(dtype=torch.float32)
+    states = recurrence(x, None, torch.Generator().manual_seed(1))
+    assert not torch.equal(states, recurrence(x, None, torch.Generator().manual_seed(2)))
+    fewer = copy.deepcopy(recurrence).eval()
+    torch.testing.assert_close(recurrence.eval()(x, None), fewer(x, None))
+    generator, dropout = torch.Generator().manual_seed(1), Dropout(0.4).train()
+    with torch.no_grad():
+        for layers in zip(fewer.forwards, fewer.backwards, strict=True):
+            for layer in layers:
+                factors = dropout.factors(layer.weight_hh_l0, generator)
+                assert abs((factors > 0).float().mean() - 0.6) < 0.05
+                layer.weight_hh_l0.mul_(factors)
+    torch.testing.assert_close(states, fewer(x, None))
+
+
 def test_conv_stem_training_statistics_ignore_padding():
     x, lengths = inputs(n=2), torch.tensor([9, 4])
     x[1, 4:] = 0
@@ -201,8 +293,9 @@ def test_initialisation_is_seeded_and_leaves_global_state_alone():
     "copier", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
 )
 @pytest.mark.parametrize("stem", ["conv", "embedding"])
-def test_copies_are_equal_and_hold_arrays_only(copier, stem):
-    network = build(stem=stem, n_tokens=9)
+@pytest.mark.parametrize("variant", [{}, {"cell": "peephole", "layer_norm": True}])
+def test_copies_are_equal_and_hold_arrays_only(copier, stem, variant):
+    network = build(stem=stem, n_tokens=9, **variant)
     x = inputs() if stem == "conv" else torch.arange(6).reshape(2, 3)
     with torch.no_grad():
         network.train()(x)

@@ -38,7 +38,12 @@ def test_seed_does_not_matter_without_training():
 
 @pytest.mark.parametrize(
     "setting",
-    [{"pretrained": None}, {"hidden_size": 8}, {"cell": "gru"}, {"early_stopping": True}],
+    [
+        {"pretrained": None},
+        {"hidden_size": 8},
+        {"cell": "peephole"},
+        {"early_stopping": True},
+    ],
     ids=str,
 )
 def test_who_asks_for_training_gets_it(setting):

@@ -51,7 +51,10 @@ SMALL = {
 }  # fmt: skip
 SETTINGS = [
     {"bidirectional": True},
-    {"num_layers": 2, "dropout": 0.1},
+    {
+        "num_layers": 2, "dropout": 0.1, "variational_dropout": True,
+        "recurrent_dropout": 0.1,
+    },
     {"early_stopping": True},
     {"batch_size": 8, "max_iter": 20},
     {"solver": "adamw"},
@@ -65,8 +68,12 @@ SETTINGS = [
     {"stem": "linear", "max_iter": 100},
     {"stem": "conv"},
     {"cell": "gru"},
+    {
+        "cell": "peephole", "num_layers": 2, "residual": True, "layer_norm": True,
+        "hidden_size": 8, "batch_size": 64, "learning_rate_init": 0.05,
+    },
     {"dtype": "float64"},
-]
+]  # fmt: skip
 CHECKED = [estimator() for estimator in ESTIMATORS] + [
     estimator(**{**SMALL[estimator], **settings})
     for settings in SETTINGS

@@ -365,6 +365,11 @@ def with_gap():
         (pd.Series(np.arange(9.0)), {"quantiles": (0.1, 0.9)}, "odd number, with 0.5"),
         (pd.Series(np.arange(9.0)), {"transform": "log"}, "needs positive values"),
         (pd.Series(np.arange(9.0)), {"scaling": "minmax"}, "scaling must be one of"),
+        (
+            pd.Series(np.arange(9.0)),
+            {"cell": "sru"},
+            r"one of \('lstm', 'peephole', 'gru'\); got 'sru'",
+        ),
     ],
 )
 def test_bad_input_is_named(y, settings, message):

@@ -30,6 +30,8 @@ def prefixes(model, x):
         {"pooling": "attention"},
         {"stem": "linear", "standardize": False},
         {"cell": "gru"},
+        {"cell": "peephole"},
+        {"num_layers": 3, "residual": True, "layer_norm": True},
         {"dtype": "float64"},
     ],
     ids=str,
@@ -37,7 +39,7 @@ def prefixes(model, x):
 def test_equals_predict_on_every_prefix(settings, native, monkeypatch):
     model = fit(**settings)
     if not native:
-        monkeypatch.setattr(kernels, "available", lambda weight: False)
+        monkeypatch.setattr(kernels, "available", lambda *_: False)
     live = stream(model, method="predict_proba")
     for _ in range(2):
         found = np.stack([live.push(x_t) for x_t in X[0]])

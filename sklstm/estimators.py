@@ -840,6 +840,13 @@ default="one-cycle"
     >>> model = LSTMClassifier(hidden_size=8, random_state=0).fit(X, y)
     >>> model.predict([np.ones((7, 2)), -np.ones((9, 2))])
     array(['up', 'down'], dtype='<U4')
+
+    A label for each time step:
+
+    >>> steps = [np.where(x[:, 0] > 0, "up", "down") for x in X]
+    >>> model = LSTMClassifier(8, target="sequence", max_iter=30, random_state=0)
+    >>> model.fit(X, steps).predict([[[1.0, 0.0], [-1.0, 0.0], [2.0, 0.0]]])[0]
+    array(['up', 'down', 'up'], dtype='<U4')
     """
 
     _parameter_constraints = {

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 
@@ -48,37 +47,32 @@ def reviews():
         pd.read_csv(DATA / f"chnsenticorp_{part}.csv.gz") for part in ("train", "dev")
     )
     start = time.perf_counter()
-    tokens = TokenSequences("char", ngram_range=(1, 2), min_df=3, max_length=200)
+    tokens = TokenSequences("char", ngram_range=(1, 2), min_df=3, max_length=120)
     tokens.fit(train["text"])
-    members = [
+    model = make_pipeline(
+        tokens,
         LSTMClassifier(
-            64,
+            32,
             stem="embedding",
             bidirectional=True,
-            embedding=log_odds_vectors(tokens, train["text"], train["label"], 64),
+            embedding=log_odds_vectors(tokens, train["text"], train["label"], 32),
             token_dropout=0.5,
             dropout=0.5,
             alpha=0,
             batch_size=32,
             learning_rate_init=3e-3,
-            max_iter=3,
-            random_state=seed,
-        )
-        for seed in range(3)
-    ]
-    voters = [(f"seed {seed}", member) for seed, member in enumerate(members)]
-    model = make_pipeline(tokens, VotingClassifier(voters, voting="soft", n_jobs=2))
+            max_iter=2,
+            random_state=0,
+        ),
+    )
     with warnings.catch_warnings():
-        # Three epochs are a plan too short to tell whether it converged.
+        # Two epochs are a plan too short to tell whether it converged.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(train["text"], train["label"])
     seconds = time.perf_counter() - start
-    numbers = tokens.transform(dev["text"])
-    each = [m.score(numbers, dev["label"]) for m in model[-1].estimators_]
     return (
-        f"accuracy {model.score(dev['text'], dev['label']):.4f} on {len(dev)} reviews, "
-        f"its members {np.round(each, 4)}  (PaddleNLP: Bi-LSTM 0.9098, bag of words "
-        f"0.8970)  fit {seconds:.0f} s"
+        f"accuracy {model.score(dev['text'], dev['label']):.4f} on {len(dev)} reviews "
+        f"(PaddleNLP: Bi-LSTM 0.9098, bag of words 0.8970)  fit {seconds:.0f} s"
     )
 
 

@@ -3,13 +3,17 @@
 import importlib
 
 from sklstm.estimators import LSTMClassifier, LSTMRegressor
+from sklstm.generation import generate
 from sklstm.streaming import stream
+from sklstm.text import TokenSequences
 
 __version__ = "0.1.0.dev0"
 __all__ = [
     "LSTMClassifier",
     "LSTMForecaster",
     "LSTMRegressor",
+    "TokenSequences",
+    "generate",
     "load",
     "save",
     "stream",

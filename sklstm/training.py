@@ -568,7 +568,8 @@ def forward(network, sequences, device, method="__call__") -> np.ndarray:
 
     Returns
     -------
-    raw : ndarray of shape (n, n_outputs), float64
+    raw : ndarray of shape (n, n_outputs) or (n, T, n_outputs), float64
+        The latter, padded with zeros, if the network says something of each step.
     """
     n = len(sequences.lengths)
     if device.type != "cpu":
@@ -597,8 +598,10 @@ def forward(network, sequences, device, method="__call__") -> np.ndarray:
                     lengths = torch.from_numpy(sequences.lengths[filled]).to(device)
                 out = call(x, lengths).cpu().numpy()
                 if raw is None:
-                    raw = np.empty((n, out.shape[1]), dtype=np.float64)
-                raw[rows] = out[: len(rows)]
+                    steps = values.shape[1:2] if out.ndim == 3 else ()
+                    raw = np.zeros((n, *steps, out.shape[-1]), dtype=np.float64)
+                out = out[: len(rows), : raw.shape[1]]
+                raw[rows, : out.shape[1]] = out
     return raw
 
 

@@ -36,7 +36,9 @@ ALLOWED = {
         "windows",
     },
     "persistence": {"checks", "container"},
-    "__init__": {"estimators", "streaming"},
+    "text": {"sequences"},
+    "generation": {"sequences", "streaming", "text"},
+    "__init__": {"estimators", "generation", "streaming", "text"},
 }
 # What costs time to import, and the rooms that may.
 HEAVY = {
@@ -85,8 +87,7 @@ def test_import_loads_neither_sktime_nor_matplotlib():
 
 
 def test_public_names():
-    names = [
-        "LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "load", "save", "stream",
-    ]  # fmt: skip
+    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "TokenSequences"]
+    names += ["generate", "load", "save", "stream"]
     assert sklstm.__all__ == names
     assert all(hasattr(sklstm, name) for name in sklstm.__all__)

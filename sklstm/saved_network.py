@@ -28,11 +28,21 @@ CONFIG = {
     **dict.fromkeys(("n_tokens", "n_future", "linear_length"), is_natural),
     "cell": is_one_of(*CELLS),
     **dict.fromkeys(
-        ("bidirectional", "variational_dropout", "residual", "layer_norm"), is_flag
+        (
+            "bidirectional",
+            "variational_dropout",
+            "residual",
+            "layer_norm",
+            "freeze_embedding",
+        ),
+        is_flag,
     ),
-    **dict.fromkeys(("dropout", "recurrent_dropout"), lambda v: is_share(v) and v < 1),
+    **dict.fromkeys(
+        ("dropout", "recurrent_dropout", "token_dropout"),
+        lambda v: is_share(v) and v < 1,
+    ),
     "stem": is_one_of(None, "linear", "conv", "embedding"),
-    "pooling": is_one_of(*POOLINGS),
+    "pooling": is_one_of(None, *POOLINGS),
     "strides": lambda v: all_of(is_count, tuple)(v) and len(v) == 3,
 }
 

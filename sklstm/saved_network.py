@@ -15,6 +15,7 @@ from sklstm.checks import (
     is_natural,
     is_one_of,
     is_share,
+    optional,
     require,
     require_fields,
 )
@@ -26,6 +27,7 @@ CONFIG = {
     **dict.fromkeys(("hidden_size", "num_layers", "n_channels", "n_outputs"), is_count),
     **dict.fromkeys(("n_inputs", "horizon", "n_quantiles", "segment_length"), is_count),
     **dict.fromkeys(("n_tokens", "n_future", "linear_length"), is_natural),
+    "embedding_size": optional(is_count),
     "cell": is_one_of(*CELLS),
     **dict.fromkeys(
         (

@@ -67,7 +67,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-series", type=int, default=1_000_000)
     parser.add_argument("--chunk", type=int, default=10_000)
-    parser.add_argument("--max-steps", type=int, default=1500)
     arguments = parser.parse_args()
     fh = np.arange(1, HORIZON + 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +79,7 @@ def main():
 
         began = time.perf_counter()
         sample = split(panel(file, range(0, n_groups, 50)))[0]
-        forecaster = LSTMForecaster(max_steps=arguments.max_steps, random_state=0)
+        forecaster = LSTMForecaster(random_state=0)
         forecaster.pretrain(sample, fh=fh)
         del sample
         report("pretrained on every 50th row group", began)

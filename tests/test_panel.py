@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from sktime.utils.estimator_checks import check_estimator, parametrize_with_chec
 
 from sklstm import (
     LSTMClassifier,
+    LSTMForecaster,
     LSTMRegressor,
     LSTMTimeSeriesClassifier,
     LSTMTimeSeriesRegressor,
@@ -142,7 +144,15 @@ def test_pickle_and_embedding():
     assert face.estimator_.embed(X).shape == (20, 16)
 
 
-# ---------------------------------------------------------------------- composition
+# ------------------------------------------------------------------------- registry
+def test_placeholder_for_sktime_becomes_ours():
+    guide = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    placeholder = guide.split("```python\n")[1].split("```")[0]
+    names = {"__name__": "sktime.forecasting.lstm_sklstm"}
+    exec(placeholder, names)
+    assert names["LSTMForecaster"] is LSTMForecaster
+
+
 def test_registry_lists_what_is_for_sktime():
     assert [name for name, _ in all_objects(package_name="sklstm")] == [
         "LSTMForecaster",
@@ -151,6 +161,7 @@ def test_registry_lists_what_is_for_sktime():
     ]
 
 
+# ---------------------------------------------------------------------- composition
 def test_evaluate():
     X, y = load_unit_test(split="train")
     results = evaluate(

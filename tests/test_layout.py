@@ -22,6 +22,7 @@ ALLOWED = {
     "pretrained": {"network"},
     "forecast_model": {"heads", "network", "training", "windows"},
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
+    "panel": {"estimators"},
     "streaming": {"kernels", "network", "sequences"},
     "frames": {"container"},
     "saved_network": {"checks", "container", "network"},
@@ -42,7 +43,7 @@ ALLOWED = {
 }
 # What costs time to import, and the rooms that may.
 HEAVY = {
-    "sktime": {"forecaster", "frames", "saved_forecaster"},
+    "sktime": {"forecaster", "frames", "panel", "saved_forecaster"},
     "pandas": {"forecaster", "windows", "frames", "saved_forecaster"},
     "matplotlib": set(),
 }
@@ -87,7 +88,17 @@ def test_import_loads_neither_sktime_nor_matplotlib():
 
 
 def test_public_names():
-    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "TokenSequences"]
-    names += ["generate", "load", "save", "stream"]
+    names = [
+        "LSTMClassifier",
+        "LSTMForecaster",
+        "LSTMRegressor",
+        "LSTMTimeSeriesClassifier",
+        "LSTMTimeSeriesRegressor",
+        "TokenSequences",
+        "generate",
+        "load",
+        "save",
+        "stream",
+    ]
     assert sklstm.__all__ == names
     assert all(hasattr(sklstm, name) for name in sklstm.__all__)

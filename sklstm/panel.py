@@ -32,7 +32,8 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
     `LSTMClassifier` for sktime's panels, pipelines, searches and benchmarks: series
     with one or many channels, of equal or unequal length, with or without missing
     values. Its parameters are those of `LSTMClassifier`, less `n_channels` and `layout`,
-    which the panel tells, and `warm_start`, as sktime's `fit` always starts anew.
+    which the panel tells, `target`, as sktime has a label per series, and `warm_start`,
+    as its `fit` always starts anew. Tokens come as frames of one column.
 
     Parameters
     ----------
@@ -40,27 +41,52 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
         Size of the state of each recurrent layer, and of the stem's output.
     num_layers : int, default=1
         Number of recurrent layers, one upon the other.
-    cell : {"lstm", "gru"}, default="lstm"
-        Recurrent cell: LSTM [1]_ with forget gates, or GRU.
-    bidirectional : bool, default=False
-        Whether a second recurrence reads each sequence from its end.
+    cell : {"lstm", "peephole", "gru"}, default="lstm"
+        Recurrent cell: LSTM [1]_ with forget gates; "peephole", whose gates also see
+        the cell state, for events that must be timed precisely [4]_; or GRU [5]_.
+    bidirectional : bool or "auto", default="auto"
+        Whether a second recurrence reads each sequence from its end. "auto" is True
+        with a "conv" stem, else False.
+    residual : bool, default=False
+        Whether each recurrent layer but the first adds to what it reads instead of
+        replacing it, which helps where there are many. Ignored with ``num_layers=1``.
+    layer_norm : bool, default=False
+        Whether the output of each recurrent layer is normalised over its units, step by
+        step [6]_ (before it is dropped out of and added to what the layer read).
     dropout : float in [0, 1), default=0.2
         Probability with which an output of a recurrent layer is dropped in training.
+    variational_dropout : bool, default=False
+        Whether `dropout` drops the same units of a sequence at every time step
+        ("locked" dropout [7]_) instead of others at each. Of no effect if only the
+        last state of one layer is read.
+    recurrent_dropout : float in [0, 1), default=0.0
+        Probability with which a weight from state to state is dropped in training,
+        drawn once per batch (DropConnect, "weight dropout" [8]_). In Keras the same
+        name drops states instead.
     stem : {"auto", "linear", "conv", "embedding"} or None, default="auto"
         What stands before the recurrence.
 
         - None: nothing, a plain LSTM;
         - "linear": one linear map with ReLU for all time steps;
         - "conv": three convolutions over time with batch normalisation [2]_, strided
-          so that the recurrence takes about 64 steps at most;
-        - "embedding": a trained vector for each token; X holds integer tokens, in one
-          column of frames;
+          so that the recurrence takes at most 160 steps; they are pooled beside the
+          states;
+        - "embedding": a trained vector for each token; X holds integer tokens;
         - "auto": "conv" if the longest training sequence has at least 8 steps, else
           None.
     pooling : {"auto", "last", "mean", "max", "mean-max", "attention"}, default="auto"
         How the states of all time steps become one vector. "last" is the final state
         (of both directions); "attention" a weighted mean with learned weights [3]_;
         "auto" is "mean-max" with a "conv" or "embedding" stem, else "last".
+    embedding : array-like of shape (n_tokens, n_dimensions), default=None
+        Vectors that the tokens start from, row i for token i; row 0 is padding and not
+        used. Tokens beyond are unknown. None: a random start, of hidden_size dimensions.
+        Only used with ``stem="embedding"``.
+    freeze_embedding : bool, default=False
+        Whether the vectors of `embedding` stay as given. Ignored without it.
+    token_dropout : float in [0, 1), default=0.0
+        Probability with which a token is read as unknown in training, so that the
+        network learns to do without any one. Only used with ``stem="embedding"``.
     standardize : bool, default=True
         Whether to bring each channel to mean 0 and standard deviation 1, over all
         training sequences and steps. Ignored for tokens.
@@ -70,7 +96,7 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
         channel per channel, which other values are missing. Infinity is an error.
     solver : {"adam", "adamw", "sgd"}, default="adam"
         "sgd" has Nesterov momentum of 0.9.
-    alpha : float, default=0.01
+    alpha : float, default=1e-4
         Strength of the L2 penalty; with ``solver="adamw"``, of decoupled weight
         decay. Biases are spared.
     batch_size : int or "auto", default="auto"
@@ -108,6 +134,13 @@ default="one-cycle"
         Weight of each class in the loss, {label: weight}. "balanced" weights classes
         inversely to their (weighted) frequency. For multilabel, "balanced" or one
         dict {0: weight, 1: weight} per label.
+    checkpoint : path-like or None, default=None
+        File in which a long fit keeps how far it has come, written between epochs and
+        in at most 5 % of the time. If it is there when `fit` begins, the fit goes on
+        from it and ends in the same model, to the last bit, as if it had never been
+        stopped; a file of other data or parameters is an error that says what differs.
+        Removed when the fit ends; Ctrl-C and errors leave it. Each fit needs a path of
+        its own, so it is not for searches and ensembles, which fit many clones.
     random_state : int, RandomState instance or None, default=None
         Drives initial weights, order, dropout and the held-out part. None: a fresh
         seed from the operating system at each fit.
@@ -141,6 +174,15 @@ default="one-cycle"
        classification. IEEE Access 6.
     .. [3] Yang, Z., et al. (2016). Hierarchical attention networks for document
        classification. NAACL.
+    .. [4] Gers, F., Schmidhuber, J. (2000). Recurrent nets that time and count.
+       IJCNN.
+    .. [5] Cho, K., et al. (2014). Learning phrase representations using RNN
+       encoder-decoder for statistical machine translation. EMNLP.
+    .. [6] Ba, J., Kiros, J., Hinton, G. (2016). Layer normalization. arXiv:1607.06450.
+    .. [7] Gal, Y., Ghahramani, Z. (2016). A theoretically grounded application of
+       dropout in recurrent neural networks. NeurIPS 29.
+    .. [8] Merity, S., Keskar, N., Socher, R. (2018). Regularizing and optimizing LSTM
+       language models. ICLR.
 
     Examples
     --------
@@ -165,14 +207,21 @@ default="one-cycle"
         *,
         num_layers=1,
         cell="lstm",
-        bidirectional=False,
+        bidirectional="auto",
+        residual=False,
+        layer_norm=False,
         dropout=0.2,
+        variational_dropout=False,
+        recurrent_dropout=0.0,
         stem="auto",
         pooling="auto",
+        embedding=None,
+        freeze_embedding=False,
+        token_dropout=0.0,
         standardize=True,
         missing="mask",
         solver="adam",
-        alpha=0.01,
+        alpha=1e-4,
         batch_size="auto",
         learning_rate="one-cycle",
         learning_rate_init=5e-3,
@@ -184,6 +233,7 @@ default="one-cycle"
         validation_fraction=0.1,
         n_iter_no_change=10,
         class_weight=None,
+        checkpoint=None,
         random_state=None,
         device="auto",
         dtype="float32",
@@ -193,9 +243,16 @@ default="one-cycle"
         self.num_layers = num_layers
         self.cell = cell
         self.bidirectional = bidirectional
+        self.residual = residual
+        self.layer_norm = layer_norm
         self.dropout = dropout
+        self.variational_dropout = variational_dropout
+        self.recurrent_dropout = recurrent_dropout
         self.stem = stem
         self.pooling = pooling
+        self.embedding = embedding
+        self.freeze_embedding = freeze_embedding
+        self.token_dropout = token_dropout
         self.standardize = standardize
         self.missing = missing
         self.solver = solver
@@ -211,6 +268,7 @@ default="one-cycle"
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.class_weight = class_weight
+        self.checkpoint = checkpoint
         self.random_state = random_state
         self.device = device
         self.dtype = dtype
@@ -254,8 +312,9 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
     `LSTMRegressor` for sktime's panels, pipelines, searches and benchmarks: series with
     one or many channels, of equal or unequal length, with or without missing values; one
     or several targets, which share a network. Its parameters are those of
-    `LSTMRegressor`, less `n_channels` and `layout`, which the panel tells, and
-    `warm_start`, as sktime's `fit` always starts anew.
+    `LSTMRegressor`, less `n_channels` and `layout`, which the panel tells, `target`, as
+    sktime's targets are of whole series, and `warm_start`, as its `fit` always starts
+    anew. Tokens come as frames of one column.
 
     Parameters
     ----------
@@ -263,27 +322,52 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
         Size of the state of each recurrent layer, and of the stem's output.
     num_layers : int, default=1
         Number of recurrent layers, one upon the other.
-    cell : {"lstm", "gru"}, default="lstm"
-        Recurrent cell: LSTM [1]_ with forget gates, or GRU.
-    bidirectional : bool, default=False
-        Whether a second recurrence reads each sequence from its end.
+    cell : {"lstm", "peephole", "gru"}, default="lstm"
+        Recurrent cell: LSTM [1]_ with forget gates; "peephole", whose gates also see
+        the cell state, for events that must be timed precisely [4]_; or GRU [5]_.
+    bidirectional : bool or "auto", default="auto"
+        Whether a second recurrence reads each sequence from its end. "auto" is True
+        with a "conv" stem, else False.
+    residual : bool, default=False
+        Whether each recurrent layer but the first adds to what it reads instead of
+        replacing it, which helps where there are many. Ignored with ``num_layers=1``.
+    layer_norm : bool, default=False
+        Whether the output of each recurrent layer is normalised over its units, step by
+        step [6]_ (before it is dropped out of and added to what the layer read).
     dropout : float in [0, 1), default=0.0
         Probability with which an output of a recurrent layer is dropped in training.
+    variational_dropout : bool, default=False
+        Whether `dropout` drops the same units of a sequence at every time step
+        ("locked" dropout [7]_) instead of others at each. Of no effect if only the
+        last state of one layer is read.
+    recurrent_dropout : float in [0, 1), default=0.0
+        Probability with which a weight from state to state is dropped in training,
+        drawn once per batch (DropConnect, "weight dropout" [8]_). In Keras the same
+        name drops states instead.
     stem : {"auto", "linear", "conv", "embedding"} or None, default="auto"
         What stands before the recurrence.
 
         - None: nothing, a plain LSTM;
         - "linear": one linear map with ReLU for all time steps;
         - "conv": three convolutions over time with batch normalisation [2]_, strided
-          so that the recurrence takes about 64 steps at most;
-        - "embedding": a trained vector for each token; X holds integer tokens, in one
-          column of frames;
+          so that the recurrence takes at most 160 steps; they are pooled beside the
+          states;
+        - "embedding": a trained vector for each token; X holds integer tokens;
         - "auto": "conv" if the longest training sequence has at least 8 steps, else
           None.
     pooling : {"auto", "last", "mean", "max", "mean-max", "attention"}, default="auto"
         How the states of all time steps become one vector. "last" is the final state
         (of both directions); "attention" a weighted mean with learned weights [3]_;
         "auto" is "mean-max" with a "conv" or "embedding" stem, else "last".
+    embedding : array-like of shape (n_tokens, n_dimensions), default=None
+        Vectors that the tokens start from, row i for token i; row 0 is padding and not
+        used. Tokens beyond are unknown. None: a random start, of hidden_size dimensions.
+        Only used with ``stem="embedding"``.
+    freeze_embedding : bool, default=False
+        Whether the vectors of `embedding` stay as given. Ignored without it.
+    token_dropout : float in [0, 1), default=0.0
+        Probability with which a token is read as unknown in training, so that the
+        network learns to do without any one. Only used with ``stem="embedding"``.
     standardize : bool, default=True
         Whether to bring each channel to mean 0 and standard deviation 1, over all
         training sequences and steps. Ignored for tokens.
@@ -293,10 +377,10 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
         channel per channel, which other values are missing. Infinity is an error.
     loss : {"squared_error", "absolute_error", "huber", "quantile"}, \
 default="squared_error"
-        What is minimised. The median follows from "absolute_error"; "huber" [4]_ is
+        What is minimised. The median follows from "absolute_error"; "huber" [9]_ is
         squared near 0 and absolute beyond `epsilon`.
     quantile : float in (0, 1), default=0.5
-        Quantile to predict. Only used with ``loss="quantile"`` [5]_.
+        Quantile to predict. Only used with ``loss="quantile"`` [10]_.
     epsilon : float, default=1.35
         Where "huber" turns linear, in standard deviations of y (in units of y without
         `normalize_y`). Only used with ``loss="huber"``.
@@ -338,6 +422,13 @@ default="one-cycle"
         Epochs without improvement after which to stop (or, if "adaptive", to lower the
         rate). Of the training loss unless `early_stopping`; "one-cycle" and "cosine"
         then only stop once it stays below `tol`.
+    checkpoint : path-like or None, default=None
+        File in which a long fit keeps how far it has come, written between epochs and
+        in at most 5 % of the time. If it is there when `fit` begins, the fit goes on
+        from it and ends in the same model, to the last bit, as if it had never been
+        stopped; a file of other data or parameters is an error that says what differs.
+        Removed when the fit ends; Ctrl-C and errors leave it. Each fit needs a path of
+        its own, so it is not for searches and ensembles, which fit many clones.
     random_state : int, RandomState instance or None, default=None
         Drives initial weights, order, dropout and the held-out part. None: a fresh
         seed from the operating system at each fit.
@@ -369,9 +460,18 @@ default="one-cycle"
        classification. IEEE Access 6.
     .. [3] Yang, Z., et al. (2016). Hierarchical attention networks for document
        classification. NAACL.
-    .. [4] Huber, P. J. (1964). Robust estimation of a location parameter. Annals of
+    .. [4] Gers, F., Schmidhuber, J. (2000). Recurrent nets that time and count.
+       IJCNN.
+    .. [5] Cho, K., et al. (2014). Learning phrase representations using RNN
+       encoder-decoder for statistical machine translation. EMNLP.
+    .. [6] Ba, J., Kiros, J., Hinton, G. (2016). Layer normalization. arXiv:1607.06450.
+    .. [7] Gal, Y., Ghahramani, Z. (2016). A theoretically grounded application of
+       dropout in recurrent neural networks. NeurIPS 29.
+    .. [8] Merity, S., Keskar, N., Socher, R. (2018). Regularizing and optimizing LSTM
+       language models. ICLR.
+    .. [9] Huber, P. J. (1964). Robust estimation of a location parameter. Annals of
        Mathematical Statistics 35(1).
-    .. [5] Koenker, R., Bassett, G. (1978). Regression quantiles. Econometrica 46(1).
+    .. [10] Koenker, R., Bassett, G. (1978). Regression quantiles. Econometrica 46(1).
 
     Examples
     --------
@@ -396,10 +496,17 @@ default="one-cycle"
         *,
         num_layers=1,
         cell="lstm",
-        bidirectional=False,
+        bidirectional="auto",
+        residual=False,
+        layer_norm=False,
         dropout=0.0,
+        variational_dropout=False,
+        recurrent_dropout=0.0,
         stem="auto",
         pooling="auto",
+        embedding=None,
+        freeze_embedding=False,
+        token_dropout=0.0,
         standardize=True,
         missing="mask",
         loss="squared_error",
@@ -418,6 +525,7 @@ default="one-cycle"
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=10,
+        checkpoint=None,
         random_state=None,
         device="auto",
         dtype="float32",
@@ -427,9 +535,16 @@ default="one-cycle"
         self.num_layers = num_layers
         self.cell = cell
         self.bidirectional = bidirectional
+        self.residual = residual
+        self.layer_norm = layer_norm
         self.dropout = dropout
+        self.variational_dropout = variational_dropout
+        self.recurrent_dropout = recurrent_dropout
         self.stem = stem
         self.pooling = pooling
+        self.embedding = embedding
+        self.freeze_embedding = freeze_embedding
+        self.token_dropout = token_dropout
         self.standardize = standardize
         self.missing = missing
         self.loss = loss
@@ -448,6 +563,7 @@ default="one-cycle"
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.checkpoint = checkpoint
         self.random_state = random_state
         self.device = device
         self.dtype = dtype

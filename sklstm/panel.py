@@ -32,8 +32,8 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
     `LSTMClassifier` for sktime's panels, pipelines, searches and benchmarks: series
     with one or many channels, of equal or unequal length, with or without missing
     values. Its parameters are those of `LSTMClassifier`, less `n_channels` and `layout`,
-    which the panel tells, `target`, as a series has one label, and `warm_start`, as
-    sktime's `fit` always starts anew.
+    which the panel tells, `target`, as sktime has a label per series, and `warm_start`,
+    as its `fit` always starts anew. Tokens come as frames of one column.
 
     Parameters
     ----------
@@ -140,8 +140,7 @@ default="one-cycle"
         from it and ends in the same model, to the last bit, as if it had never been
         stopped; a file of other data or parameters is an error that says what differs.
         Removed when the fit ends; Ctrl-C and errors leave it. Each fit needs a path of
-        its own, so it is not for searches and ensembles, which fit many clones. Ignored
-        by `partial_fit`.
+        its own, so it is not for searches and ensembles, which fit many clones.
     random_state : int, RandomState instance or None, default=None
         Drives initial weights, order, dropout and the held-out part. None: a fresh
         seed from the operating system at each fit.
@@ -152,7 +151,7 @@ default="one-cycle"
         Precision of the computation. "bfloat16" trains in mixed precision and
         predicts in float32; it pays on hardware that has it.
     verbose : bool or int, default=False
-        Whether to print a line per epoch. For progress bars see `set_callbacks`.
+        Whether to print a line per epoch.
 
     Attributes
     ----------
@@ -314,7 +313,8 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
     one or many channels, of equal or unequal length, with or without missing values; one
     or several targets, which share a network. Its parameters are those of
     `LSTMRegressor`, less `n_channels` and `layout`, which the panel tells, `target`, as
-    y has one row per series, and `warm_start`, as sktime's `fit` always starts anew.
+    sktime's targets are of whole series, and `warm_start`, as its `fit` always starts
+    anew. Tokens come as frames of one column.
 
     Parameters
     ----------
@@ -379,9 +379,8 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
 default="squared_error"
         What is minimised. The median follows from "absolute_error"; "huber" [9]_ is
         squared near 0 and absolute beyond `epsilon`.
-    quantile : float in (0, 1) or sequence of them, default=0.5
-        Quantiles to predict. Only used with ``loss="quantile"`` [10]_. With a sequence,
-        predictions have one more axis and never cross.
+    quantile : float in (0, 1), default=0.5
+        Quantile to predict. Only used with ``loss="quantile"`` [10]_.
     epsilon : float, default=1.35
         Where "huber" turns linear, in standard deviations of y (in units of y without
         `normalize_y`). Only used with ``loss="huber"``.
@@ -429,8 +428,7 @@ default="one-cycle"
         from it and ends in the same model, to the last bit, as if it had never been
         stopped; a file of other data or parameters is an error that says what differs.
         Removed when the fit ends; Ctrl-C and errors leave it. Each fit needs a path of
-        its own, so it is not for searches and ensembles, which fit many clones. Ignored
-        by `partial_fit`.
+        its own, so it is not for searches and ensembles, which fit many clones.
     random_state : int, RandomState instance or None, default=None
         Drives initial weights, order, dropout and the held-out part. None: a fresh
         seed from the operating system at each fit.
@@ -441,7 +439,7 @@ default="one-cycle"
         Precision of the computation. "bfloat16" trains in mixed precision and
         predicts in float32; it pays on hardware that has it.
     verbose : bool or int, default=False
-        Whether to print a line per epoch. For progress bars see `set_callbacks`.
+        Whether to print a line per epoch.
 
     Attributes
     ----------

@@ -20,6 +20,7 @@ ALLOWED = {
     "forecast_model": {"heads", "network", "training", "windows"},
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
     "streaming": {"kernels", "network", "sequences"},
+    "inspection": {"network", "sequences", "training", "windows"},
     "__init__": {"estimators", "streaming"},
 }
 # What costs time to import, and the rooms that may.

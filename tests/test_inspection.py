@@ -66,19 +66,19 @@ def test_equals_the_definition(method, make_sequences):
     model = fit(X, y, stem=None, dtype="float64")
     baseline = np.array([0.5, -1.0])
     result = integrated_gradients(
-        model, X[:3], target=0, baseline=baseline, response_method=method
+        model, X[:2], target=0, baseline=baseline, response_method=method
     )
     encoder = model.encoder_
-    for row, found in zip(X[:3], result.attributions, strict=True):
+    for row, found in zip(X[:2], result.attributions, strict=True):
         x = torch.tensor((row - encoder.mean_) / encoder.scale_)
         start = torch.tensor((baseline - encoder.mean_) / encoder.scale_)
         total = torch.zeros_like(x)
-        for k in range(400):  # midpoints
-            at = (start + (k + 0.5) / 400 * (x - start)).requires_grad_()
+        for k in range(100):  # midpoints
+            at = (start + (k + 0.5) / 100 * (x - start)).requires_grad_()
             logit = -model.network_(at[None])[0, 0]
             logit = torch.sigmoid(logit) if method == "predict_proba" else logit
-            total += torch.autograd.grad(logit, at)[0] / 400
-        np.testing.assert_allclose(found, total * (x - start), atol=1e-6)
+            total += torch.autograd.grad(logit, at)[0] / 100
+        np.testing.assert_allclose(found, total * (x - start), atol=1e-4)
 
 
 def test_a_channel_that_is_not_read_gets_nothing(make_sequences):

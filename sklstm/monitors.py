@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 __all__ = ["FileMonitor", "TensorBoardMonitor"]
@@ -37,7 +37,7 @@ def _row(context, fitted_estimator):
         return None
     fit = context.parent
     scores = fitted_estimator.validation_scores_
-    seconds = (datetime.now(timezone.utc) - fit.init_time).total_seconds()
+    seconds = (datetime.now(UTC) - fit.init_time).total_seconds()
     values = (
         str(fit.root_uuid),
         _task(fit),

@@ -21,13 +21,16 @@ ALLOWED = {
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
     "streaming": {"kernels", "network", "sequences"},
     "inspection": {"network", "sequences", "training", "windows"},
+    "monitors": set(),
+    "plotting": {"inspection"},
     "__init__": {"estimators", "streaming"},
 }
 # What costs time to import, and the rooms that may.
 HEAVY = {
     "sktime": {"forecaster"},
-    "pandas": {"forecaster", "windows"},
-    "matplotlib": set(),
+    "pandas": {"forecaster", "plotting", "windows"},
+    "matplotlib": {"plotting"},
+    "tensorboard": set(),
 }
 
 
@@ -61,7 +64,8 @@ def test_imports_point_down(room):
 def test_import_loads_neither_sktime_nor_matplotlib():
     code = (
         "import sys, sklstm; "
-        "print(sorted({'sktime', 'matplotlib', 'torch._dynamo'} & set(sys.modules)))"
+        "absent = {'sktime', 'matplotlib', 'tensorboard', 'torch._dynamo'}; "
+        "print(sorted(absent & set(sys.modules)))"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -70,6 +74,9 @@ def test_import_loads_neither_sktime_nor_matplotlib():
 
 
 def test_public_names():
-    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "stream"]
+    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
+    names += ["inspection", "monitors", "plotting", "stream"]
     assert sklstm.__all__ == names
     assert all(hasattr(sklstm, name) for name in sklstm.__all__)
+    for room in (sklstm.inspection, sklstm.monitors, sklstm.plotting):
+        assert all(hasattr(room, name) for name in room.__all__)

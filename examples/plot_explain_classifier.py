@@ -45,7 +45,7 @@ TrainingDisplay.from_estimator(model)
 settings = {"scoring": "neg_log_loss", "n_repeats": 10, "random_state": 0}
 channels = channel_importance(model, X_test, y_test, **settings)
 windows = window_importance(model, X_test, y_test, n_windows=10, **settings)
-_, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharey=True)
+_, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
 axes[0].bar(range(6), channels.importances_mean, yerr=channels.importances_std,
             color="#0072B2", capsize=3)  # fmt: skip
 axes[0].set(xlabel="Channel", ylabel="Increase of the log loss")

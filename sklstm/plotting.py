@@ -409,7 +409,7 @@ class GateDisplay:
     >>> from sklstm.plotting import GateDisplay
     >>> gate = np.random.default_rng(0).uniform(size=(12, 5))
     >>> display = GateDisplay({"forget_gate": gate, "cell_state": gate - 0.5}).plot()
-    >>> [ax.get_title() for ax in display.ax_]
+    >>> [ax.get_title("left") for ax in display.ax_]
     ['Forget gate', 'Cell state']
     """
 

@@ -569,7 +569,7 @@ def attention_weights(estimator, X):
     return weights
 
 
-def gate_activations(estimator, X, *, layer=0, direction="forward"):
+def gate_activations(estimator, X=None, *, layer=0, direction="forward"):
     """Return what the gates and states of a recurrent layer were at every step.
 
     Computed in float64 from the layer's equations [1]_; the hidden states agree with the
@@ -577,10 +577,12 @@ def gate_activations(estimator, X, *, layer=0, direction="forward"):
 
     Parameters
     ----------
-    estimator : LSTMClassifier or LSTMRegressor
-        Fitted.
+    estimator : LSTMClassifier, LSTMRegressor or LSTMForecaster
+        Fitted. Of a forecaster, the first of its networks while it reads the window
+        before the cutoff.
     X : array-like, ragged list or frame of n_samples sequences
-        As in `predict`.
+        As in `predict`. Ignored for a forecaster, whose samples are its series: all
+        instances of the first column of y, then of the next.
     layer : int, default=0
         0 is the layer nearest to the input.
     direction : {"forward", "backward"}, default="forward"
@@ -598,8 +600,9 @@ def gate_activations(estimator, X, *, layer=0, direction="forward"):
         lengths : ndarray of shape (n_samples,), int64
             States of each sequence.
         stride : int
-            Time steps between states; more than 1 where convolutions have strides.
-            State j stands for the steps around j * stride.
+            Time steps between states; more than 1 where convolutions have strides (state
+            j stands for the steps around j * stride) and where a forecaster reads
+            segments (state j is that after segment j).
 
     Raises
     ------
@@ -623,8 +626,10 @@ def gate_activations(estimator, X, *, layer=0, direction="forward"):
     >>> gates.forget_gate.shape
     (20, 6, 4)
     """
-    _check_sequence_estimator(estimator)
-    network = estimator.network_
+    if hasattr(estimator, "_forecast"):
+        network, n_states, stride, batches = _forecast_states(estimator)
+    else:
+        network, n_states, stride, batches = _sequence_states(estimator, X)
     recurrence = network.recurrence
     if direction not in ("forward", "backward"):
         raise ValueError(f"direction must be 'forward' or 'backward', got {direction!r}.")
@@ -639,39 +644,79 @@ def gate_activations(estimator, X, *, layer=0, direction="forward"):
     backward = direction == "backward"
     module = (recurrence.backwards if backward else recurrence.forwards)[layer]
     compute = _lstm_gates if isinstance(module, LSTMLayer) else _gru_gates
-    encoded, stride = _encode(estimator, X), _stride(network)
-    n_states = -(-encoded.lengths // stride)
     out = {}
-    for rows, x, lengths in _batches(encoded):
+    for rows, x, lengths in batches:
         with torch.inference_mode(), _threads(network, x):
-            inputs, n_real = _layer_inputs(network, layer, x, lengths)  # (S, N, I)
+            inputs = _layer_inputs(recurrence, layer, x, lengths)  # (S, N, I)
             if backward:
-                gates = compute(module, reverse(inputs, n_real))
-                gates = {name: reverse(values, n_real) for name, values in gates.items()}
+                gates = compute(module, reverse(inputs, lengths))
+                gates = {name: reverse(values, lengths) for name, values in gates.items()}
             else:
                 gates = compute(module, inputs)
         n_steps = len(inputs)
         inside = np.arange(n_steps) < n_states[rows, None]  # (N, S)
         for name, values in gates.items():
-            shape = (len(encoded), n_states.max(), values.shape[2])
+            shape = (len(n_states), n_states.max(), values.shape[2])
             into = out.setdefault(name, np.zeros(shape))
             into[rows, :n_steps] = values.numpy().transpose(1, 0, 2) * inside[:, :, None]
     return Bunch(**out, lengths=n_states, stride=stride)
 
 
-def _layer_inputs(network, layer, x, lengths):
-    """Return what a recurrent layer reads (S, N, I), and lengths after the stem."""
-    if network.stem is not None:
-        x, lengths = network.stem(x, lengths)
+def _sequence_states(estimator, X):
+    """Return the network, its numbers of states, their distance, and batches.
+
+    A batch is (rows, x, lengths): what the recurrence reads, (N, S, I), and (N,) or None.
+    """
+    encoded, network = _encode(estimator, X), estimator.network_
+
+    def batches():
+        for rows, x, lengths in _batches(encoded):
+            if network.stem is None:
+                yield rows, x, lengths
+            else:
+                with torch.inference_mode(), _threads(network, x):
+                    read = network.stem(x, lengths)
+                yield rows, *read
+
+    stride = _stride(network)
+    return network, -(-encoded.lengths // stride), stride, batches()
+
+
+def _forecast_states(forecaster):
+    """Return the same of a forecaster's first network and the windows it reads."""
+    forecaster.check_is_fitted()
+    model = forecaster.model_
+    member = (model.trained + model.pretrained)[0]
+    network, segment = member.network, member.network.segment_length
+    array = model.standardize(to_table(*forecaster._context()).flatten())
+    series = np.arange(len(array))
+    widths = member.widths(array, series, array.stops)
+
+    def batches():
+        for width in np.unique(widths):
+            rows = np.flatnonzero(widths == width)
+            windows, _ = member.windows(
+                array, model.period, rows, array.stops[rows], width=width
+            )
+            x = torch.from_numpy(windows.inputs)  # (N, W, I)
+            if network.stem is not None:
+                with torch.inference_mode():
+                    x = network.stem(x.reshape(len(x), -1, segment * x.shape[2])).relu()
+            yield rows, x, None
+
+    return network, widths // segment, segment, batches()
+
+
+def _layer_inputs(recurrence, layer, x, lengths):
+    """Return what a layer reads, (S, N, I), of what the first one reads, (N, S, I)."""
     x = x.transpose(0, 1)
-    recurrence = network.recurrence
     for below in range(layer):
         states = recurrence.forwards[below](x)[0]
         if recurrence.bidirectional:
             behind = recurrence.backwards[below](reverse(x, lengths))[0]
             states = torch.cat([states, reverse(behind, lengths)], dim=2)
         x = states
-    return x, lengths
+    return x
 
 
 def _lstm_gates(layer, x):

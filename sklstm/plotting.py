@@ -379,7 +379,7 @@ class AttributionDisplay:
 
 def _checked_sample(sample, n_samples):
     if not -n_samples <= sample < n_samples:
-        raise ValueError(f"sample must be less than the {n_samples} sequences of X; got "
+        raise ValueError(f"sample must be less than the {n_samples} sequences; got "
                          f"{sample}.")  # fmt: skip
     return sample
 
@@ -419,17 +419,18 @@ class GateDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, *, sample=0, layer=0, direction="forward", ax=None
+        cls, estimator, X=None, *, sample=0, layer=0, direction="forward", ax=None
     ):
         """Draw the gates of a fitted estimator while it reads one sequence.
 
         Parameters
         ----------
-        estimator : LSTMClassifier or LSTMRegressor
+        estimator : LSTMClassifier, LSTMRegressor or LSTMForecaster
             Fitted.
         X : array-like, ragged list or frame of n_samples sequences
+            Ignored for a forecaster, which reads the window before its cutoff.
         sample : int, default=0
-            Which sequence of X.
+            Which sequence of X, or series of the forecaster.
         layer, direction :
             As in `inspection.gate_activations`.
         ax : Axes, default=None

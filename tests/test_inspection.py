@@ -20,6 +20,7 @@ from sklstm.inspection import (
 )
 
 QUICK = {"hidden_size": 6, "max_iter": 12, "random_state": 0}
+TINY = {"hidden_size": 4, "max_steps": 25, "batch_size": 8, "random_state": 0}
 LABELS = np.array(["a", "b", "c"])
 
 
@@ -354,6 +355,34 @@ def test_hidden_states_are_those_of_the_network(cell, stem, make_sequences):
         assert (a[length:] == 0).all()
 
 
+@pytest.mark.parametrize("segment_length", [1, 3])
+def test_hidden_states_of_a_forecaster_are_those_of_its_network(segment_length):
+    y = _make_hierarchical((2,), min_timepoints=30, max_timepoints=30, random_state=0)
+    forecaster = LSTMForecaster(
+        **TINY, window_length=12, segment_length=segment_length, num_layers=2
+    ).fit(y, fh=[1])
+    read = []
+    final = forecaster.model_.trained[0].network.recurrence
+
+    def keep(module, inputs, output):
+        read.append(output[1].numpy())
+
+    hook = final.forwards[1].register_forward_hook(keep)
+    forecaster.predict()
+    hook.remove()
+    gates = gate_activations(forecaster, layer=1)
+    assert gates.forget_gate.shape == (2, 12 // segment_length, 4)
+    assert gates.stride == segment_length
+    np.testing.assert_allclose(gates.hidden_state[:, -1], read[0][:2], atol=1e-6)
+
+
+def test_gates_of_short_series_are_those_of_shorter_windows(airline):
+    gates = gate_activations(airline)
+    assert gates.lengths.tolist() == [gates.cell_state.shape[1]]
+    short = LSTMForecaster().fit(load_airline()[:20], fh=[1])
+    assert gate_activations(short).lengths.tolist() == [24]
+
+
 def test_bad_settings_of_gates(make_sequences):
     X, y = make_sequences(20)
     model = fit(X, y)
@@ -366,7 +395,6 @@ def test_bad_settings_of_gates(make_sequences):
 
 
 # ------------------------------------------------------------------- the forecaster
-TINY = {"hidden_size": 4, "max_steps": 25, "batch_size": 8, "random_state": 0}
 
 
 @pytest.fixture(scope="module")

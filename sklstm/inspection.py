@@ -18,7 +18,7 @@ from sklearn.metrics import check_scoring
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from sklstm.network import ConvStem, LSTMLayer, reverse, step_mask
+from sklstm.network import ConvStem, GRULayer, reverse, step_mask
 from sklstm.sequences import Sequences
 from sklstm.training import threads_for, torch_threads
 from sklstm.windows import to_table
@@ -222,8 +222,7 @@ class _PathIntegral:
 
     def _respond(self, x, lengths, columns):
         if self.tokens:  # x is embedded already
-            states = self.network.recurrence(x, lengths)
-            raw = self.network.readout(self.network.pooling(states, lengths))
+            raw = self.network.readout(self.network.pool(x, lengths))
         else:
             raw = self.network(x, lengths)
         return self.respond(raw).gather(1, columns[:, None])[:, 0]
@@ -554,7 +553,7 @@ def attention_weights(estimator, X):
             states, n_states = x, lengths
             if network.stem is not None:
                 states, n_states = network.stem(x, lengths)
-            states = network.recurrence(states, n_states)
+            states = network.states(states, n_states)
             of_state = network.pooling.attention(states, n_states).double().numpy()
         # Output j of the convolutions is centred on step j * stride.
         steps = np.arange(x.shape[1])
@@ -593,9 +592,10 @@ def gate_activations(estimator, X=None, *, layer=0, direction="forward"):
     -------
     result : Bunch
         Arrays of shape (n_samples, n_states, hidden_size), float64, exactly 0 after a
-        sequence has ended: for an LSTM input_gate, forget_gate, cell_candidate (tanh,
-        before the input gate), output_gate, cell_state, hidden_state; for a GRU
-        reset_gate, update_gate, candidate, hidden_state. And
+        sequence has ended: for an LSTM, with or without peepholes, input_gate,
+        forget_gate, cell_candidate (tanh, before the input gate), output_gate,
+        cell_state, hidden_state; for a GRU reset_gate, update_gate, candidate,
+        hidden_state (before any layer norm). And
 
         lengths : ndarray of shape (n_samples,), int64
             States of each sequence.
@@ -643,7 +643,7 @@ def gate_activations(estimator, X=None, *, layer=0, direction="forward"):
         )
     backward = direction == "backward"
     module = (recurrence.backwards if backward else recurrence.forwards)[layer]
-    compute = _lstm_gates if isinstance(module, LSTMLayer) else _gru_gates
+    compute = _gru_gates if isinstance(module, GRULayer) else _lstm_gates
     out = {}
     for rows, x, lengths in batches:
         with torch.inference_mode(), _threads(network, x):
@@ -715,20 +715,26 @@ def _layer_inputs(recurrence, layer, x, lengths):
         if recurrence.bidirectional:
             behind = recurrence.backwards[below](reverse(x, lengths))[0]
             states = torch.cat([states, reverse(behind, lengths)], dim=2)
-        x = states
+        x = recurrence.hand_on(below, x, states)
     return x
 
 
 def _lstm_gates(layer, x):
     """(S, N, I) -> {name: (S, N, H)}, float64."""
-    weight_ih, weight_hh, bias_ih, bias_hh = (w.double() for w in layer.all_weights[0])
+    weight_ih, weight_hh, bias_ih, bias_hh, *peepholes = (
+        w.detach().double() for w in layer.weights
+    )
+    # Of the input, forget and output gate; zero without a sight of the cell.
+    of_cell = peepholes[0] if peepholes else weight_hh.new_zeros(3, 1)
     given = x.double() @ weight_ih.T + bias_ih + bias_hh  # (S, N, 4 H)
     h = c = given.new_zeros(x.shape[1], layer.hidden_size)
     steps = []
     for at_step in given:
         i, f, g, o = (at_step + h @ weight_hh.T).chunk(4, dim=1)
-        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        i, f = (i + of_cell[0] * c).sigmoid(), (f + of_cell[1] * c).sigmoid()
+        g = g.tanh()
         c = f * c + i * g
+        o = (o + of_cell[2] * c).sigmoid()
         h = o * c.tanh()
         steps.append((i, f, g, o, c, h))
     names = (*LSTM_GATES, "cell_state", "hidden_state")
@@ -737,7 +743,7 @@ def _lstm_gates(layer, x):
 
 def _gru_gates(layer, x):
     """(S, N, I) -> {name: (S, N, H)}, float64."""
-    weight_ih, weight_hh, bias_ih, bias_hh = (w.double() for w in layer.all_weights[0])
+    weight_ih, weight_hh, bias_ih, bias_hh = (w.detach().double() for w in layer.weights)
     given = x.double() @ weight_ih.T + bias_ih  # (S, N, 3 H)
     h = given.new_zeros(x.shape[1], layer.hidden_size)
     steps = []

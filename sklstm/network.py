@@ -551,12 +551,18 @@ class RecurrentNetwork(_Portable, nn.Module):
         """(N, T, C) -> pooled state (N, P)."""
         if self.stem is not None:
             x, lengths = self.stem(x, lengths)  # (N, S, I)
+        return self.pool(x, lengths, generator)
+
+    def pool(self, x, lengths, generator=None):
+        """Pool the states of what the stem gives: (N, S, I) -> (N, P)."""
         if self.reads_final and lengths is None:
             return self.recurrence.final(x, generator)
+        return self.pooling(self.states(x, lengths, generator), lengths)
+
+    def states(self, x, lengths, generator=None):
+        """Return what is pooled, of what the stem gives: (N, S, I) -> (N, S, D [+ I])."""
         states = self.recurrence(x, lengths, generator)
-        if self.skips:
-            states = torch.cat([states, x], dim=2)  # (N, S, D + I)
-        return self.pooling(states, lengths)
+        return torch.cat([states, x], dim=2) if self.skips else states
 
     def forward(self, x, lengths=None, generator=None):
         """(N, T, C) -> raw outputs (N, Q)."""

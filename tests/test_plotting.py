@@ -155,7 +155,7 @@ def test_embedding(model, data):
     assert len(EmbeddingDisplay.from_estimator(model, X).ax_.collections) == 1
     with pytest.raises(ValueError, match="y has 3 entries for 40 embedded"):
         EmbeddingDisplay.from_estimator(model, X, y[:3])
-    with pytest.raises(ValueError, match=r"at least 2 samples .* shape \(1, 8\)"):
+    with pytest.raises(ValueError, match=r"at least 2 samples .* shape \(1, 24\)"):
         EmbeddingDisplay.from_estimator(model, X[:1])
 
 

@@ -3,21 +3,32 @@
 import importlib
 
 from sklstm.estimators import LSTMClassifier, LSTMRegressor
+from sklstm.generation import generate
 from sklstm.streaming import stream
+from sklstm.text import TokenSequences
 
 __version__ = "0.1.0.dev0"
 __all__ = [
     "LSTMClassifier",
     "LSTMForecaster",
     "LSTMRegressor",
+    "TokenSequences",
+    "generate",
     "inspection",
+    "load",
     "monitors",
     "plotting",
+    "save",
     "stream",
 ]
 
-# Loaded at first use (PEP 562), since they import sktime.
-_GUESTS = {"LSTMForecaster": "sklstm.forecaster"}
+# Loaded at first use (PEP 562): the forecaster imports sktime, and others are not
+# always needed.
+_GUESTS = {
+    "LSTMForecaster": "sklstm.forecaster",
+    "load": "sklstm.persistence",
+    "save": "sklstm.persistence",
+}
 # Rooms with several public names, imported at first use as well.
 _ROOMS = ("inspection", "monitors", "plotting")
 

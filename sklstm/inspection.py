@@ -18,6 +18,7 @@ from sklearn.metrics import check_scoring
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from sklstm.estimators import BaseLSTM
 from sklstm.network import ConvStem, GRULayer, reverse, step_mask
 from sklstm.sequences import Sequences
 from sklstm.training import threads_for, torch_threads
@@ -131,6 +132,11 @@ def integrated_gradients(
     True
     """
     _check_sequence_estimator(estimator)
+    if estimator.target == "sequence":
+        raise ValueError(
+            "integrated_gradients explains one answer for a sequence, but the estimator "
+            'was fitted with target="sequence".'
+        )
     if n_steps < 1:
         raise ValueError(f"n_steps must be at least 1, got {n_steps}.")
     encoded = _encode(estimator, X)
@@ -984,7 +990,7 @@ def _without_correction(model, *, keep_trend):
 
 # ------------------------------------------------------------ reading X once more
 def _check_sequence_estimator(estimator):
-    if not hasattr(estimator, "_forward"):
+    if not isinstance(estimator, BaseLSTM):
         raise TypeError(
             "Expected a fitted LSTMClassifier or LSTMRegressor, got "
             f"{type(estimator).__name__}. Of a pipeline or a search, pass the estimator "

@@ -199,6 +199,10 @@ def test_estimators_that_cannot_be_inspected(make_sequences):
     X, y = make_sequences(20)
     with pytest.raises(NotFittedError):
         integrated_gradients(LSTMClassifier(), X)
+    per_step = fit(X, np.sign(X[:, :, 0]), target="sequence")
+    with pytest.raises(ValueError, match="explains one answer for a sequence"):
+        integrated_gradients(per_step, X)
+    assert gate_activations(per_step, X).cell_state.shape == (20, 12, 6)
     with pytest.raises(TypeError, match="pass the estimator inside"):
         integrated_gradients("model", X)
     with pytest.raises(TypeError, match="Expected a fitted LSTMForecaster, got LSTMCl"):

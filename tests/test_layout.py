@@ -14,21 +14,39 @@ LEAVES = {"sequences", "network", "heads", "training", "windows"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
     "kernels": set(),
+    "checks": set(),
+    "container": set(),
+    "checkpoints": {"checks", "container"},
     "network": {"kernels"},
-    "estimators": LEAVES - {"windows"},
+    "estimators": LEAVES - {"windows"} | {"checkpoints"},
     "pretrained": {"network"},
     "forecast_model": {"heads", "network", "training", "windows"},
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
     "streaming": {"kernels", "network", "sequences"},
-    "inspection": {"network", "sequences", "training", "windows"},
+    "frames": {"container"},
+    "saved_network": {"checks", "container", "network"},
+    "saved_estimator": LEAVES - {"windows"} | {"checks", "container", "saved_network"},
+    "saved_forecaster": {
+        "checks",
+        "container",
+        "forecast_model",
+        "frames",
+        "network",
+        "saved_network",
+        "windows",
+    },
+    "persistence": {"checks", "container"},
+    "text": {"sequences"},
+    "generation": {"sequences", "streaming", "text"},
+    "inspection": {"estimators", "network", "sequences", "training", "windows"},
     "monitors": set(),
     "plotting": {"inspection"},
-    "__init__": {"estimators", "streaming"},
+    "__init__": {"estimators", "generation", "streaming", "text"},
 }
 # What costs time to import, and the rooms that may.
 HEAVY = {
-    "sktime": {"forecaster"},
-    "pandas": {"forecaster", "plotting", "windows"},
+    "sktime": {"forecaster", "frames", "saved_forecaster"},
+    "pandas": {"forecaster", "windows", "frames", "plotting", "saved_forecaster"},
     "matplotlib": {"plotting"},
     "tensorboard": set(),
 }
@@ -74,8 +92,8 @@ def test_import_loads_neither_sktime_nor_matplotlib():
 
 
 def test_public_names():
-    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
-    names += ["inspection", "monitors", "plotting", "stream"]
+    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "TokenSequences"]
+    names += ["generate", "inspection", "load", "monitors", "plotting", "save", "stream"]
     assert sklstm.__all__ == names
     assert all(hasattr(sklstm, name) for name in sklstm.__all__)
     for room in (sklstm.inspection, sklstm.monitors, sklstm.plotting):

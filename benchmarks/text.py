@@ -9,13 +9,11 @@ chosen on a part of the training split: see docs/benchmarks.md.
 import gzip
 import sys
 import time
-import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 
 from sklstm import LSTMClassifier, TokenSequences, generate
@@ -62,13 +60,11 @@ def reviews():
             batch_size=32,
             learning_rate_init=3e-3,
             max_iter=2,
+            n_iter_no_change=1,  # so short a plan is meant
             random_state=0,
         ),
     )
-    with warnings.catch_warnings():
-        # Two epochs are a plan too short to tell whether it converged.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(train["text"], train["label"])
+    model.fit(train["text"], train["label"])
     seconds = time.perf_counter() - start
     return (
         f"accuracy {model.score(dev['text'], dev['label']):.4f} on {len(dev)} reviews "
@@ -126,6 +122,7 @@ def verse():
             batch_size=64,
             learning_rate_init=5e-3,
             max_iter=4,
+            n_iter_no_change=3,
             random_state=0,
         ),
     )

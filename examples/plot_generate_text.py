@@ -67,6 +67,7 @@ model = make_pipeline(
         batch_size=32,
         learning_rate_init=0.01,
         max_iter=8,
+        n_iter_no_change=7,  # so short a plan is meant
         random_state=0,
     ),
 )

@@ -12,6 +12,8 @@ __all__ = [
     "LSTMClassifier",
     "LSTMForecaster",
     "LSTMRegressor",
+    "LSTMTimeSeriesClassifier",
+    "LSTMTimeSeriesRegressor",
     "TokenSequences",
     "generate",
     "inspection",
@@ -22,10 +24,12 @@ __all__ = [
     "stream",
 ]
 
-# Loaded at first use (PEP 562): the forecaster imports sktime, and others are not
-# always needed.
+# Loaded at first use (PEP 562): those for sktime import it, and others are not always
+# needed.
 _GUESTS = {
     "LSTMForecaster": "sklstm.forecaster",
+    "LSTMTimeSeriesClassifier": "sklstm.panel",
+    "LSTMTimeSeriesRegressor": "sklstm.panel",
     "load": "sklstm.persistence",
     "save": "sklstm.persistence",
 }

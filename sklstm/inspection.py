@@ -993,8 +993,8 @@ def _check_sequence_estimator(estimator):
     if not isinstance(estimator, BaseLSTM):
         raise TypeError(
             "Expected a fitted LSTMClassifier or LSTMRegressor, got "
-            f"{type(estimator).__name__}. Of a pipeline or a search, pass the estimator "
-            "inside."
+            f"{type(estimator).__name__}. Of a pipeline, a search or a panel estimator, "
+            "pass the estimator inside."
         )
     check_is_fitted(estimator)
 

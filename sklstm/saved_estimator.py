@@ -62,6 +62,7 @@ def restore(estimator, fitted):
     require(
         reads
         and encoder.tokens == (config["stem"] == "embedding")
+        and (config["pooling"] is None) == (estimator.target == "sequence")
         and next(network.parameters()).dtype == dtype
         and config["n_outputs"] == head.n_raw
         and isinstance(head, ClassificationHead) == is_classifier,
@@ -110,6 +111,7 @@ def _encoder(state):
         "standardize": is_flag,
         "missing": is_one_of("error", "mask"),
         "tokens": is_flag,
+        "n_tokens": optional(is_count),
         "dtype": is_one_of("float32", "float64"),
         "flat_": is_flag,
         "n_channels_in_": is_count,

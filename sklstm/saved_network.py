@@ -15,6 +15,7 @@ from sklstm.checks import (
     is_natural,
     is_one_of,
     is_share,
+    optional,
     require,
     require_fields,
 )
@@ -26,13 +27,24 @@ CONFIG = {
     **dict.fromkeys(("hidden_size", "num_layers", "n_channels", "n_outputs"), is_count),
     **dict.fromkeys(("n_inputs", "horizon", "n_quantiles", "segment_length"), is_count),
     **dict.fromkeys(("n_tokens", "n_future", "linear_length"), is_natural),
+    "embedding_size": optional(is_count),
     "cell": is_one_of(*CELLS),
     **dict.fromkeys(
-        ("bidirectional", "variational_dropout", "residual", "layer_norm"), is_flag
+        (
+            "bidirectional",
+            "variational_dropout",
+            "residual",
+            "layer_norm",
+            "freeze_embedding",
+        ),
+        is_flag,
     ),
-    **dict.fromkeys(("dropout", "recurrent_dropout"), lambda v: is_share(v) and v < 1),
+    **dict.fromkeys(
+        ("dropout", "recurrent_dropout", "token_dropout"),
+        lambda v: is_share(v) and v < 1,
+    ),
     "stem": is_one_of(None, "linear", "conv", "embedding"),
-    "pooling": is_one_of(*POOLINGS),
+    "pooling": is_one_of(None, *POOLINGS),
     "strides": lambda v: all_of(is_count, tuple)(v) and len(v) == 3,
 }
 

@@ -22,6 +22,7 @@ ALLOWED = {
     "pretrained": {"network"},
     "forecast_model": {"heads", "network", "training", "windows"},
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
+    "panel": {"estimators"},
     "streaming": {"kernels", "network", "sequences"},
     "frames": {"container"},
     "saved_network": {"checks", "container", "network"},
@@ -45,7 +46,7 @@ ALLOWED = {
 }
 # What costs time to import, and the rooms that may.
 HEAVY = {
-    "sktime": {"forecaster", "frames", "saved_forecaster"},
+    "sktime": {"forecaster", "frames", "panel", "saved_forecaster"},
     "pandas": {"forecaster", "windows", "frames", "plotting", "saved_forecaster"},
     "matplotlib": {"plotting"},
     "tensorboard": set(),
@@ -92,8 +93,21 @@ def test_import_loads_neither_sktime_nor_matplotlib():
 
 
 def test_public_names():
-    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "TokenSequences"]
-    names += ["generate", "inspection", "load", "monitors", "plotting", "save", "stream"]
+    names = [
+        "LSTMClassifier",
+        "LSTMForecaster",
+        "LSTMRegressor",
+        "LSTMTimeSeriesClassifier",
+        "LSTMTimeSeriesRegressor",
+        "TokenSequences",
+        "generate",
+        "inspection",
+        "load",
+        "monitors",
+        "plotting",
+        "save",
+        "stream",
+    ]
     assert sklstm.__all__ == names
     assert all(hasattr(sklstm, name) for name in sklstm.__all__)
     for room in (sklstm.inspection, sklstm.monitors, sklstm.plotting):

@@ -16,7 +16,10 @@ __all__ = [
     "LSTMTimeSeriesRegressor",
     "TokenSequences",
     "generate",
+    "inspection",
     "load",
+    "monitors",
+    "plotting",
     "save",
     "stream",
 ]
@@ -30,13 +33,17 @@ _GUESTS = {
     "load": "sklstm.persistence",
     "save": "sklstm.persistence",
 }
+# Rooms with several public names, imported at first use as well.
+_ROOMS = ("inspection", "monitors", "plotting")
 
 
 def __getattr__(name):
     if name in _GUESTS:
         return getattr(importlib.import_module(_GUESTS[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"sklstm.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return [*globals(), *_GUESTS]
+    return [*globals(), *_GUESTS, *_ROOMS]

@@ -256,7 +256,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             identity = self._identity(network, training, validation, random, n_iter)
             checkpoint.begin(identity, [random.order, random.dropout])
         if on_epoch is not None:
-            on_epoch.begin(encoder, head, network)
+            on_epoch.begin(encoder, head, network, going_on)
         history = self._train(
             network.to(device), head, training, validation, random,
             max_iter=max_iter, learning_rate=learning_rate,
@@ -465,6 +465,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         self.validation_scores_ = history.validation_scores
         self.best_validation_score_ = history.best_validation_score
         self.best_loss_ = history.best_loss
+        self.best_iter_ = history.best_iter
+        if history.best_iter is not None:
+            self.best_iter_ += len(earlier)
         self._optimizer_state = history.optimizer_state
 
     def _partial_fit(self, X, y, sample_weight, classes=None):
@@ -647,11 +650,11 @@ class _EpochCallbacks:
         self.arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         self.context = None
 
-    def begin(self, encoder, head, network):
+    def begin(self, encoder, head, network, going_on):
         if not hasattr(self.estimator, "_init_callback_context"):
             return
-        self.fitted = {"encoder_": encoder, "head_": head}
-        self.network = network
+        self.encoder, self.head, self.network = encoder, head, network
+        self.going_on = going_on
         self.context = self.estimator._init_callback_context(
             max_subtasks=self.estimator.max_iter
         )
@@ -663,16 +666,16 @@ class _EpochCallbacks:
         epoch = self.context.subcontext(task_name="epoch")
         epoch.call_on_fit_task_begin(**self.arguments)
         return epoch.call_on_fit_task_end(
-            **self.arguments, reconstruction_attributes=self._reconstruct
+            **self.arguments,
+            reconstruction_attributes=functools.partial(self._reconstruct, history),
         )
 
-    def _reconstruct(self):
-        """Attributes with which a copy of the estimator can predict as of now."""
+    def _reconstruct(self, history):
+        """Attributes of the estimator as if training had stopped now."""
+        fitted = copy.copy(self.estimator)
         network = copy.deepcopy(self.network).cpu().eval()
-        fitted = {**self.fitted, "network_": network}
-        if hasattr(self.fitted["head_"], "classes_"):
-            fitted["classes_"] = self.fitted["head_"].classes_
-        return fitted
+        fitted._keep(self.encoder, self.head, network, history, self.going_on)
+        return vars(fitted)
 
     def finish(self):
         if self.context is not None:
@@ -856,6 +859,8 @@ default="one-cycle"
         Accuracy on the held-out part after each epoch. None unless `early_stopping`.
     best_validation_score_ : float or None
         The highest of them.
+    best_iter_ : int or None
+        The epoch whose weights were kept, counted from 1. None unless `early_stopping`.
 
     See Also
     --------
@@ -1284,6 +1289,8 @@ default="one-cycle"
         None unless `early_stopping`.
     best_validation_score_ : float or None
         The highest of them.
+    best_iter_ : int or None
+        The epoch whose weights were kept, counted from 1. None unless `early_stopping`.
 
     See Also
     --------

@@ -67,6 +67,12 @@ class Member:
         """Steps that the network decodes at once."""
         return self.network.config["horizon"]
 
+    def widths(self, array, series, ends) -> np.ndarray:
+        """Return the length of the window through which each series is read."""
+        widths = np.array([*self.window_lengths, self.window_length])
+        history = np.minimum(ends - array.starts[series], self.window_length)
+        return widths[np.searchsorted(widths, history)]
+
     def windows(self, array, period, series, ends, future=None, width=None):
         """Cut the windows that end before positions `ends`.
 
@@ -101,9 +107,7 @@ class Member:
         network = self.network
         if device.type != "cpu":
             network = copy.deepcopy(network).to(device)
-        widths = np.array([*self.window_lengths, self.window_length])
-        history = np.minimum(ends - array.starts[series], self.window_length)
-        width_of = widths[np.searchsorted(widths, history)]
+        width_of = self.widths(array, series, ends)
         for width in np.unique(width_of):
             same = np.flatnonzero(width_of == width)
             for start in range(0, len(same), WINDOWS_AT_ONCE):

@@ -572,12 +572,19 @@ class RecurrentNetwork(_Portable, nn.Module):
         """(N, T, C) -> pooled state (N, P); without pooling every state (N, S, D)."""
         if self.stem is not None:
             x, lengths = self.stem(x, lengths, generator)  # (N, S, I)
+        return self.pool(x, lengths, generator)
+
+    def pool(self, x, lengths, generator=None):
+        """Pool the states of what the stem gives: (N, S, I) -> (N, P)."""
         if self.reads_final and lengths is None:
             return self.recurrence.final(x, generator)
-        states = self.recurrence(x, lengths, generator)
-        if self.skips:
-            states = torch.cat([states, x], dim=2)  # (N, S, D + I)
+        states = self.states(x, lengths, generator)
         return states if self.pooling is None else self.pooling(states, lengths)
+
+    def states(self, x, lengths, generator=None):
+        """Return what is pooled, of what the stem gives: (N, S, I) -> (N, S, D [+ I])."""
+        states = self.recurrence(x, lengths, generator)
+        return torch.cat([states, x], dim=2) if self.skips else states
 
     def forward(self, x, lengths=None, generator=None):
         """(N, T, C) -> raw outputs (N, Q); without pooling (N, S, Q)."""

@@ -360,6 +360,7 @@ class History:
     validation_scores: list | None = None
     best_loss: float | None = None
     best_validation_score: float | None = None
+    best_iter: int | None = None
     optimizer_state: dict | None = None
     converged: bool = True
     interrupted: bool = False
@@ -491,6 +492,7 @@ def train(
             if better:
                 best, best_score = _snapshot(network), max(score, best_score)
                 lowest = monitored
+                history.best_iter = None if validate is None else epoch
             if verbose:
                 _report(epoch, history)
             n_stale = 0 if improved else n_stale + 1

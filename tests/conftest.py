@@ -1,13 +1,23 @@
 import os
+import sys
 
 # scikit-learn's array API check only runs where SciPy was told so before its import.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
+os.environ["MPLBACKEND"] = "Agg"  # pictures are drawn without a screen
 
 import numpy as np
 import pytest
 import torch
 
 torch.set_num_threads(1)  # the test runner has a process per core
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    """Close what a test or doctest has drawn."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture

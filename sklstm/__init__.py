@@ -6,10 +6,21 @@ from sklstm.estimators import LSTMClassifier, LSTMRegressor
 from sklstm.streaming import stream
 
 __version__ = "0.1.0.dev0"
-__all__ = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "stream"]
+__all__ = [
+    "LSTMClassifier",
+    "LSTMForecaster",
+    "LSTMRegressor",
+    "stream",
+    "to_onnx",
+    "to_torch",
+]
 
-# Loaded at first use (PEP 562), since they import sktime.
-_GUESTS = {"LSTMForecaster": "sklstm.forecaster"}
+# Loaded at first use (PEP 562), since they import sktime, or are seldom needed.
+_GUESTS = {
+    "LSTMForecaster": "sklstm.forecaster",
+    "to_onnx": "sklstm.export",
+    "to_torch": "sklstm.export",
+}
 
 
 def __getattr__(name):

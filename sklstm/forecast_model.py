@@ -34,6 +34,8 @@ MAX_LOG = 700.0  # exp of more overflows
 # A forecast may leave the range of its window and of the seasonal naive forecast by
 # this many times the width of that range, and no more.
 GUARD_WIDTH = 3.0
+# A forecast of a constant series may miss it by this much: logarithms round.
+ROUNDING = 1e-9
 
 
 @dataclass
@@ -315,7 +317,7 @@ def guarded(quantiles, array, series, model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # nothing observed
         low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
-    reach = GUARD_WIDTH * (high - low)
+    reach = GUARD_WIDTH * (high - low) + ROUNDING * np.maximum(np.abs(low), np.abs(high))
     low, high = (low - reach)[:, None, None], (high + reach)[:, None, None]
     median = quantiles[:, :, quantiles.shape[2] // 2, None]
     outside = ((median < low) | (median > high)).any(axis=(1, 2))

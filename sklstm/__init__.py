@@ -10,6 +10,8 @@ __all__ = [
     "LSTMClassifier",
     "LSTMForecaster",
     "LSTMRegressor",
+    "compress",
+    "distill",
     "stream",
     "to_onnx",
     "to_torch",
@@ -17,6 +19,8 @@ __all__ = [
 
 # Loaded at first use (PEP 562), since they import sktime, or are seldom needed.
 _GUESTS = {
+    "compress": "sklstm.compression",
+    "distill": "sklstm.compression",
     "LSTMForecaster": "sklstm.forecaster",
     "to_onnx": "sklstm.export",
     "to_torch": "sklstm.export",

@@ -85,7 +85,9 @@ def to_torch(estimator) -> nn.Module:
     elif isinstance(getattr(estimator, "network_", None), RecurrentNetwork):
         module = SequenceModule(estimator.encoder_, estimator.network_, estimator.head_)
     else:
-        if type(estimator).__module__.startswith("sklstm."):
+        if hasattr(estimator, "check_is_fitted"):  # sktime's
+            estimator.check_is_fitted()
+        else:
             check_is_fitted(estimator)
         raise TypeError(
             "Only a fitted LSTMClassifier, LSTMRegressor or LSTMForecaster can be "

@@ -20,6 +20,7 @@ ALLOWED = {
     "forecast_model": {"heads", "network", "training", "windows"},
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
     "streaming": {"kernels", "network", "sequences"},
+    "compression": {"network"},
     "onnx_graph": set(),
     "export": {"forecast_model", "heads", "network", "onnx_graph", "sequences"},
     "__init__": {"estimators", "streaming"},
@@ -71,7 +72,7 @@ def test_import_loads_neither_sktime_nor_matplotlib():
 
 
 def test_public_names():
-    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "stream"]
-    names += ["to_onnx", "to_torch"]
+    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
+    names += ["compress", "distill", "stream", "to_onnx", "to_torch"]
     assert sklstm.__all__ == names
     assert all(hasattr(sklstm, name) for name in sklstm.__all__)

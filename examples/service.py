@@ -118,11 +118,10 @@ def create_app(model, *, max_sessions=MAX_SESSIONS, idle_seconds=IDLE_SECONDS):
                 )
             rows.append(np.array(sequence, dtype=np.float64))  # null becomes NaN
         with one_at_a_time, understandable():
-            answer = {"predictions": model.predict(rows).tolist()}
-            if hasattr(model, "predict_proba"):
-                answer["classes"] = model.classes_.tolist()
-                answer["probabilities"] = model.predict_proba(rows).tolist()
-        return answer
+            if not hasattr(model, "predict_proba"):
+                return {"predictions": model.predict(rows).tolist()}
+            probabilities = model.predict_proba(rows).tolist()
+        return {"classes": model.classes_.tolist(), "probabilities": probabilities}
 
     @app.post("/streams/{session}")
     async def push(session: Session, given: NextStep):  # takes microseconds: no thread

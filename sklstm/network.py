@@ -673,6 +673,7 @@ class ForecastNetwork(_Portable, nn.Module):
     """
 
     n_position = 16
+    rounds_alike = RecurrentNetwork.rounds_alike
 
     def __init__(
         self, *, n_inputs, n_future, horizon, n_quantiles, segment_length,

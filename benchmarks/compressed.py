@@ -1,6 +1,6 @@
 """Size, time and score of compressed models on bundled data, one seed.
 
-    python benchmarks/compression.py [--seed 0]
+    python benchmarks/compressed.py [--seed 0]
 
 Official splits, defaults. Sizes are of the pickled network and, of the pruned one, of
 the file that joblib writes with compress=True. Times are of predicting one sequence

@@ -5,6 +5,9 @@
 A classifier of hidden size 64 without a stem, one channel; the service and the clients,
 threads of one process with a kept-alive connection each, share the machine. A request
 is one time step of a client's own session, or a sequence of 100 steps, or 32 of them.
+
+Then what a forecaster takes to read a new value and forecast the next, in process, beside
+a forecaster that does nothing: what sktime itself takes.
 """
 
 import argparse
@@ -21,8 +24,10 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas as pd
+from sktime.forecasting.base import BaseForecaster
 
-from sklstm import LSTMClassifier
+from sklstm import LSTMClassifier, LSTMForecaster
 
 SERVICE = Path(__file__).parents[1] / "examples" / "service.py"
 
@@ -57,6 +62,51 @@ def client(port, path, body, seconds):
     return times
 
 
+class Nothing(BaseForecaster):
+    """Forecasts zero."""
+
+    _tags = {
+        "y_inner_mtype": "pd.DataFrame",
+        "capability:multivariate": True,
+        "requires-fh-in-fit": False,
+    }
+    _config = {"remember_data": False}
+
+    def __init__(self):
+        super().__init__()
+        self._y = self._X = None
+
+    def _fit(self, y, X, fh):
+        return self
+
+    def _update(self, y, X=None, update_params=True):
+        return self
+
+    def _predict(self, fh, X):
+        index = fh.to_absolute_index(self.cutoff)
+        return pd.DataFrame(np.zeros(len(fh)), index, self._get_varnames())
+
+
+def time_forecasters():
+    rng = np.random.default_rng(0)
+    y = pd.Series(50 + rng.normal(size=500).cumsum())
+    trained = {"sp": 12, "max_steps": 5, "n_members": 1, "random_state": 0}
+    print("\n| update + predict | median, ms | lowest, ms |\n|---|---|---|")
+    for name, forecaster in {
+        "sktime alone": Nothing(),
+        "one trained network, hidden 32, window 48": LSTMForecaster(12, **trained),
+        "the pretrained network": LSTMForecaster(12, sp=12),
+    }.items():
+        forecaster.fit(y[:300])
+        times = []
+        for t in range(300, 500):
+            start = time.perf_counter()
+            forecaster.update(y[t : t + 1], update_params=False)
+            forecaster.predict(fh=[1])
+            times.append(1000 * (time.perf_counter() - start))
+        print(f"| {name} | {np.median(times):.1f} | {min(times):.1f} |", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
@@ -89,6 +139,7 @@ def main():
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
+    time_forecasters()
 
 
 if __name__ == "__main__":

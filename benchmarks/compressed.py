@@ -1,6 +1,6 @@
 """Size, time and score of compressed models on bundled data, one seed.
 
-    python benchmarks/compressed.py [--seed 0]
+    python benchmarks/compressed.py [--seed 0] [--data GunPoint digits]
 
 Official splits, defaults. Sizes are of the pickled network and, of the pruned one, of
 the file that joblib writes with compress=True. Times are of predicting one sequence
@@ -45,11 +45,14 @@ def milliseconds(model, X, repeats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    seed = parser.parse_args().seed
     data = {name: load for name, (load, _) in TARGETS.items()} | {"digits": digits}
+    parser.add_argument("--data", nargs="+", choices=data, default=list(data))
+    options = parser.parse_args()
+    seed = options.seed
     print("| data | model | pickle, kB | compressed file, kB | one row, ms | all, ms "
           "| accuracy or R2 |\n|---|---|---|---|---|---|---|")  # fmt: skip
-    for name, load in data.items():
+    for name in options.data:
+        load = data[name]
         X, y = load(split="train")
         X_test, y_test = load(split="test")
         if name == "Covid3Month":

@@ -12,6 +12,7 @@ quantiles.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -22,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torch.nn import functional as F
 
+from sklstm import kernels
 from sklstm.forecast_model import GUARD_WIDTH, MAX_LOG, ROUNDING, ForecastModel
 from sklstm.heads import ClassificationHead
 from sklstm.network import CELLS, ConvStem, EmbeddingStem, RecurrentNetwork
@@ -189,22 +191,14 @@ class _Layer(nn.Module):
     def __init__(self, layer, backwards=False):
         super().__init__()
         kinds = [name for name, kind in CELLS.items() if type(layer) is kind]
-        if kinds not in (["lstm"], ["gru"]):
+        if not kinds or kinds[0] not in ("lstm", "peephole", "gru"):
             raise NotImplementedError(
-                f"{type(layer).__name__} cannot be exported; cells that can are 'lstm' "
-                "and 'gru'."
+                f"{type(layer).__name__} cannot be exported; cells that can are 'lstm', "
+                "'peephole' and 'gru'."
             )
-        (self.cell,) = kinds
-        self.backwards = backwards
+        self.cell, self.backwards = kinds[0], backwards
         self.hidden_size = layer.hidden_size
-        self.weight_ih = _frozen(layer.weight_ih_l0.float())
-        self.weight_hh = _frozen(layer.weight_hh_l0.float())
-        self.bias_ih = _frozen(layer.bias_ih_l0.float())
-        self.bias_hh = _frozen(layer.bias_hh_l0.float())
-
-    @property
-    def weights(self):
-        return [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+        self.weights = nn.ParameterList(_frozen(w.float()) for w in layer.weights)
 
     def forward(self, x, lengths=None, steps=None):
         if isinstance(x, Symbol):
@@ -217,43 +211,63 @@ class _Layer(nn.Module):
         return out.gather(1, source.expand(-1, -1, self.hidden_size))
 
     def _run(self, x):
-        zeros = x.new_zeros(1, x.shape[0], self.hidden_size)
-        if torch.compiler.is_exporting():
-            return self._scan(x, zeros[0])
-        settings = (self.weights, True, 1, 0.0, False, False, True)
-        if self.cell == "lstm":
-            return torch.lstm(x, (zeros, zeros), *settings)[0]
-        return torch.gru(x, zeros, *settings)[0]
+        x, weights = x.transpose(0, 1), list(self.weights)  # (S, N, I)
+        if torch.compiler.is_compiling():
+            return self._scan(x, *weights).transpose(0, 1)
+        return kernels.by_torch(x, None, *weights)[0].transpose(0, 1)
 
-    def _scan(self, x, zeros):
+    def _scan(self, x, weight_ih, weight_hh, bias_ih, bias_hh, peepholes=None):
         """Do the same step by step: torch.export fixes the length of torch.lstm."""
         from torch._higher_order_ops.scan import scan  # noqa: PLC0415 - has no other name
 
-        given = F.linear(x, self.weight_ih, self.bias_ih).transpose(0, 1)  # (S, N, 4 H)
-
-        def lstm(state, given):
+        def lstm(state, of_x):
             h, c = state
-            gates = given + F.linear(h, self.weight_hh, self.bias_hh)
-            i, f, g, o = gates.chunk(4, 1)
+            i, f, g, o = (of_x + F.linear(h, weight_hh, bias_hh)).chunk(4, 1)  # (N, H)
+            if peepholes is not None:
+                i, f = i + peepholes[0] * c, f + peepholes[1] * c
             c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            if peepholes is not None:
+                o = o + peepholes[2] * c
             h = torch.sigmoid(o) * torch.tanh(c)
             return (h, c), h.clone()  # scan wants what it stacks to be no alias
 
-        def gru(state, given):
+        def gru(state, of_x):
             (h,) = state
-            (r, z, n), gates = (
-                given.chunk(3, 1),
-                F.linear(h, self.weight_hh, self.bias_hh),
-            )
-            of_r, of_z, of_n = gates.chunk(3, 1)
+            r, z, n = of_x.chunk(3, 1)
+            of_r, of_z, of_n = F.linear(h, weight_hh, bias_hh).chunk(3, 1)
             r, z = torch.sigmoid(r + of_r), torch.sigmoid(z + of_z)
             n = torch.tanh(n + r * of_n)
             h = n + z * (h - n)
             return (h,), h.clone()
 
-        if self.cell == "lstm":
-            return scan(lstm, (zeros, zeros.clone()), given)[1].transpose(0, 1)
-        return scan(gru, (zeros,), given)[1].transpose(0, 1)
+        step, n_states = (gru, 1) if self.cell == "gru" else (lstm, 2)
+        zeros = x.new_zeros(n_states, x.shape[1], self.hidden_size)
+        state = tuple(zero.clone() for zero in zeros)
+        return scan(step, state, F.linear(x, weight_ih, bias_ih))[1]
+
+
+class _Recurrence(nn.Module):
+    """A `Recurrence`: (N, S, I), lengths -> (N, S, D)."""
+
+    def __init__(self, recurrence):
+        super().__init__()
+        self.forwards = nn.ModuleList(map(_Layer, recurrence.forwards))
+        self.backwards = nn.ModuleList(
+            _Layer(layer, backwards=True) for layer in recurrence.backwards
+        )
+        self.residual = recurrence.residual
+        self.norms = copy.deepcopy(recurrence.norms).float()
+
+    def forward(self, x, lengths=None, steps=None):
+        for i, layer in enumerate(self.forwards):
+            states = layer(x, lengths, steps)  # (N, S, H)
+            if len(self.backwards):
+                behind = self.backwards[i](x, lengths, steps)
+                states = torch.cat([states, behind], dim=2)  # (N, S, 2 H)
+            if len(self.norms):
+                states = self.norms[i](states)
+            x = x + states if self.residual and i > 0 else states
+        return x
 
 
 # --------------------------------------------------------- classifier and regressor
@@ -279,11 +293,7 @@ class SequenceModule(nn.Module):
             self.inputs = {"X": (torch.float32, shape)}
         self.inputs["lengths"] = (torch.int64, ["n_samples"])
         self.stem = _Stem(network.stem)
-        recurrence = network.recurrence
-        self.forwards = nn.ModuleList(map(_Layer, recurrence.forwards))
-        self.backwards = nn.ModuleList(
-            _Layer(layer, backwards=True) for layer in recurrence.backwards
-        )
+        self.recurrence = _Recurrence(network.recurrence)
         self.pooling = network.pooling.pooling
         if self.pooling == "attention":
             self.score = _Linear(network.pooling.score)
@@ -300,12 +310,7 @@ class SequenceModule(nn.Module):
         """(N, T, C) or tokens (N, T), (N,) -> probabilities or values."""
         encode = self._tokens if self.tokens else self._values
         x, lengths, steps = self.stem(*encode(x, lengths))
-        for i, layer in enumerate(self.forwards):
-            ahead = layer(x, lengths, steps)  # (N, S, H)
-            if len(self.backwards):
-                behind = self.backwards[i](x, lengths, steps)
-                ahead = torch.cat([ahead, behind], dim=2)  # (N, S, 2 H)
-            x = ahead
+        x = self.recurrence(x, lengths, steps)
         pool = getattr(self, "_" + self.pooling.replace("-", "_"))
         return self.link(self.readout(pool(x, lengths, steps)))
 
@@ -344,9 +349,9 @@ class SequenceModule(nn.Module):
     def _last(self, x, lengths, steps):
         at_last = (steps == lengths[:, None] - 1)[:, :, None]
         last = torch.where(at_last, x, 0.0).sum(1)  # (N, D)
-        if not len(self.backwards):
+        if not len(self.recurrence.backwards):
             return last
-        half = self.backwards[-1].hidden_size
+        half = self.recurrence.backwards[-1].hidden_size
         # The backward direction has read the whole sequence at its first step.
         return torch.cat([last[:, :half], x[:, 0, half:]], dim=1)
 
@@ -539,7 +544,7 @@ class _Network(nn.Module):
         super().__init__()
         self.segment_length = network.segment_length
         self.stem = None if network.stem is None else _Linear(network.stem)
-        self.layers = nn.ModuleList(map(_Layer, network.recurrence.forwards))
+        self.recurrence = _Recurrence(network.recurrence)
         self.of_state = _Linear(network.of_state)
         weight, n_position = network.of_step.weight.float(), network.n_position
         # What the position of a step adds is known: (Z, H).
@@ -561,9 +566,7 @@ class _Network(nn.Module):
         if self.stem is not None:
             n_segments, size = width // self.segment_length, self.stem.weight.shape[1]
             x = torch.relu(self.stem(x.reshape(-1, n_segments, size)))  # (N, S, H)
-        for layer in self.layers:
-            x = layer(x)
-        state = x[:, -1]  # (N, H)
+        state = self.recurrence(x)[:, -1]  # (N, H)
         hidden = self.of_state(state)[:, None] + F.linear(base, self.of_base)
         hidden = torch.relu(hidden + self.of_position)  # (N, Z, H)
         raw = self.correction(hidden)  # (N, Z, Q)

@@ -55,26 +55,27 @@ class Graph:
 
     def recurrence(self, layer, x, lengths):
         """Run a layer of `export`: (N, S, I), (N,) or None -> (N, S, H)."""
-        n_gates, kind = {"lstm": (4, "LSTM"), "gru": (3, "GRU")}[layer.cell]
+        # torch: input, forget, cell, output; ONNX: input, output, forget, cell.
+        # torch: reset, update, new; ONNX: update, reset, new.
+        is_gru, size = layer.cell == "gru", layer.hidden_size
+        order = [1, 0, 2] if is_gru else [0, 3, 1, 2]
 
         def reorder(weight):
-            # torch: input, forget, cell, output; ONNX: input, output, forget, cell.
-            # torch: reset, update, new; ONNX: update, reset, new.
-            order = {4: (0, 3, 1, 2), 3: (1, 0, 2)}[n_gates]
-            gates = weight.reshape(n_gates, layer.hidden_size, -1)
-            return gates[list(order)].reshape(weight.shape)[None]
+            gates = weight.reshape(len(order), size, -1)
+            return gates[order].reshape(weight.shape)[None]
 
-        weight_ih, weight_hh, *biases = map(reorder, layer.weights)
-        inputs = [x.transpose(0, 1), weight_ih, weight_hh, torch.cat(biases, dim=1)]
-        if lengths is not None:
-            inputs.append(lengths.to(torch.int32))
-        attributes = {"linear_before_reset": 1} if kind == "GRU" else {}
+        *weights, bias_ih, bias_hh = map(reorder, layer.weights[:4])
+        x, biases = x.transpose(0, 1), torch.cat([bias_ih, bias_hh], dim=1)
+        lengths = None if lengths is None else lengths.to(torch.int32)
+        inputs = [x, *weights, biases, lengths]
+        attributes = {"linear_before_reset": 1} if is_gru else {}
+        if layer.cell == "peephole":  # torch's way: input, forget, output
+            inputs += [None, None, layer.weights[4][[0, 2, 1]].reshape(1, -1)]
         states = _node(
-            kind, *inputs, dtype=x.dtype, hidden_size=layer.hidden_size,
+            "GRU" if is_gru else "LSTM", *inputs, hidden_size=size,
             direction="reverse" if layer.backwards else "forward", **attributes,
         )  # fmt: skip
-        # (S, 1, N, H) -> (N, S, H)
-        return states[:, 0].transpose(0, 1)
+        return states[:, 0].transpose(0, 1)  # (S, 1, N, H) -> (N, S, H)
 
 
 class Symbol:
@@ -208,6 +209,10 @@ def _linear(x, weight, bias=None):
     return out if bias is None else _node("Add", out, bias)
 
 
+def _layer_norm(x, shape, weight, bias, eps):
+    return _node("LayerNormalization", x, weight, bias, epsilon=eps)
+
+
 def _conv1d(x, weight, bias, stride, padding):
     return _node("Conv", x, weight, bias, strides=[stride], pads=[padding, padding])
 
@@ -270,6 +275,7 @@ TRANSLATIONS = {
     "sort": _sort,
     "cat": _join,
     "stack": _stack,
+    "layer_norm": _layer_norm,
     "linear": _linear,
     "conv1d": _conv1d,
     "embedding": lambda positions, table, **_: _pick(table, positions),

@@ -65,13 +65,19 @@ def check(model, tmp_path, draw=numbers, filler=7e3, tol=1e-5):
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", "peephole", "gru"])
 @pytest.mark.parametrize("stem", [None, "linear", "conv"])
 def test_every_stem_cell_direction_and_pooling(stem, cell, bidirectional, tmp_path):
     settings = {"stem": stem, "cell": cell, "bidirectional": bidirectional}
     for pooling in POOLINGS:
         num_layers = 2 if pooling in ("last", "max") else 1
         check(fit(**settings, pooling=pooling, num_layers=num_layers), tmp_path)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_residual_connections_and_layer_norms(bidirectional, tmp_path):
+    settings = {"num_layers": 3, "residual": True, "layer_norm": True}
+    check(fit(bidirectional=bidirectional, **settings), tmp_path)
 
 
 def test_strided_convolutions(tmp_path):
@@ -162,9 +168,12 @@ def test_goes_through_torch_export():
     shapes = ({0: batch, 1: time}, {0: batch})
     given = torch.from_numpy(X[:3]), torch.tensor([12, 5, 2])
     for settings in (
-        {"bidirectional": True, "pooling": "attention", "stem": "conv"},
         {"cell": "gru", "pooling": "last", "stem": None, "missing": "mask"},
-    ):
+        {
+            "cell": "peephole", "bidirectional": True, "num_layers": 2, "residual": True,
+            "layer_norm": True, "stem": "conv", "pooling": "attention",
+        },
+    ):  # fmt: skip
         model = fit(**settings)
         program = torch.export.export(to_torch(model), given, dynamic_shapes=shapes)
         for lengths in LENGTHS:
@@ -212,6 +221,7 @@ def test_pretrained_forecaster(n, sp, tmp_path):
     "settings",
     [
         {"n_members": 3, "num_layers": 2, "cell": "gru"},
+        {"cell": "peephole"},
         {"n_members": 2, "window_length": 24, "segment_length": 6, "transform": "log"},
         {"scaling": "standard", "quantiles": (0.1, 0.5, 0.9)},
         {"scaling": "last", "sp": 1, "horizon": 1},
@@ -286,12 +296,12 @@ def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch):
     with pytest.raises(NotImplementedError, match=r"with X of columns \['promo'\]"):
         to_torch(forecaster)
 
-    class PeepholeLayer(torch.nn.LSTM):
+    class CustomLayer(torch.nn.LSTM):
         pass
 
     model = fit(stem=None)
-    model.network_.recurrence.forwards[0] = PeepholeLayer(3, 5)
-    with pytest.raises(NotImplementedError, match="PeepholeLayer cannot be exported"):
+    model.network_.recurrence.forwards[0] = CustomLayer(3, 5)
+    with pytest.raises(NotImplementedError, match="CustomLayer cannot be exported"):
         to_onnx(model, tmp_path / "model.onnx")
     with pytest.raises(NotImplementedError, match="cosh has no translation to ONNX"):
         torch.cosh(Symbol(Graph(), "x", torch.float32))

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from sklstm import kernels
 from sklstm.forecast_model import GUARD_WIDTH, MAX_LOG, ROUNDING, ForecastModel
 from sklstm.heads import ClassificationHead
-from sklstm.network import CELLS, ConvStem, EmbeddingStem, RecurrentNetwork
+from sklstm.network import CELLS, POOLINGS, ConvStem, EmbeddingStem, RecurrentNetwork
 from sklstm.onnx_graph import Graph, Symbol
 from sklstm.sequences import N_RESERVED_TOKENS, PADDING, UNKNOWN
 
@@ -294,7 +294,13 @@ class SequenceModule(nn.Module):
         self.inputs["lengths"] = (torch.int64, ["n_samples"])
         self.stem = _Stem(network.stem)
         self.recurrence = _Recurrence(network.recurrence)
-        self.pooling = network.pooling.pooling
+        self.skips = network.skips
+        self.pooling = network.config["pooling"]
+        if self.pooling not in POOLINGS:
+            raise NotImplementedError(
+                f"A network with pooling={self.pooling!r} cannot be exported; it must be "
+                f"one of {POOLINGS}."
+            )
         if self.pooling == "attention":
             self.score = _Linear(network.pooling.score)
             self.query = _frozen(network.pooling.query.float())
@@ -310,7 +316,8 @@ class SequenceModule(nn.Module):
         """(N, T, C) or tokens (N, T), (N,) -> probabilities or values."""
         encode = self._tokens if self.tokens else self._values
         x, lengths, steps = self.stem(*encode(x, lengths))
-        x = self.recurrence(x, lengths, steps)
+        states = self.recurrence(x, lengths, steps)
+        x = torch.cat([states, x], dim=2) if self.skips else states  # (N, S, D + I)
         pool = getattr(self, "_" + self.pooling.replace("-", "_"))
         return self.link(self.readout(pool(x, lengths, steps)))
 

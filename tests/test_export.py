@@ -81,7 +81,7 @@ def test_residual_connections_and_layer_norms(bidirectional, tmp_path):
 
 
 def test_strided_convolutions(tmp_path):
-    long = rng.normal(size=(12, 300, 3))
+    long = rng.normal(size=(12, 900, 3))
     model = fit(X=long, y=LABELS[:12], stem="conv", bidirectional=True)
     assert np.prod(model.network_.stem.strides) > 4
     check(model, tmp_path)
@@ -303,6 +303,10 @@ def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch):
     model.network_.recurrence.forwards[0] = CustomLayer(3, 5)
     with pytest.raises(NotImplementedError, match="CustomLayer cannot be exported"):
         to_onnx(model, tmp_path / "model.onnx")
+    other = fit()
+    other.network_.config["pooling"] = "median"
+    with pytest.raises(NotImplementedError, match="with pooling='median' cannot be exp"):
+        to_torch(other)
     with pytest.raises(NotImplementedError, match="cosh has no translation to ONNX"):
         torch.cosh(Symbol(Graph(), "x", torch.float32))
     with pytest.raises(AttributeError, match="of an ONNX graph has no shape"):

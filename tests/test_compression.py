@@ -115,7 +115,8 @@ def test_the_smallest_weights_become_zero(data):
 def test_forecaster():
     y = pd.Series(10 + np.sin(np.arange(90) / 2) + rng.normal(size=90) / 5)
     shipped = LSTMForecaster(horizon=4).fit(y)
-    trained = LSTMForecaster(horizon=4, max_steps=5, random_state=0).fit(y)
+    settings = {"max_steps": 5, "n_members": 1, "random_state": 0}
+    trained = LSTMForecaster(horizon=4, **settings).fit(y)
     for forecaster in (shipped, trained):
         small = compress(forecaster)
         members = small.model_.trained + small.model_.pretrained
@@ -129,7 +130,7 @@ def test_forecaster():
 
 def test_a_student_answers_as_its_teacher(data):
     X, y = data
-    teacher = LSTMClassifier(max_iter=20, random_state=0).fit(X, y)
+    teacher = LSTMClassifier(24, max_iter=20, random_state=0).fit(X, y)
     student = distill(teacher, X, hidden_size=6)
     assert student.network_.config["hidden_size"] == 6
     assert np.mean(student.predict(X) == teacher.predict(X)) > 0.95
@@ -138,7 +139,7 @@ def test_a_student_answers_as_its_teacher(data):
     assert list(student.classes_) == list(teacher.classes_)
     ragged = [x[: 5 + i % 7] for i, x in enumerate(X)]
     y = np.array([x[:, 0].mean() for x in ragged])
-    teacher = LSTMRegressor(max_iter=20, random_state=0).fit(ragged, y)
+    teacher = LSTMRegressor(24, max_iter=20, random_state=0).fit(ragged, y)
     student = distill(teacher, ragged, hidden_size=6)
     assert student.score(ragged, teacher.predict(ragged)) > 0.7
 

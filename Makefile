@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-oldest lint bench clean
 
 .venv/demo: pyproject.toml constraints.txt hatch_build.py sklstm/recurrence.c
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,16 @@ demo: .venv/demo
 test: .venv/test lint
 	$(BIN)/python -m pytest --numprocesses 2
 
+# The oldest versions of what sklstm stands on; on Python 3.11, which they need.
+OLDEST := .venv-oldest/bin
+.venv-oldest/test: pyproject.toml constraints-oldest.txt hatch_build.py sklstm/recurrence.c
+	$(PYTHON) -m venv .venv-oldest
+	$(OLDEST)/python -m pip install --quiet -c constraints-oldest.txt --editable ".[test]"
+	touch $@
+
+test-oldest: .venv-oldest/test
+	$(OLDEST)/python -m pytest --numprocesses 2
+
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,4 +39,4 @@ bench: .venv/demo
 	$(BIN)/python benchmarks/hochreiter1997.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache

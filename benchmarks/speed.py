@@ -2,10 +2,10 @@
 
     python benchmarks/speed.py [TABLE ...]
 
-TABLE is one or more of fit peers grid cold ragged predict memory forecaster peak cells.
-All on the CPU, one thread (grid and predict say where not). Arms run interleaved in one
-process, or in alternating processes where a framework brings its own threads, warmed
-up; medians, and the spread from the fastest to the slowest. A peer that is not
+TABLE is one or more of fit peers grid cold ragged predict memory forecaster peak cells
+files. All on the CPU, one thread (grid and predict say where not). Arms run interleaved
+in one process, or in alternating processes where a framework brings its own threads,
+warmed up; medians, and the spread from the fastest to the slowest. A peer that is not
 installed (`pip install sklstm[bench]`) is skipped with a message.
 """
 
@@ -17,15 +17,17 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 
+import joblib
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sklstm import LSTMClassifier, kernels
+from sklstm import LSTMClassifier, kernels, load, save
 from sklstm.network import CELLS, initialize
 
 REPEATS = 5
@@ -601,6 +603,28 @@ def table_cells():
     report("cells: 10 x forward, hidden 64", interleave(inference, 9))
 
 
+def table_files():
+    """Saving and loading a classifier of hidden size 64, and the size of its file."""
+    X, y = make_data(100, 50, 1)
+    print("files: a classifier of hidden size 64")
+    with tempfile.TemporaryDirectory() as folder:
+        path, pickled = f"{folder}/model", f"{folder}/pickled"
+        for stem in (None, "conv"):
+            model = LSTMClassifier(stem=stem, max_iter=100, random_state=0).fit(X, y)
+            n_bytes = 4 * sum(p.numel() for p in model.network_.parameters())
+            joblib.dump(model, pickled)
+            arms = {
+                "save": lambda model=model: save(model, path),
+                "load": lambda: load(path),
+                "joblib.load": lambda: joblib.load(pickled),
+            }
+            for name, seconds in interleave(arms, 50).items():
+                print(f"  stem={stem!s:5s} {name:12s} {1e3 * np.median(seconds):6.2f} ms")
+            for name, file in (("save", path), ("joblib", pickled)):
+                ratio = os.path.getsize(file) / n_bytes
+                print(f"  stem={stem!s:5s} file of {name}: {ratio:.2f} of the weights")
+
+
 TABLES = (
     "fit",
     "peers",
@@ -612,6 +636,7 @@ TABLES = (
     "forecaster",
     "peak",
     "cells",
+    "files",
 )
 
 

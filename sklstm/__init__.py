@@ -3,25 +3,38 @@
 import importlib
 
 from sklstm.estimators import LSTMClassifier, LSTMRegressor
+from sklstm.generation import generate
 from sklstm.streaming import stream
+from sklstm.text import TokenSequences
 
 __version__ = "0.1.0.dev0"
 __all__ = [
     "LSTMClassifier",
     "LSTMForecaster",
     "LSTMRegressor",
+    "LSTMTimeSeriesClassifier",
+    "LSTMTimeSeriesRegressor",
+    "TokenSequences",
     "compress",
     "distill",
+    "generate",
+    "load",
+    "save",
     "stream",
     "to_onnx",
     "to_torch",
 ]
 
-# Loaded at first use (PEP 562), since they import sktime, or are seldom needed.
+# Loaded at first use (PEP 562): those for sktime import it, and others are not always
+# needed.
 _GUESTS = {
+    "LSTMForecaster": "sklstm.forecaster",
+    "LSTMTimeSeriesClassifier": "sklstm.panel",
+    "LSTMTimeSeriesRegressor": "sklstm.panel",
     "compress": "sklstm.compression",
     "distill": "sklstm.compression",
-    "LSTMForecaster": "sklstm.forecaster",
+    "load": "sklstm.persistence",
+    "save": "sklstm.persistence",
     "to_onnx": "sklstm.export",
     "to_torch": "sklstm.export",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
+import os
 import warnings
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils._param_validation import (
@@ -32,11 +34,13 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
+from sklstm.checkpoints import Checkpoint, digest
 from sklstm.heads import (
     REGRESSION_LOSSES,
     ClassificationHead,
     RegressionHead,
     pinball_skill,
+    step_loss,
 )
 from sklstm.network import (
     CELLS,
@@ -51,6 +55,10 @@ from sklstm.sequences import (
     SequenceEncoder,
     Sequences,
     distinct_rows,
+    is_ragged,
+    pad_steps,
+    read_steps,
+    split_steps,
 )
 from sklstm.training import (
     Randomness,
@@ -77,6 +85,7 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
 
 
 PREDICT_CHUNK = 8192  # rows encoded at once in prediction, to bound its memory
+PREDICT_VALUES = 2**25  # and raw outputs at once, where every time step has some
 TRAIN_SETTINGS = (
     "solver", "learning_rate_init", "alpha", "tol", "max_grad_norm",
     "n_iter_no_change", "verbose",
@@ -101,6 +110,10 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         "recurrent_dropout": [Interval(Real, 0, 1, closed="left")],
         "stem": [StrOptions({"auto", "linear", "conv", "embedding"}), None],
         "pooling": [StrOptions({"auto", *POOLINGS})],
+        "target": [StrOptions({"single", "sequence"})],
+        "embedding": ["array-like", None],
+        "freeze_embedding": ["boolean"],
+        "token_dropout": [Interval(Real, 0, 1, closed="left")],
         "n_channels": [Interval(Integral, 1, None, closed="left")],
         "layout": [StrOptions({"time-major", "channel-major"})],
         "standardize": ["boolean"],
@@ -118,6 +131,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
+        "checkpoint": [str, os.PathLike, None],
         "random_state": ["random_state"],
         "device": [str],
         "dtype": [StrOptions({"float32", "float64", "bfloat16"})],
@@ -164,7 +178,10 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
               ragged. Token 0 is padding.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Class labels or a 0/1 label indicator for the classifier; numbers for the
-            regressor.
+            regressor. With ``target="sequence"`` one of these for each time step: a
+            list or object array of n_samples arrays (n_timesteps_i,) or
+            (n_timesteps_i, n_outputs), or one array (n_samples, n_timesteps[,
+            n_outputs]).
         sample_weight : array-like of shape (n_samples,), default=None
             Weights, not negative. A weight of 2 is the same as the row twice, a weight
             of 0 the same as its absence, exactly. None means 1 for every row.
@@ -190,6 +207,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             learning_rate=self.learning_rate,
             early_stopping=self.early_stopping,
             on_epoch=_EpochCallbacks(self, X, y, sample_weight),
+            checkpoint=self.checkpoint,
         )
         if not history.converged:
             warnings.warn(
@@ -203,18 +221,30 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
     def _fit(
         self, X, y, sample_weight, *, going_on, max_iter, learning_rate,
         early_stopping, classes=None, optimizer_state=None, on_epoch=None,
+        checkpoint=None,
     ):  # fmt: skip
         device = resolve_device(self.device)
-        random = Randomness(self.random_state, device, self.n_iter_ if going_on else 0)
+        n_iter, seed = self.n_iter_ if going_on else 0, None
+        if checkpoint is not None:
+            checkpoint = Checkpoint(checkpoint)
+            seed = checkpoint.seed
+        random = Randomness(self.random_state, device, n_iter, seed)
         encoder = self.encoder_ if going_on else self._make_encoder()
         sequences = encoder.read(X, self, reset=not going_on)
         y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
         if not going_on:
             encoder.fit(sequences, rows, weight)
         encoded = encoder.encode(sequences, rows)
+        per_step, n_rows = self.target == "sequence", len(rows)
+        if per_step:  # to the head, every step is a row
+            y, weight = np.concatenate(y), np.repeat(weight, encoded.lengths)
         head = self.head_ if going_on else self._fit_head(y, weight, classes)
         target = head.encode(y)
-        training = _Rows(encoded, target, self._row_weight(head, target, weight))
+        weight = self._row_weight(head, target, weight)
+        if per_step:  # every step counts the same, and the rows 1 on average
+            weight = pad_steps(weight * (n_rows / len(weight)), encoded.lengths)
+            target = pad_steps(target, encoded.lengths)
+        training = _Rows(encoded, target, weight)
         validation = None
         if early_stopping:
             training, validation = self._split(training, random)
@@ -222,14 +252,19 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             network = copy.deepcopy(self.network_)
         else:
             network = self._make_network(encoder, encoded, head, random)
+        if checkpoint is not None:
+            identity = self._identity(network, training, validation, random, n_iter)
+            checkpoint.begin(identity, [random.order, random.dropout])
         if on_epoch is not None:
             on_epoch.begin(encoder, head, network)
         history = self._train(
             network.to(device), head, training, validation, random,
             max_iter=max_iter, learning_rate=learning_rate,
-            optimizer_state=optimizer_state, on_epoch=on_epoch,
+            optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
         )  # fmt: skip
         self._keep(encoder, head, network.cpu(), history, going_on)
+        if checkpoint is not None and not history.interrupted:
+            checkpoint.remove()
         if on_epoch is not None:
             on_epoch.finish()
         return history
@@ -246,11 +281,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             dtype=torch.float64 if self.dtype == "float64" else torch.float32,
         )
 
-        def validate():
-            raw = forward(network, validation.encoded, device)
-            target, weight = validation.target, validation.weight
-            return head.score(raw, target, weight), head.mean_loss(raw, target, weight)
-
+        per_step = self.target == "sequence"
         n_threads = threads_for(batch_size, training.encoded.n_timesteps, network)
         with (
             torch_threads(n_threads),
@@ -261,17 +292,42 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         ):
             return train(
                 network,
-                head.loss,
+                functools.partial(step_loss, head.loss) if per_step else head.loss,
                 batches,
                 generator=random.dropout,
                 bfloat16=self.dtype == "bfloat16",
-                differentiate=functools.partial(
-                    network.differentiate, head.loss_gradient
+                differentiate=None
+                if per_step
+                else functools.partial(network.differentiate, head.loss_gradient),
+                validate=None
+                if validation is None
+                else functools.partial(
+                    _validate_steps if per_step else _validate,
+                    network,
+                    head,
+                    validation,
+                    device,
                 ),
-                validate=None if validation is None else validate,
                 **{name: getattr(self, name) for name in TRAIN_SETTINGS},
                 **settings,
             )
+
+    def _identity(self, network, training, validation, random, n_iter):
+        """Return what a fit must share with a checkpoint to go on from it."""
+        irrelevant = {"checkpoint", "verbose", "random_state", "device"}
+        identity = {"the estimator": type(self).__name__}
+        for name, value in self.get_params(deep=False).items():
+            if name not in irrelevant:
+                plain = value.item() if isinstance(value, np.generic) else value
+                identity[name] = repr(plain)
+        identity["device"] = str(random.dropout.device)
+        identity["seed"] = random.seed  # of random_state
+        start = [tensor.numpy() for tensor in network.state_dict().values()]
+        identity["the hash of the initial network"] = digest(np.array(n_iter), *start)
+        parts = [rows for rows in (training, validation) if rows is not None]
+        arrays = [array for rows in parts for array in rows.arrays()]
+        identity["the hash of X, y and sample_weight"] = digest(*arrays)
+        return identity
 
     def _make_encoder(self):
         return SequenceEncoder(
@@ -280,6 +336,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             standardize=self.standardize,
             missing=self.missing,
             tokens=self.stem == "embedding",
+            n_tokens=None if self.embedding is None else len(self.embedding),
             dtype="float64" if self.dtype == "float64" else "float32",
         )
 
@@ -288,19 +345,32 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
         With `shuffle` these are the distinct rows in an order of their own.
         """
-        y = self._check_y(y)
-        check_consistent_length(sequences.lengths, y)
+        lengths = sequences.lengths
+        per_step = self.target == "sequence"
+        if per_step:
+            _require_y(self, y)
+            y = split_steps(self._check_y(read_steps(y, lengths)), lengths)
+        elif is_ragged(y):
+            raise ValueError(
+                'y holds arrays of unequal lengths, but target="single" takes one label '
+                'or value per sequence. For one per time step set target="sequence".'
+            )
+        else:
+            y = self._check_y(y)
+            check_consistent_length(lengths, y)
         weight = _check_sample_weight(
-            sample_weight, sequences.lengths, dtype=np.float64, ensure_non_negative=True
+            sample_weight, lengths, dtype=np.float64, ensure_non_negative=True
         )
         if not weight.any():
             raise ValueError("Sample weights must contain at least one non-zero number.")
         rows = np.flatnonzero(weight)
         weight = weight[rows]
         if self.shuffle:
-            labels = y[rows]
+            labels = np.concatenate(y[rows]) if per_step else y[rows]
             if labels.dtype.kind not in "buif":
                 labels = np.unique(labels, return_inverse=True)[1]
+            if per_step:
+                labels = split_steps(labels, lengths[rows])
             rows, weight = distinct_rows(sequences, rows, labels, weight)
         return y[rows], rows, weight
 
@@ -328,10 +398,17 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         return rows.take(np.sort(kept)), rows.take(np.sort(held_out))
 
     def _make_network(self, encoder, encoded, head, random):
+        # Convolutions see steps to come: with labels for them, only where asked for.
+        is_sequence = self.target == "sequence"
         stem, pooling, bidirectional = resolve_auto(
-            self.stem, self.pooling, self.bidirectional, encoded.n_timesteps
+            None if is_sequence and self.stem == "auto" else self.stem,
+            None if is_sequence else self.pooling,
+            self.bidirectional,
+            encoded.n_timesteps,
         )
+        strides = (1, 1, 1) if is_sequence else conv_strides(encoded.n_timesteps)
         n_tokens = len(encoder.vocabulary_) + N_RESERVED_TOKENS if encoder.tokens else 0
+        vectors = self._read_embedding() if encoder.tokens else None
         network = RecurrentNetwork(
             n_channels=encoder.n_encoded_channels_,
             n_outputs=head.n_raw,
@@ -342,8 +419,11 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             dropout=self.dropout,
             stem=stem,
             pooling=pooling,
-            strides=conv_strides(encoded.n_timesteps),
+            strides=strides,
             n_tokens=n_tokens,
+            embedding_size=None if vectors is None else vectors.shape[1],
+            freeze_embedding=self.freeze_embedding and vectors is not None,
+            token_dropout=self.token_dropout,
             variational_dropout=self.variational_dropout,
             recurrent_dropout=self.recurrent_dropout,
             residual=self.residual,
@@ -352,7 +432,18 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         network.to(torch.float64 if self.dtype == "float64" else torch.float32)
         with torch_threads(1):  # orthogonalisation rounds by the number of threads
             initialize(network, random.start)
+        if vectors is not None:  # token i is number i + 1 of the encoder
+            with torch.no_grad():
+                network.stem.embedding.weight[2:] = torch.from_numpy(vectors[1:])
         return network
+
+    def _read_embedding(self):
+        """Return the given vectors of tokens, checked; None for none."""
+        if self.embedding is None:
+            return None
+        return check_array(
+            self.embedding, dtype=np.float64, ensure_min_samples=2, input_name="embedding"
+        )
 
     def _batch_size(self, n_samples):
         if self.batch_size == "auto":
@@ -415,18 +506,42 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         return ""
 
     # --------------------------------------------------------------------- predict
-    def _forward(self, X, method="forward"):
-        """Return what the network says of X: ndarray (n_samples, n_raw), float64."""
+    def _answer(self, X, decode, method="forward"):
+        """Return what the head's `decode` makes of the network's raw outputs for X.
+
+        A row per sequence; with a target per time step, an object array of arrays.
+        """
         check_is_fitted(self)
         device = resolve_device(self.device)
         sequences = self.encoder_.read(X, self, reset=False)
+        per_step, n_rows = self._per_step, PREDICT_CHUNK
+        if per_step:
+            n_rows = _rows_at_once(sequences.n_timesteps, self.network_)
         chunks = []
         with explain_out_of_memory(device, hidden_size=self.hidden_size):
-            for start in range(0, len(sequences), PREDICT_CHUNK):
-                rows = np.arange(start, min(start + PREDICT_CHUNK, len(sequences)))
+            for start in range(0, len(sequences), n_rows):
+                rows = np.arange(start, min(start + n_rows, len(sequences)))
                 encoded = self.encoder_.encode(sequences, rows)
-                chunks.append(forward(self.network_, encoded, device, method))
-        return np.concatenate(chunks)
+                raw = forward(self.network_, encoded, device, method)
+                if per_step:
+                    raw = raw[encoded.mask()]  # (n, T, Q) -> (n_steps, Q)
+                chunks.append(getattr(self.head_, decode)(raw) if decode else raw)
+        answer = np.concatenate(chunks)
+        return split_steps(answer, sequences.lengths) if per_step else answer
+
+    @property
+    def _per_step(self):
+        """Whether the fitted network says something of each time step."""
+        return self.network_.config["pooling"] is None
+
+    def _flat_steps(self, X, y, sample_weight):
+        """Return y, predictions and weights of all time steps, for `score`."""
+        predicted = self.predict(X)
+        lengths = np.array([len(row) for row in predicted])
+        y = read_steps(y, lengths)
+        if sample_weight is not None:
+            sample_weight = np.repeat(sample_weight, lengths)
+        return y, np.concatenate(predicted), sample_weight
 
     def predict(self, X):
         """Predict labels, or values.
@@ -441,10 +556,11 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Labels of the classifier, of the dtype of y in fit; float64 values of the
             regressor, with one more axis of size n_quantiles if `quantile` is a
-            sequence.
+            sequence. With ``target="sequence"`` an object array (n_samples,) of arrays
+            (n_timesteps_i, ...): ``np.stack`` makes one array of sequences of equal
+            length, ``np.concatenate`` of any.
         """
-        raw = self._forward(X)
-        return self.head_.decode(raw)
+        return self._answer(X, "decode")
 
     def embed(self, X):
         """Return the pooled state of the recurrence, before the readout.
@@ -459,9 +575,10 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         embedding : ndarray of shape (n_samples, n_embedding), float64
             n_embedding is hidden_size, twice that if bidirectional; with a "conv" stem
             and any `pooling` but "last" hidden_size more; and twice that with
-            ``pooling="mean-max"``.
+            ``pooling="mean-max"``. With ``target="sequence"`` an object array of
+            the states of all time steps, (n_timesteps_i, n_embedding).
         """
-        return self._forward(X, "embed")
+        return self._answer(X, None, "embed")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -480,8 +597,41 @@ class _Rows(NamedTuple):
     def __len__(self):
         return len(self.target)
 
+    def arrays(self):
+        return self.encoded.values, self.encoded.lengths, self.target, self.weight
+
     def take(self, rows):
         return _Rows(self.encoded.take(rows), self.target[rows], self.weight[rows])
+
+
+def _validate(network, head, rows, device):
+    """Return the score and the mean loss of a network on some rows."""
+    raw = forward(network, rows.encoded, device)
+    return tuple(f(raw, rows.target, rows.weight) for f in (head.score, head.mean_loss))
+
+
+def _validate_steps(network, head, rows, device):
+    """Do the same over time steps, as many rows at once as memory allows.
+
+    Accuracy and loss are means, so those of parts can be averaged; a regressor's raw
+    outputs are so few that there is one part.
+    """
+    parts, size = [], _rows_at_once(rows.encoded.n_timesteps, network)
+    for start in range(0, len(rows), size):
+        part = rows.take(np.arange(start, min(start + size, len(rows))))
+        inside = part.encoded.mask()
+        raw = forward(network, part.encoded, device)[inside]
+        target, weight = (a[:, : inside.shape[1]][inside] for a in part[1:])
+        score, loss = head.score(raw, target, weight), head.mean_loss(raw, target, weight)
+        parts.append((weight.sum(), score, len(raw), loss))
+    total, score, n_steps, loss = np.transpose(parts)
+    return np.average(score, weights=total), np.average(loss, weights=n_steps)
+
+
+def _rows_at_once(n_timesteps, network) -> int:
+    """Return how many sequences to ask for their time steps at once."""
+    n_values = n_timesteps * max(network.readout.weight.shape)
+    return int(np.clip(PREDICT_VALUES // n_values, 1, PREDICT_CHUNK))
 
 
 class _EpochCallbacks:
@@ -584,6 +734,20 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         How the states of all time steps become one vector. "last" is the final state
         (of both directions); "attention" a weighted mean with learned weights [3]_;
         "auto" is "mean-max" with a "conv" or "embedding" stem, else "last".
+    target : {"single", "sequence"}, default="single"
+        What y holds of a sequence: one label or value (or several, see `fit`), or one
+        for each time step. With "sequence" `pooling` is ignored, "conv" has no strides,
+        and "auto" stands for no stem, so that unless `bidirectional` nothing depends on
+        later steps.
+    embedding : array-like of shape (n_tokens, n_dimensions), default=None
+        Vectors that the tokens start from, row i for token i; row 0 is padding and not
+        used. Tokens beyond are unknown. None: a random start, of hidden_size dimensions.
+        Only used with ``stem="embedding"``.
+    freeze_embedding : bool, default=False
+        Whether the vectors of `embedding` stay as given. Ignored without it.
+    token_dropout : float in [0, 1), default=0.0
+        Probability with which a token is read as unknown in training, so that the
+        network learns to do without any one. Only used with ``stem="embedding"``.
     n_channels : int, default=1
         Number of channels in a row of a 2-D X, whose columns are read as
         n_timesteps * n_channels values. Ignored for every other kind of X.
@@ -642,6 +806,14 @@ default="one-cycle"
     warm_start : bool, default=False
         Whether `fit` goes on from the model at hand, standardisation and classes
         included.
+    checkpoint : path-like or None, default=None
+        File in which a long fit keeps how far it has come, written between epochs and
+        in at most 5 % of the time. If it is there when `fit` begins, the fit goes on
+        from it and ends in the same model, to the last bit, as if it had never been
+        stopped; a file of other data or parameters is an error that says what differs.
+        Removed when the fit ends; Ctrl-C and errors leave it. Each fit needs a path of
+        its own, so it is not for searches and ensembles, which fit many clones. Ignored
+        by `partial_fit`.
     random_state : int, RandomState instance or None, default=None
         Drives initial weights, order, dropout and the held-out part. None: a fresh
         seed from the operating system at each fit.
@@ -670,7 +842,7 @@ default="one-cycle"
         Number of labels if multilabel, else 1.
     stem_, pooling_ : str or None
     bidirectional_ : bool
-        What "auto" stood for.
+        What "auto" stood for. No pooling with ``target="sequence"``.
     network_ : torch.nn.Module
         The network, in eval mode, on the CPU; called with a float tensor (n_samples,
         n_timesteps, n_channels), standardised, and lengths (n_samples,) or None.
@@ -718,6 +890,13 @@ default="one-cycle"
     >>> model = LSTMClassifier(hidden_size=8, random_state=0).fit(X, y)
     >>> model.predict([np.ones((7, 2)), -np.ones((9, 2))])
     array(['up', 'down'], dtype='<U4')
+
+    A label for each time step:
+
+    >>> steps = [np.where(x[:, 0] > 0, "up", "down") for x in X]
+    >>> model = LSTMClassifier(8, target="sequence", max_iter=30, random_state=0)
+    >>> model.fit(X, steps).predict([[[1.0, 0.0], [-1.0, 0.0], [2.0, 0.0]]])[0]
+    array(['up', 'down', 'up'], dtype='<U4')
     """
 
     _parameter_constraints = {
@@ -739,6 +918,10 @@ default="one-cycle"
         recurrent_dropout=0.0,
         stem="auto",
         pooling="auto",
+        target="single",
+        embedding=None,
+        freeze_embedding=False,
+        token_dropout=0.0,
         n_channels=1,
         layout="time-major",
         standardize=True,
@@ -757,6 +940,7 @@ default="one-cycle"
         n_iter_no_change=10,
         class_weight=None,
         warm_start=False,
+        checkpoint=None,
         random_state=None,
         device="auto",
         dtype="float32",
@@ -773,6 +957,10 @@ default="one-cycle"
         self.recurrent_dropout = recurrent_dropout
         self.stem = stem
         self.pooling = pooling
+        self.target = target
+        self.embedding = embedding
+        self.freeze_embedding = freeze_embedding
+        self.token_dropout = token_dropout
         self.n_channels = n_channels
         self.layout = layout
         self.standardize = standardize
@@ -791,6 +979,7 @@ default="one-cycle"
         self.n_iter_no_change = n_iter_no_change
         self.class_weight = class_weight
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.random_state = random_state
         self.device = device
         self.dtype = dtype
@@ -852,10 +1041,10 @@ default="one-cycle"
         -------
         logits : ndarray of shape (n_samples,) or (n_samples, n_classes), float64
             One column per class; 1-D for two classes, where positive means
-            ``classes_[1]``.
+            ``classes_[1]``. With ``target="sequence"`` an array of arrays, as in
+            `predict`.
         """
-        raw = self._forward(X)
-        return self.head_.decision(raw)
+        return self._answer(X, "decision")
 
     def predict_proba(self, X):
         """Return class probabilities.
@@ -868,10 +1057,10 @@ default="one-cycle"
         Returns
         -------
         probability : ndarray of shape (n_samples, n_classes), float64
-            Columns as in `classes_`; for multilabel, each label's own probability.
+            Columns as in `classes_`; for multilabel, each label's own probability. With
+            ``target="sequence"`` an object array of arrays (n_timesteps_i, n_classes).
         """
-        raw = self._forward(X)
-        return self.head_.proba(raw)
+        return self._answer(X, "proba")
 
     def predict_log_proba(self, X):
         """Return the logarithm of class probabilities, exact for tiny ones too.
@@ -884,9 +1073,30 @@ default="one-cycle"
         Returns
         -------
         log_probability : ndarray of shape (n_samples, n_classes), float64
+            As in `predict_proba`.
         """
-        raw = self._forward(X)
-        return self.head_.log_proba(raw)
+        return self._answer(X, "log_proba")
+
+    def score(self, X, y, sample_weight=None):
+        """Return the accuracy; with ``target="sequence"`` over all time steps.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            As in `fit`.
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        score : float
+            Share of labels (multilabel: of rows of labels) predicted rightly.
+        """
+        check_is_fitted(self)
+        if not self._per_step:
+            return super().score(X, y, sample_weight)
+        y, predicted, weight = self._flat_steps(X, y, sample_weight)
+        return float(accuracy_score(y, predicted, sample_weight=weight))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -945,6 +1155,20 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         How the states of all time steps become one vector. "last" is the final state
         (of both directions); "attention" a weighted mean with learned weights [3]_;
         "auto" is "mean-max" with a "conv" or "embedding" stem, else "last".
+    target : {"single", "sequence"}, default="single"
+        What y holds of a sequence: one label or value (or several, see `fit`), or one
+        for each time step. With "sequence" `pooling` is ignored, "conv" has no strides,
+        and "auto" stands for no stem, so that unless `bidirectional` nothing depends on
+        later steps.
+    embedding : array-like of shape (n_tokens, n_dimensions), default=None
+        Vectors that the tokens start from, row i for token i; row 0 is padding and not
+        used. Tokens beyond are unknown. None: a random start, of hidden_size dimensions.
+        Only used with ``stem="embedding"``.
+    freeze_embedding : bool, default=False
+        Whether the vectors of `embedding` stay as given. Ignored without it.
+    token_dropout : float in [0, 1), default=0.0
+        Probability with which a token is read as unknown in training, so that the
+        network learns to do without any one. Only used with ``stem="embedding"``.
     n_channels : int, default=1
         Number of channels in a row of a 2-D X, whose columns are read as
         n_timesteps * n_channels values. Ignored for every other kind of X.
@@ -1011,6 +1235,14 @@ default="one-cycle"
     warm_start : bool, default=False
         Whether `fit` goes on from the model at hand, standardisation and classes
         included.
+    checkpoint : path-like or None, default=None
+        File in which a long fit keeps how far it has come, written between epochs and
+        in at most 5 % of the time. If it is there when `fit` begins, the fit goes on
+        from it and ends in the same model, to the last bit, as if it had never been
+        stopped; a file of other data or parameters is an error that says what differs.
+        Removed when the fit ends; Ctrl-C and errors leave it. Each fit needs a path of
+        its own, so it is not for searches and ensembles, which fit many clones. Ignored
+        by `partial_fit`.
     random_state : int, RandomState instance or None, default=None
         Drives initial weights, order, dropout and the held-out part. None: a fresh
         seed from the operating system at each fit.
@@ -1037,7 +1269,7 @@ default="one-cycle"
         Number of targets.
     stem_, pooling_ : str or None
     bidirectional_ : bool
-        What "auto" stood for.
+        What "auto" stood for. No pooling with ``target="sequence"``.
     network_ : torch.nn.Module
         The network, in eval mode, on the CPU; called with a float tensor (n_samples,
         n_timesteps, n_channels), standardised, and lengths (n_samples,) or None.
@@ -1113,6 +1345,10 @@ default="one-cycle"
         recurrent_dropout=0.0,
         stem="auto",
         pooling="auto",
+        target="single",
+        embedding=None,
+        freeze_embedding=False,
+        token_dropout=0.0,
         n_channels=1,
         layout="time-major",
         standardize=True,
@@ -1134,6 +1370,7 @@ default="one-cycle"
         validation_fraction=0.1,
         n_iter_no_change=10,
         warm_start=False,
+        checkpoint=None,
         random_state=None,
         device="auto",
         dtype="float32",
@@ -1150,6 +1387,10 @@ default="one-cycle"
         self.recurrent_dropout = recurrent_dropout
         self.stem = stem
         self.pooling = pooling
+        self.target = target
+        self.embedding = embedding
+        self.freeze_embedding = freeze_embedding
+        self.token_dropout = token_dropout
         self.n_channels = n_channels
         self.layout = layout
         self.standardize = standardize
@@ -1171,6 +1412,7 @@ default="one-cycle"
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.random_state = random_state
         self.device = device
         self.dtype = dtype
@@ -1220,10 +1462,13 @@ default="one-cycle"
     def score(self, X, y, sample_weight=None):
         """Return R2, or with ``loss="quantile"`` the mean D2 pinball score.
 
+        With ``target="sequence"`` over all time steps.
+
         Parameters
         ----------
         X : array-like, ragged list or frame of n_samples sequences
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            As in `fit`.
         sample_weight : array-like of shape (n_samples,), default=None
 
         Returns
@@ -1231,9 +1476,15 @@ default="one-cycle"
         score : float
             At most 1; 0 is what a constant prediction reaches.
         """
-        if self.loss != "quantile":
+        check_is_fitted(self)
+        if self._per_step:
+            y, predicted, sample_weight = self._flat_steps(X, y, sample_weight)
+            if self.loss != "quantile":
+                return float(r2_score(y, predicted, sample_weight=sample_weight))
+        elif self.loss != "quantile":
             return super().score(X, y, sample_weight)
-        predicted = self.predict(X)
+        else:
+            predicted = self.predict(X)
         y = np.asarray(y, dtype=np.float64).reshape(len(predicted), -1)
         predicted = predicted.reshape(*y.shape, -1)  # (n, n_outputs, n_quantiles)
         return pinball_skill(y, predicted, np.atleast_1d(self.quantile), sample_weight)

@@ -14,6 +14,27 @@ from sklearn.metrics import accuracy_score, d2_pinball_score, r2_score
 from torch.nn import functional as F
 
 
+def step_loss(loss, raw, target, weight):
+    """Return the loss of each sequence, the sum over its steps, from that of each step.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(raw, target, weight)`` of rows, as a head has it.
+    raw : Tensor of shape (N, S, Q)
+    target, weight : Tensor of shape (N, T) or (N, T, K)
+        Weights are 0 where there is padding. S and T may differ by padding.
+
+    Returns
+    -------
+    loss : Tensor of shape (N,)
+    """
+    n_steps = min(raw.shape[1], target.shape[1])
+    # (N, S, ...) -> (N S, ...): to the head every step is a row.
+    each = loss(*(a[:, :n_steps].flatten(0, 1) for a in (raw, target, weight)))
+    return each.view(-1, n_steps).sum(1)
+
+
 class _Head:
     """What both heads share."""
 

@@ -105,21 +105,29 @@ class LinearStem(nn.Module):
         self.linear = skip_init(RowLinear, n_channels, hidden_size)
         self.n_outputs = hidden_size
 
-    def forward(self, x, lengths):
+    def forward(self, x, lengths, generator=None):
         """(N, T, C) -> (N, T, H)."""
         return F.relu(self.linear(x)), lengths
 
 
 class EmbeddingStem(nn.Module):
-    """A vector for every token; padding (0) and unknown tokens (1) start at zero."""
+    """A vector for every token; padding (0) and unknown tokens (1) start at zero.
 
-    def __init__(self, n_tokens, hidden_size):
+    In training a share of the tokens is read as unknown.
+    """
+
+    def __init__(self, n_tokens, n_outputs, frozen, dropout):
         super().__init__()
-        self.embedding = skip_init(nn.Embedding, n_tokens, hidden_size, padding_idx=0)
-        self.n_outputs = hidden_size
+        self.dropout = Dropout(dropout)
+        self.embedding = skip_init(nn.Embedding, n_tokens, n_outputs, padding_idx=0)
+        self.embedding.weight.requires_grad_(not frozen)
+        self.n_outputs = n_outputs
 
-    def forward(self, x, lengths):
+    def forward(self, x, lengths, generator=None):
         """(N, T) int64 -> (N, T, H)."""
+        factors = self.dropout.factors(x, generator)
+        if factors is not None:
+            x = x.masked_fill((factors == 0) & (x != 0), 1)
         return self.embedding(x), lengths
 
 
@@ -193,7 +201,7 @@ class ConvStem(nn.Module):
         self.norms = nn.ModuleList(MaskedBatchNorm(hidden_size) for _ in inputs)
         self.n_outputs = hidden_size
 
-    def forward(self, x, lengths):
+    def forward(self, x, lengths, generator=None):
         """(N, T, C) -> (N, S, H), S = ceil(T / product of strides)."""
         is_inference = not (self.training or torch.is_grad_enabled())
         if is_inference and kernels.applies(x, self.convolutions[0].weight):
@@ -510,18 +518,24 @@ class RecurrentNetwork(_Portable, nn.Module):
     dropout : float
         Probability that an output of a recurrent layer is dropped in training.
     stem : {None, "linear", "conv", "embedding"}
-    pooling : {"last", "mean", "max", "mean-max", "attention"}
+    pooling : {"last", "mean", "max", "mean-max", "attention"} or None
+        None: every state is read out, so there are raw outputs for each step.
     strides : tuple of int
         Strides of the convolutions. Only used with ``stem="conv"``.
-    n_tokens : int
-        Rows of the embedding. Only used with ``stem="embedding"``.
+    n_tokens, embedding_size : int
+        Rows and columns of the embedding. Only used with ``stem="embedding"``.
+    freeze_embedding : bool
+        Whether the embedding stays as it is in training.
+    token_dropout : float
+        Probability that a token is read as unknown in training.
     variational_dropout, recurrent_dropout, residual, layer_norm
         As `Recurrence` takes them.
     """
 
     def __init__(
         self, *, n_channels, n_outputs, hidden_size, num_layers, cell, bidirectional,
-        dropout, stem, pooling, strides, n_tokens, variational_dropout=False,
+        dropout, stem, pooling, strides, n_tokens, embedding_size=None,
+        freeze_embedding=False, token_dropout=0.0, variational_dropout=False,
         recurrent_dropout=0.0, residual=False, layer_norm=False,
     ):  # fmt: skip
         super().__init__()
@@ -534,26 +548,33 @@ class RecurrentNetwork(_Portable, nn.Module):
             "n_channels": n_channels, "n_outputs": n_outputs,
             "hidden_size": hidden_size, "num_layers": num_layers, "cell": cell,
             "bidirectional": bidirectional, "dropout": dropout, "stem": stem,
-            "pooling": pooling, "strides": strides, "n_tokens": n_tokens, **variants,
+            "pooling": pooling, "strides": strides, "n_tokens": n_tokens,
+            "embedding_size": embedding_size, "freeze_embedding": freeze_embedding,
+            "token_dropout": token_dropout, **variants,
         }  # fmt: skip
         stems = {
             "linear": lambda: LinearStem(n_channels, hidden_size),
             "conv": lambda: ConvStem(n_channels, hidden_size, strides),
-            "embedding": lambda: EmbeddingStem(n_tokens, hidden_size),
+            "embedding": lambda: EmbeddingStem(
+                n_tokens, embedding_size or hidden_size, freeze_embedding, token_dropout
+            ),
         }
         self.stem = None if stem is None else stems[stem]()
         n_inputs = n_channels if stem is None else self.stem.n_outputs
         self.recurrence = Recurrence(
             n_inputs, hidden_size, num_layers, cell, bidirectional, dropout, **variants
         )
-        # What convolutions see is pooled beside what the recurrence makes of it, as in
+        # What convolutions see is read out beside what the recurrence makes of it, as in
         # LSTM-FCN (Karim et al., 2018).
         self.skips = stem == "conv" and pooling != "last"
-        n_states = self.recurrence.n_outputs + (n_inputs if self.skips else 0)
-        self.pooling = Pooling(pooling, n_states, bidirectional)
+        n_read = self.recurrence.n_outputs + (n_inputs if self.skips else 0)
+        self.pooling = None
+        if pooling is not None:
+            self.pooling = Pooling(pooling, n_read, bidirectional)
+            n_read = self.pooling.n_outputs
         # Its gradient costs less than that of one step out of all.
         self.reads_final = pooling == "last" and not bidirectional
-        self.readout = skip_init(RowLinear, self.pooling.n_outputs, n_outputs)
+        self.readout = skip_init(RowLinear, n_read, n_outputs)
 
     @property
     def rounds_alike(self):
@@ -564,18 +585,18 @@ class RecurrentNetwork(_Portable, nn.Module):
         return kernels.available(*self.recurrence.forwards[0].weights)
 
     def embed(self, x, lengths, generator=None):
-        """(N, T, C) -> pooled state (N, P)."""
+        """(N, T, C) -> pooled state (N, P); without pooling every state (N, S, D)."""
         if self.stem is not None:
-            x, lengths = self.stem(x, lengths)  # (N, S, I)
+            x, lengths = self.stem(x, lengths, generator)  # (N, S, I)
         if self.reads_final and lengths is None:
             return self.recurrence.final(x, generator)
         states = self.recurrence(x, lengths, generator)
         if self.skips:
             states = torch.cat([states, x], dim=2)  # (N, S, D + I)
-        return self.pooling(states, lengths)
+        return states if self.pooling is None else self.pooling(states, lengths)
 
     def forward(self, x, lengths=None, generator=None):
-        """(N, T, C) -> raw outputs (N, Q)."""
+        """(N, T, C) -> raw outputs (N, Q); without pooling (N, S, Q)."""
         return self.readout(self.embed(x, lengths, generator))
 
     @torch.no_grad()

@@ -72,6 +72,9 @@ class SequenceEncoder:
         appends one 0/1 channel per channel that tells where a value was missing.
     tokens : bool
         Whether X holds integer tokens. Token 0 is padding.
+    n_tokens : int or None
+        If given, the tokens 1 to n_tokens - 1 are known, seen in fit or not, and no
+        others. Only for tokens.
     dtype : {"float32", "float64"}
         Type of the encoded values. Ignored for tokens.
 
@@ -84,15 +87,18 @@ class SequenceEncoder:
         Whether X was 2-D in fit, so that its width is fixed.
     mean_, scale_ : ndarray of shape (n_channels_in_,), float64
     vocabulary_ : ndarray of shape (n_tokens,), int64
-        Distinct tokens seen in fit, sorted. Only for tokens.
+        Known tokens, sorted. Only for tokens.
     """
 
-    def __init__(self, n_channels, layout, standardize, missing, tokens, dtype):
+    def __init__(
+        self, n_channels, layout, standardize, missing, tokens, dtype, n_tokens=None
+    ):
         self.n_channels = n_channels
         self.layout = layout
         self.standardize = standardize
         self.missing = missing
         self.tokens = tokens
+        self.n_tokens = n_tokens
         self.dtype = dtype
 
     @property
@@ -337,7 +343,9 @@ class SequenceEncoder:
         self : SequenceEncoder
         """
         if self.tokens:
-            self.vocabulary_ = np.setdiff1d(sequences.values[rows], [PADDING])
+            seen = np.setdiff1d(sequences.values[rows], [PADDING])
+            given = self.n_tokens is not None
+            self.vocabulary_ = np.arange(1, self.n_tokens) if given else seen
             return self
         n_channels = sequences.values.shape[2]
         self.mean_ = np.zeros(n_channels)
@@ -426,6 +434,7 @@ def distinct_rows(
     rows : ndarray of shape (n_rows,), int64
         The rows to look at.
     target : ndarray of shape (n_rows,) or (n_rows, n_outputs), numeric
+        Or an object array of n_rows arrays, as `split_steps` returns them.
     weight : ndarray of shape (n_rows,), float64, positive
 
     Returns
@@ -435,7 +444,8 @@ def distinct_rows(
     weight : ndarray of shape (n_distinct,), float64
         Sum of the weights of the rows that are equal to each.
     """
-    target = np.asarray(target, dtype=np.float64).reshape(len(rows), -1) + 0.0
+    if target.dtype != object:
+        target = target.astype(np.float64).reshape(len(rows), -1) + 0.0
     digests = bytearray()
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
@@ -444,7 +454,7 @@ def distinct_rows(
         lengths = sequences.lengths[rows[chunk]]
         for row, length, y in zip(values + 0.0, lengths, target[chunk], strict=True):
             digest = hashlib.blake2b(row[:length].data, digest_size=16)
-            digest.update(y.data)
+            digest.update(np.ascontiguousarray(y, dtype=np.float64).data)
             digests += digest.digest()
     keys = np.frombuffer(digests, dtype=">u8").reshape(-1, 2)
     # Weights are the last key, so equal rows add up in one order only.
@@ -456,6 +466,82 @@ def distinct_rows(
     return rows[order][starts], np.add.reduceat(weight[order], starts)
 
 
+def read_steps(y, lengths: np.ndarray) -> np.ndarray:
+    """Return the targets of all time steps of all sequences, one after the other.
+
+    Parameters
+    ----------
+    y : array-like or ragged list of n_samples arrays
+        Row i has shape (lengths[i],) or (lengths[i], n_outputs). Or a Series or frame
+        with an (instance, time) row index.
+    lengths : ndarray of shape (n_samples,), int64
+        Time steps of each sequence.
+
+    Returns
+    -------
+    flat : ndarray of shape (n_steps,) or (n_steps, n_outputs)
+
+    Raises
+    ------
+    ValueError
+        If a row has another length than its sequence; names it.
+    """
+    if getattr(getattr(y, "index", None), "nlevels", 1) == 2:
+        values = y.to_numpy()
+        one_column = values.ndim == 2 and values.shape[1] == 1
+        rows = _split_by_instance(y.index, values[:, 0] if one_column else values)
+    else:
+        rows = _panel_rows(y)
+    if rows is None:
+        rows = np.asarray(y)
+        if rows.ndim < 2:
+            raise ValueError(
+                'With target="sequence" each row of y is an array with one label or '
+                f"value per time step; got y of shape {rows.shape}. For one label per "
+                'sequence set target="single".'
+            )
+    if len(rows) != len(lengths):
+        raise ValueError(
+            "Found input variables with inconsistent numbers of samples: "
+            f"{[len(lengths), len(rows)]}"
+        )
+    rows = [np.asarray(row) for row in rows]
+    for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        if row.ndim not in (1, 2) or row.ndim != rows[0].ndim:
+            raise ValueError(
+                f"Row {i} of y has shape {row.shape}; expected (n_timesteps,) in every "
+                "row, or (n_timesteps, n_outputs) in every row."
+            )
+        if len(row) != length:
+            raise ValueError(
+                f"Row {i} of y has {len(row)} time steps, but row {i} of X has "
+                f'{length}. With target="sequence" y needs one label or value for each '
+                "time step (padding not counted)."
+            )
+    return np.concatenate(rows)
+
+
+def split_steps(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return an object array (n_samples,) of arrays (lengths[i], ...) from all steps."""
+    rows = np.empty(len(lengths), dtype=object)
+    rows[:] = np.split(flat, np.cumsum(lengths)[:-1])
+    return rows
+
+
+def pad_steps(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return all steps as rows padded with zeros: (n_steps, ...) -> (n, T, ...)."""
+    inside = np.arange(lengths.max()) < lengths[:, None]  # (n, T)
+    padded = np.zeros((*inside.shape, *flat.shape[1:]), dtype=flat.dtype)
+    padded[inside] = flat
+    return padded
+
+
+def is_ragged(y) -> bool:
+    """Tell whether y is a list or object array of arrays of unequal shapes."""
+    rows = None if hasattr(y, "columns") else _panel_rows(y)
+    return rows is not None and len({np.shape(row) for row in rows}) > 1
+
+
 def _panel_rows(X):
     """Return the sequences of a panel or ragged X as a list, or None if it is an array.
 
@@ -464,7 +550,7 @@ def _panel_rows(X):
     """
     if hasattr(X, "columns") and hasattr(X, "index"):
         if getattr(X.index, "nlevels", 1) == 2:
-            return _split_by_instance(X)
+            return _split_by_instance(X.index, _require_numbers(X))
         if _is_nested(X):
             return _nested_rows(X)
         return None
@@ -485,15 +571,15 @@ def _is_sequence(value) -> bool:
     return isinstance(value, (list, tuple)) or np.ndim(value) > 0
 
 
-def _split_by_instance(frame):
-    """Split an (instance, time) frame into arrays, instances as they first appear."""
-    instance = frame.index.get_level_values(0)
+def _split_by_instance(index, values):
+    """Split rows with an (instance, time) index, instances as they first appear."""
+    instance = index.get_level_values(0)
     if not len(instance):
         return []
     codes = instance.factorize()[0]
     order = np.argsort(codes, kind="stable")
     stops = np.flatnonzero(np.diff(codes[order])) + 1
-    return np.split(_require_numbers(frame)[order], stops)
+    return np.split(values[order], stops)
 
 
 def _require_numbers(frame):

@@ -10,7 +10,7 @@ from sklstm import kernels
 from sklstm.network import ConvStem, EmbeddingStem
 from sklstm.sequences import Sequences
 
-METHODS = ("predict", "predict_proba", "embed")
+METHODS = ("predict", "predict_proba", "predict_log_proba", "embed")
 
 
 def stream(estimator, n_streams=None, method="predict"):
@@ -23,8 +23,9 @@ def stream(estimator, n_streams=None, method="predict"):
         "embedding"), which would need steps that are yet to come.
     n_streams : int, default=None
         Sequences that are read side by side. None means one, without an axis for it.
-    method : {"predict", "predict_proba", "embed"}, default="predict"
-        What to answer.
+    method : {"predict", "predict_proba", "predict_log_proba", "embed"}, \
+default="predict"
+        What to answer: of the sequence so far, or with ``target="sequence"`` of the step.
 
     Returns
     -------
@@ -88,6 +89,7 @@ class Stream:
         self._answer = {
             "predict": lambda pooled: self._head.decode(self._raw(pooled)),
             "predict_proba": lambda pooled: self._head.proba(self._raw(pooled)),
+            "predict_log_proba": lambda pooled: self._head.log_proba(self._raw(pooled)),
             "embed": lambda pooled: pooled.astype(np.float64),
         }[method]
         self._lengths = np.ones(n_rows, dtype=np.int64)
@@ -207,7 +209,7 @@ class _Pooling:
     """What `network.Pooling` says of the steps so far."""
 
     def __init__(self, module, n_rows):
-        self.kind = module.pooling
+        self.kind = "last" if module is None else module.pooling
         if self.kind == "attention":
             self.weight = module.score.weight.detach().numpy().T.copy()  # (D, D)
             self.bias = module.score.bias.detach().numpy().copy()

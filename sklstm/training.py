@@ -146,11 +146,12 @@ def explain_out_of_memory(device, **sizes):
 class Randomness:
     """Every random choice of one fit, from one seed; global state stays untouched."""
 
-    def __init__(self, random_state, device, n_iter):
-        if random_state is None:
+    def __init__(self, random_state, device, n_iter, seed=None):
+        if random_state is not None:
+            seed = int(check_random_state(random_state).randint(2**31 - 1))
+        elif seed is None:
             seed = int(np.random.default_rng().integers(2**31))
-        else:
-            seed = check_random_state(random_state).randint(2**31 - 1)
+        self.seed = seed
         # n_iter: a fit that goes on draws otherwise than the one before it.
         seeds = np.random.SeedSequence([seed, n_iter]).generate_state(4).tolist()
         self.start = torch.Generator().manual_seed(seeds[0])
@@ -361,6 +362,7 @@ class History:
     best_validation_score: float | None = None
     optimizer_state: dict | None = None
     converged: bool = True
+    interrupted: bool = False
 
     @property
     def n_iter(self) -> int:
@@ -372,11 +374,19 @@ def _snapshot(network):
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
+def _to_arrays(state):
+    return None if state is None else {k: v.cpu().numpy() for k, v in state.items()}
+
+
+def _to_tensors(state):
+    return None if state is None else {k: torch.from_numpy(v) for k, v in state.items()}
+
+
 def train(
     network, loss, batches, *, solver, learning_rate, learning_rate_init, alpha,
     max_iter, tol, max_grad_norm, n_iter_no_change, generator, bfloat16=False,
     differentiate=None, validate=None, optimizer_state=None, on_epoch=None,
-    verbose=False,
+    checkpoint=None, verbose=False,
 ):  # fmt: skip
     """Train a network in place and return the history.
 
@@ -409,6 +419,9 @@ def train(
         `History.optimizer_state` of an earlier call to go on from.
     on_epoch : callable, default=None
         ``on_epoch(history)``, called after each epoch; returns True to stop.
+    checkpoint : object with `read`, `is_due` and `write`, default=None
+        Is given the state of the loop between two epochs. Training goes on from what
+        `read` returns, unless that is None.
     verbose : bool
 
     Returns
@@ -422,14 +435,20 @@ def train(
     """
     device = next(network.parameters()).device
     flat = FlatParameters(network)
-    optimizer = Optimizer(flat, solver, alpha, optimizer_state)
     history = History(validation_scores=None if validate is None else [])
     planned = learning_rate in ("one-cycle", "cosine")
     rate, n_stale = learning_rate_init, 0
     best, best_score, lowest = None, -math.inf, math.inf
     n_steps, step = max_iter * len(batches), 0
+    saved = None if checkpoint is None else checkpoint.read()
+    if saved is not None:
+        network.load_state_dict(_to_tensors(saved["network"]))
+        optimizer_state, best = saved["optimizer"], _to_tensors(saved["best"])
+        history = History(**saved["history"])
+        rate, n_stale, best_score, lowest, step = saved["progress"]
+    optimizer = Optimizer(flat, solver, alpha, optimizer_state)
     try:
-        for epoch in range(1, max_iter + 1):
+        for epoch in range(history.n_iter + 1, max_iter + 1):
             network.train()
             total, n_rows = torch.zeros((), device=device, dtype=torch.float64), 0
             for inputs, target, weight, n in batches:
@@ -486,6 +505,14 @@ def train(
                 if learning_rate != "adaptive" or rate <= MIN_ADAPTIVE_RATE:
                     break
                 rate, n_stale = rate / 5, 0
+            if checkpoint is not None and checkpoint.is_due():
+                checkpoint.write({
+                    "network": _to_arrays(network.state_dict()),
+                    "optimizer": optimizer.state(),
+                    "best": _to_arrays(best),
+                    "history": vars(history),
+                    "progress": (rate, n_stale, best_score, lowest, step),
+                })  # fmt: skip
         else:
             # A plan that was run to its end has converged, unless it was too short to
             # tell.
@@ -493,6 +520,7 @@ def train(
         if validate is not None:
             network.load_state_dict(best)
     except KeyboardInterrupt:
+        history.interrupted = True
         if best is not None:
             network.load_state_dict(best)
         warnings.warn(
@@ -540,7 +568,8 @@ def forward(network, sequences, device, method="__call__") -> np.ndarray:
 
     Returns
     -------
-    raw : ndarray of shape (n, n_outputs), float64
+    raw : ndarray of shape (n, n_outputs) or (n, T, n_outputs), float64
+        The latter, padded with zeros, if the network says something of each step.
     """
     n = len(sequences.lengths)
     if device.type != "cpu":
@@ -569,8 +598,10 @@ def forward(network, sequences, device, method="__call__") -> np.ndarray:
                     lengths = torch.from_numpy(sequences.lengths[filled]).to(device)
                 out = call(x, lengths).cpu().numpy()
                 if raw is None:
-                    raw = np.empty((n, out.shape[1]), dtype=np.float64)
-                raw[rows] = out[: len(rows)]
+                    steps = values.shape[1:2] if out.ndim == 3 else ()
+                    raw = np.zeros((n, *steps, out.shape[-1]), dtype=np.float64)
+                out = out[: len(rows), : raw.shape[1]]
+                raw[rows, : out.shape[1]] = out
     return raw
 
 

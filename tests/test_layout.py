@@ -14,12 +14,29 @@ LEAVES = {"sequences", "network", "heads", "training", "windows"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
     "kernels": set(),
+    "checks": set(),
+    "container": set(),
+    "checkpoints": {"checks", "container"},
     "network": {"kernels"},
-    "estimators": LEAVES - {"windows"},
+    "estimators": LEAVES - {"windows"} | {"checkpoints"},
     "pretrained": {"network"},
     "forecast_model": {"heads", "network", "training", "windows"},
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
+    "panel": {"estimators"},
     "streaming": {"kernels", "network", "sequences"},
+    "frames": {"container"},
+    "saved_network": {"checks", "container", "network"},
+    "saved_estimator": LEAVES - {"windows"} | {"checks", "container", "saved_network"},
+    "saved_forecaster": {
+        "checks",
+        "container",
+        "forecast_model",
+        "frames",
+        "network",
+        "saved_network",
+        "windows",
+    },
+    "persistence": {"checks", "container"},
     "compression": {"network"},
     "onnx_graph": set(),
     "export": {
@@ -30,12 +47,14 @@ ALLOWED = {
         "onnx_graph",
         "sequences",
     },
-    "__init__": {"estimators", "streaming"},
+    "text": {"sequences"},
+    "generation": {"sequences", "streaming", "text"},
+    "__init__": {"estimators", "generation", "streaming", "text"},
 }
 # What costs time to import, and the rooms that may.
 HEAVY = {
-    "sktime": {"forecaster"},
-    "pandas": {"forecaster", "windows"},
+    "sktime": {"forecaster", "frames", "panel", "saved_forecaster"},
+    "pandas": {"forecaster", "windows", "frames", "saved_forecaster"},
     "matplotlib": set(),
 }
 
@@ -79,7 +98,21 @@ def test_import_loads_neither_sktime_nor_matplotlib():
 
 
 def test_public_names():
-    names = ["LSTMClassifier", "LSTMForecaster", "LSTMRegressor"]
-    names += ["compress", "distill", "stream", "to_onnx", "to_torch"]
+    names = [
+        "LSTMClassifier",
+        "LSTMForecaster",
+        "LSTMRegressor",
+        "LSTMTimeSeriesClassifier",
+        "LSTMTimeSeriesRegressor",
+        "TokenSequences",
+        "compress",
+        "distill",
+        "generate",
+        "load",
+        "save",
+        "stream",
+        "to_onnx",
+        "to_torch",
+    ]
     assert sklstm.__all__ == names
     assert all(hasattr(sklstm, name) for name in sklstm.__all__)

@@ -1,0 +1,142 @@
+"""How far a fit has come, kept in a file, so that it can go on after it was killed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sklstm.checks import is_a, is_natural, require, require_fields
+from sklstm.container import pack, read_whole, unpack, write_whole
+
+KIND = "checkpoint"
+# A write waits until it takes at most this share of the time since the last one.
+MAX_WRITING_SHARE = 0.05
+
+
+class Checkpoint:
+    """The file of one fit, read when it is made.
+
+    Parameters
+    ----------
+    path : path-like
+        Need not exist.
+
+    Attributes
+    ----------
+    seed : int or None
+        Of the fit that wrote the file.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or is no checkpoint, or could not be written for want of
+        its folder.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.seed = self._saved = None
+        self._written_at, self._cost = -np.inf, 0.0
+        if not self.path.parent.is_dir():
+            raise ValueError(f"The checkpoint {os.fspath(path)!r} has no such folder.")
+        if not self.path.exists():
+            return
+        try:
+            self._saved = unpack(read_whole(path), {KIND: tuple})[1]
+            require_fields("checkpoint", self._saved, {
+                "identity": is_a(dict), "generators": is_a(list), "training": is_a(dict),
+            })  # fmt: skip
+            self.seed = self._saved["identity"].get("seed")
+            require(is_natural(self.seed), "it has no seed")
+        except ValueError as error:
+            raise ValueError(
+                f"The checkpoint {os.fspath(path)!r} cannot be read: {error}. Delete it "
+                "to start anew."
+            ) from error
+
+    def begin(self, identity, generators):
+        """Say what the fit is and with what it draws; take up that of the file.
+
+        Parameters
+        ----------
+        identity : dict of str to str or int
+            Under names that tell users what it is.
+        generators : list of torch.Generator
+            Their states are kept, and set to what they were.
+
+        Raises
+        ------
+        ValueError
+            If the file is of a fit of other data or parameters; says what differs.
+        """
+        self.identity, self.generators = identity, generators
+        if self._saved is None:
+            return
+        theirs = self._saved["identity"]
+        for name in [*identity, *(theirs.keys() - identity.keys())]:
+            ours, other = (each.get(name, "absent") for each in (identity, theirs))
+            if ours != other:
+                raise ValueError(
+                    f"The checkpoint {os.fspath(self.path)!r} is of another fit: {name} "
+                    f"was {other}, now it is {ours}. Delete it to start anew, or give "
+                    "each fit a path of its own."
+                )
+        states = self._saved["generators"]
+        require(len(states) == len(generators), "the checkpoint lacks a random state")
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(torch.from_numpy(state))
+
+    def read(self) -> dict | None:
+        """Return what was last written by `write`; None where there is no file yet."""
+        return None if self._saved is None else self._saved["training"]
+
+    def is_due(self) -> bool:
+        """Tell whether the last write is long enough ago for another."""
+        elapsed = time.monotonic() - self._written_at
+        return self._cost <= MAX_WRITING_SHARE * elapsed
+
+    def write(self, training) -> None:
+        """Write, in one step, the state of a training loop.
+
+        If that fails, as on a full disk, it warns, and the last file stays.
+
+        Parameters
+        ----------
+        training : dict
+            Of values and arrays.
+        """
+        began = time.monotonic()
+        states = [generator.get_state().numpy() for generator in self.generators]
+        value = {
+            "identity": self.identity, "generators": states, "training": training,
+        }  # fmt: skip
+        try:
+            write_whole(self.path, pack(value, KIND))
+        except OSError as error:
+            warnings.warn(
+                f"The checkpoint {os.fspath(self.path)!r} was not written ({error}); "
+                "the fit goes on.",
+                UserWarning,
+                stacklevel=2,
+            )
+        self._written_at = time.monotonic()
+        self._cost = self._written_at - began
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self.path.unlink(missing_ok=True)
+
+
+def digest(*arrays) -> str:
+    """Return a hash of arrays, their shapes and types."""
+    made = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        made.update(f"{array.shape}{array.dtype.str}".encode())
+        made.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    return made.hexdigest()

@@ -1,0 +1,480 @@
+"""Guest: LSTMClassifier and LSTMRegressor behind sktime's panel interfaces.
+
+No logic of their own: sktime checks and converts the panel, the wrapped estimator, kept
+in `estimator_`, does all else.
+"""
+
+from __future__ import annotations
+
+from sktime.classification.base import BaseClassifier
+from sktime.regression.base import BaseRegressor
+
+from sklstm.estimators import LSTMClassifier, LSTMRegressor
+
+TAGS = {
+    "authors": ["sklstm developers"],
+    "maintainers": ["sklstm developers"],
+    "python_dependencies": "torch",
+    # numpy3D, where that is what came; a list of frames has no need of equal lengths.
+    "X_inner_mtype": ["df-list", "numpy3D"],
+    "capability:multivariate": True,
+    "capability:unequal_length": True,
+    "capability:missing_values": True,
+    "capability:categorical_in_X": False,
+    "capability:random_state": True,
+    "property:randomness": "derandomized",
+}
+
+
+class LSTMTimeSeriesClassifier(BaseClassifier):
+    """Classify time series in sktime with a long short-term memory network.
+
+    `LSTMClassifier` for sktime's panels, pipelines, searches and benchmarks: series
+    with one or many channels, of equal or unequal length, with or without missing
+    values. Its parameters are those of `LSTMClassifier`, less `n_channels` and `layout`,
+    which the panel tells, and `warm_start`, as sktime's `fit` always starts anew.
+
+    Parameters
+    ----------
+    hidden_size : int, default=64
+        Size of the state of each recurrent layer, and of the stem's output.
+    num_layers : int, default=1
+        Number of recurrent layers, one upon the other.
+    cell : {"lstm", "gru"}, default="lstm"
+        Recurrent cell: LSTM [1]_ with forget gates, or GRU.
+    bidirectional : bool, default=False
+        Whether a second recurrence reads each sequence from its end.
+    dropout : float in [0, 1), default=0.2
+        Probability with which an output of a recurrent layer is dropped in training.
+    stem : {"auto", "linear", "conv", "embedding"} or None, default="auto"
+        What stands before the recurrence.
+
+        - None: nothing, a plain LSTM;
+        - "linear": one linear map with ReLU for all time steps;
+        - "conv": three convolutions over time with batch normalisation [2]_, strided
+          so that the recurrence takes about 64 steps at most;
+        - "embedding": a trained vector for each token; X holds integer tokens, in one
+          column of frames;
+        - "auto": "conv" if the longest training sequence has at least 8 steps, else
+          None.
+    pooling : {"auto", "last", "mean", "max", "mean-max", "attention"}, default="auto"
+        How the states of all time steps become one vector. "last" is the final state
+        (of both directions); "attention" a weighted mean with learned weights [3]_;
+        "auto" is "mean-max" with a "conv" or "embedding" stem, else "last".
+    standardize : bool, default=True
+        Whether to bring each channel to mean 0 and standard deviation 1, over all
+        training sequences and steps. Ignored for tokens.
+    missing : {"error", "mask"}, default="mask"
+        What to do about NaN: raise an error; or take trailing steps that are NaN in
+        every channel as the end of the sequence and show the network, in one more
+        channel per channel, which other values are missing. Infinity is an error.
+    solver : {"adam", "adamw", "sgd"}, default="adam"
+        "sgd" has Nesterov momentum of 0.9.
+    alpha : float, default=0.01
+        Strength of the L2 penalty; with ``solver="adamw"``, of decoupled weight
+        decay. Biases are spared.
+    batch_size : int or "auto", default="auto"
+        Sequences per step of the solver. "auto" is an eighth of the training set, at
+        least 8 and at most 64.
+    learning_rate : {"one-cycle", "cosine", "constant", "adaptive"}, \
+default="one-cycle"
+        Schedule: up to `learning_rate_init` and down to 0 over `max_iter` epochs; only
+        down; constant; or divided by 5 whenever there was no improvement for
+        `n_iter_no_change` epochs.
+    learning_rate_init : float, default=5e-3
+        Highest learning rate.
+    max_iter : int, default=100
+        Epochs, passes over the (distinct) training sequences.
+    shuffle : bool, default=True
+        Whether to visit sequences in a new order in every epoch. If True, the model
+        does not depend on the order of the rows, and equal rows are merged into one
+        with their weights added.
+    tol : float, default=1e-4
+        An epoch improves on the best loss if it is lower by more than this. With
+        "one-cycle" and "cosine", the loss below which nothing is left to learn.
+    max_grad_norm : float or None, default=1.0
+        Gradients are scaled down to this norm. None: never.
+    early_stopping : bool, default=False
+        Whether to hold out `validation_fraction` of the sequences (by class, where
+        that can be done), stop after `n_iter_no_change` epochs without a better score
+        on them, and keep the best epoch's weights.
+    validation_fraction : float in (0, 1), default=0.1
+        Ignored unless `early_stopping`.
+    n_iter_no_change : int, default=10
+        Epochs without improvement after which to stop (or, if "adaptive", to lower the
+        rate). Of the training loss unless `early_stopping`; "one-cycle" and "cosine"
+        then only stop once it stays below `tol`.
+    class_weight : dict, list of dict, "balanced" or None, default=None
+        Weight of each class in the loss, {label: weight}. "balanced" weights classes
+        inversely to their (weighted) frequency. For multilabel, "balanced" or one
+        dict {0: weight, 1: weight} per label.
+    random_state : int, RandomState instance or None, default=None
+        Drives initial weights, order, dropout and the held-out part. None: a fresh
+        seed from the operating system at each fit.
+    device : str, default="auto"
+        "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+        Only computation happens there; the fitted model lives on the CPU.
+    dtype : {"float32", "float64", "bfloat16"}, default="float32"
+        Precision of the computation. "bfloat16" trains in mixed precision and
+        predicts in float32; it pays on hardware that has it.
+    verbose : bool or int, default=False
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    estimator_ : LSTMClassifier
+        What was fitted, with all its attributes and methods, `embed` for one; absent if
+        y had one class only. Its ``layout`` is "channel-major".
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+
+    See Also
+    --------
+    LSTMClassifier : The same for scikit-learn.
+
+    References
+    ----------
+    .. [1] Hochreiter, S., Schmidhuber, J. (1997). Long short-term memory. Neural
+       Computation 9(8). Gers, F., Schmidhuber, J., Cummins, F. (2000). Learning to
+       forget. Neural Computation 12(10).
+    .. [2] Karim, F., et al. (2018). LSTM fully convolutional networks for time series
+       classification. IEEE Access 6.
+    .. [3] Yang, Z., et al. (2016). Hierarchical attention networks for document
+       classification. NAACL.
+
+    Examples
+    --------
+    >>> from sktime.datasets import load_unit_test
+    >>> from sklstm import LSTMTimeSeriesClassifier
+    >>> X_train, y_train = load_unit_test(split="train")
+    >>> X_test, y_test = load_unit_test(split="test")
+    >>> classifier = LSTMTimeSeriesClassifier(8, max_iter=30, random_state=0)
+    >>> classifier.fit(X_train, y_train).predict(X_test[:3])
+    array(['1', '1', '1'], dtype='<U1')
+    """
+
+    _tags = {
+        **TAGS,
+        "capability:predict_proba": True,
+        "capability:class_weight": True,
+    }
+
+    def __init__(
+        self,
+        hidden_size=64,
+        *,
+        num_layers=1,
+        cell="lstm",
+        bidirectional=False,
+        dropout=0.2,
+        stem="auto",
+        pooling="auto",
+        standardize=True,
+        missing="mask",
+        solver="adam",
+        alpha=0.01,
+        batch_size="auto",
+        learning_rate="one-cycle",
+        learning_rate_init=5e-3,
+        max_iter=100,
+        shuffle=True,
+        tol=1e-4,
+        max_grad_norm=1.0,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        class_weight=None,
+        random_state=None,
+        device="auto",
+        dtype="float32",
+        verbose=False,
+    ):
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.cell = cell
+        self.bidirectional = bidirectional
+        self.dropout = dropout
+        self.stem = stem
+        self.pooling = pooling
+        self.standardize = standardize
+        self.missing = missing
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.tol = tol
+        self.max_grad_norm = max_grad_norm
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+        super().__init__()
+        self.set_tags(**{"capability:missing_values": missing == "mask"})
+
+    def _fit(self, X, y):
+        settings = self.get_params(deep=False)
+        self.estimator_ = LSTMClassifier(layout="channel-major", **settings).fit(X, y)
+        return self
+
+    def _predict(self, X):
+        return self.estimator_.predict(X)
+
+    def _predict_proba(self, X):
+        return self.estimator_.predict_proba(X)
+
+    @classmethod
+    def get_test_params(cls, parameter_set="default"):
+        """Return settings for sktime's checks.
+
+        Parameters
+        ----------
+        parameter_set : str, default="default"
+
+        Returns
+        -------
+        params : list of dict
+        """
+        tiny = {"hidden_size": 4, "max_iter": 2, "random_state": 0}
+        return [
+            tiny,
+            {**tiny, "stem": None, "bidirectional": True, "class_weight": "balanced"},
+        ]
+
+
+class LSTMTimeSeriesRegressor(BaseRegressor):
+    """Predict numbers from time series in sktime with a long short-term memory network.
+
+    `LSTMRegressor` for sktime's panels, pipelines, searches and benchmarks: series with
+    one or many channels, of equal or unequal length, with or without missing values; one
+    or several targets, which share a network. Its parameters are those of
+    `LSTMRegressor`, less `n_channels` and `layout`, which the panel tells, and
+    `warm_start`, as sktime's `fit` always starts anew.
+
+    Parameters
+    ----------
+    hidden_size : int, default=64
+        Size of the state of each recurrent layer, and of the stem's output.
+    num_layers : int, default=1
+        Number of recurrent layers, one upon the other.
+    cell : {"lstm", "gru"}, default="lstm"
+        Recurrent cell: LSTM [1]_ with forget gates, or GRU.
+    bidirectional : bool, default=False
+        Whether a second recurrence reads each sequence from its end.
+    dropout : float in [0, 1), default=0.0
+        Probability with which an output of a recurrent layer is dropped in training.
+    stem : {"auto", "linear", "conv", "embedding"} or None, default="auto"
+        What stands before the recurrence.
+
+        - None: nothing, a plain LSTM;
+        - "linear": one linear map with ReLU for all time steps;
+        - "conv": three convolutions over time with batch normalisation [2]_, strided
+          so that the recurrence takes about 64 steps at most;
+        - "embedding": a trained vector for each token; X holds integer tokens, in one
+          column of frames;
+        - "auto": "conv" if the longest training sequence has at least 8 steps, else
+          None.
+    pooling : {"auto", "last", "mean", "max", "mean-max", "attention"}, default="auto"
+        How the states of all time steps become one vector. "last" is the final state
+        (of both directions); "attention" a weighted mean with learned weights [3]_;
+        "auto" is "mean-max" with a "conv" or "embedding" stem, else "last".
+    standardize : bool, default=True
+        Whether to bring each channel to mean 0 and standard deviation 1, over all
+        training sequences and steps. Ignored for tokens.
+    missing : {"error", "mask"}, default="mask"
+        What to do about NaN: raise an error; or take trailing steps that are NaN in
+        every channel as the end of the sequence and show the network, in one more
+        channel per channel, which other values are missing. Infinity is an error.
+    loss : {"squared_error", "absolute_error", "huber", "quantile"}, \
+default="squared_error"
+        What is minimised. The median follows from "absolute_error"; "huber" [4]_ is
+        squared near 0 and absolute beyond `epsilon`.
+    quantile : float in (0, 1), default=0.5
+        Quantile to predict. Only used with ``loss="quantile"`` [5]_.
+    epsilon : float, default=1.35
+        Where "huber" turns linear, in standard deviations of y (in units of y without
+        `normalize_y`). Only used with ``loss="huber"``.
+    normalize_y : bool, default=True
+        Whether targets are brought to mean 0 and standard deviation 1 in training.
+    solver : {"adam", "adamw", "sgd"}, default="adam"
+        "sgd" has Nesterov momentum of 0.9.
+    alpha : float, default=0.03
+        Strength of the L2 penalty; with ``solver="adamw"``, of decoupled weight
+        decay. Biases are spared.
+    batch_size : int or "auto", default="auto"
+        Sequences per step of the solver. "auto" is an eighth of the training set, at
+        least 8 and at most 64.
+    learning_rate : {"one-cycle", "cosine", "constant", "adaptive"}, \
+default="one-cycle"
+        Schedule: up to `learning_rate_init` and down to 0 over `max_iter` epochs; only
+        down; constant; or divided by 5 whenever there was no improvement for
+        `n_iter_no_change` epochs.
+    learning_rate_init : float, default=5e-3
+        Highest learning rate.
+    max_iter : int, default=100
+        Epochs, passes over the (distinct) training sequences.
+    shuffle : bool, default=True
+        Whether to visit sequences in a new order in every epoch. If True, the model
+        does not depend on the order of the rows, and equal rows are merged into one
+        with their weights added.
+    tol : float, default=1e-4
+        An epoch improves on the best loss if it is lower by more than this. With
+        "one-cycle" and "cosine", the loss below which nothing is left to learn.
+    max_grad_norm : float or None, default=1.0
+        Gradients are scaled down to this norm. None: never.
+    early_stopping : bool, default=False
+        Whether to hold out `validation_fraction` of the sequences (by class, where
+        that can be done), stop after `n_iter_no_change` epochs without a better score
+        on them, and keep the best epoch's weights.
+    validation_fraction : float in (0, 1), default=0.1
+        Ignored unless `early_stopping`.
+    n_iter_no_change : int, default=10
+        Epochs without improvement after which to stop (or, if "adaptive", to lower the
+        rate). Of the training loss unless `early_stopping`; "one-cycle" and "cosine"
+        then only stop once it stays below `tol`.
+    random_state : int, RandomState instance or None, default=None
+        Drives initial weights, order, dropout and the held-out part. None: a fresh
+        seed from the operating system at each fit.
+    device : str, default="auto"
+        "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+        Only computation happens there; the fitted model lives on the CPU.
+    dtype : {"float32", "float64", "bfloat16"}, default="float32"
+        Precision of the computation. "bfloat16" trains in mixed precision and
+        predicts in float32; it pays on hardware that has it.
+    verbose : bool or int, default=False
+        Whether to print a line per epoch.
+
+    Attributes
+    ----------
+    estimator_ : LSTMRegressor
+        What was fitted, with all its attributes and methods, `embed` for one. Its
+        ``layout`` is "channel-major".
+
+    See Also
+    --------
+    LSTMRegressor : The same for scikit-learn.
+
+    References
+    ----------
+    .. [1] Hochreiter, S., Schmidhuber, J. (1997). Long short-term memory. Neural
+       Computation 9(8). Gers, F., Schmidhuber, J., Cummins, F. (2000). Learning to
+       forget. Neural Computation 12(10).
+    .. [2] Karim, F., et al. (2018). LSTM fully convolutional networks for time series
+       classification. IEEE Access 6.
+    .. [3] Yang, Z., et al. (2016). Hierarchical attention networks for document
+       classification. NAACL.
+    .. [4] Huber, P. J. (1964). Robust estimation of a location parameter. Annals of
+       Mathematical Statistics 35(1).
+    .. [5] Koenker, R., Bassett, G. (1978). Regression quantiles. Econometrica 46(1).
+
+    Examples
+    --------
+    >>> from sktime.datasets import load_unit_test
+    >>> from sklstm import LSTMTimeSeriesRegressor
+    >>> X, _ = load_unit_test(split="train", return_type="numpy3D")
+    >>> y = X[:, 0, -1]
+    >>> regressor = LSTMTimeSeriesRegressor(8, max_iter=30, random_state=0)
+    >>> regressor.fit(X, y).predict(X[:3]).shape
+    (3,)
+    """
+
+    _tags = {
+        **TAGS,
+        "y_inner_mtype": "numpy2D",
+        "capability:multioutput": True,
+    }
+
+    def __init__(
+        self,
+        hidden_size=64,
+        *,
+        num_layers=1,
+        cell="lstm",
+        bidirectional=False,
+        dropout=0.0,
+        stem="auto",
+        pooling="auto",
+        standardize=True,
+        missing="mask",
+        loss="squared_error",
+        quantile=0.5,
+        epsilon=1.35,
+        normalize_y=True,
+        solver="adam",
+        alpha=0.03,
+        batch_size="auto",
+        learning_rate="one-cycle",
+        learning_rate_init=5e-3,
+        max_iter=100,
+        shuffle=True,
+        tol=1e-4,
+        max_grad_norm=1.0,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        random_state=None,
+        device="auto",
+        dtype="float32",
+        verbose=False,
+    ):
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.cell = cell
+        self.bidirectional = bidirectional
+        self.dropout = dropout
+        self.stem = stem
+        self.pooling = pooling
+        self.standardize = standardize
+        self.missing = missing
+        self.loss = loss
+        self.quantile = quantile
+        self.epsilon = epsilon
+        self.normalize_y = normalize_y
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.tol = tol
+        self.max_grad_norm = max_grad_norm
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.random_state = random_state
+        self.device = device
+        self.dtype = dtype
+        self.verbose = verbose
+        super().__init__()
+        self.set_tags(**{"capability:missing_values": missing == "mask"})
+
+    def _fit(self, X, y):
+        settings = self.get_params(deep=False)
+        y = y[:, 0] if y.shape[1] == 1 else y
+        self.estimator_ = LSTMRegressor(layout="channel-major", **settings).fit(X, y)
+        return self
+
+    def _predict(self, X):
+        return self.estimator_.predict(X)
+
+    @classmethod
+    def get_test_params(cls, parameter_set="default"):
+        """Return settings for sktime's checks.
+
+        Parameters
+        ----------
+        parameter_set : str, default="default"
+
+        Returns
+        -------
+        params : list of dict
+        """
+        tiny = {"hidden_size": 4, "max_iter": 2, "random_state": 0}
+        return [tiny, {**tiny, "stem": None, "cell": "gru", "loss": "quantile"}]

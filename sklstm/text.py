@@ -1,0 +1,339 @@
+"""Texts -> ragged integer sequences, for ``stem="embedding"``."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import check_is_fitted
+
+from sklstm.sequences import N_RESERVED_TOKENS, PADDING, UNKNOWN
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands for what is unknown
+
+
+class TokenSequences(TransformerMixin, BaseEstimator):
+    r"""Number the characters or words of texts, in any language, keeping their order.
+
+    `CountVectorizer` for sequences: what comes out has an integer per token, for an
+    `LSTMClassifier` with ``stem="embedding"``. 0 is padding and never comes out, 1 a
+    token that is not in the vocabulary; the vocabulary is numbered from 2.
+
+    Parameters
+    ----------
+    analyzer : {"char", "word"} or callable, default="char"
+        What a token is: every character; what `token_pattern` finds; or what the
+        callable returns for a text, a list of hashable tokens.
+    lowercase : bool, default=False
+        Whether to lower the case first. Ignored with a callable.
+    token_pattern : str, default=r"\w+|[^\w\s]"
+        Regular expression of a token: a word, or a mark. Only used with
+        ``analyzer="word"``.
+    ngram_range : tuple of two int, default=(1, 1)
+        Shortest and longest run of characters or words to have a number of its own. Each
+        position gets one number, that of the longest run that ends there and is in the
+        vocabulary. Runs of two help with Chinese, whose words mostly have two characters.
+        Ignored with a callable.
+    max_features : int, default=None
+        Size of the vocabulary: only the most frequent tokens are kept. None: all.
+    min_df : int or float in [0, 1], default=1
+        Tokens in fewer texts than this (a float: than this share of them) are left out.
+    max_length : int, default=None
+        Tokens after this many of a text are cut off. None: never.
+    vocabulary : iterable of tokens, default=None
+        The vocabulary, in the order of its numbers; `max_features` and `min_df` are then
+        ignored and `fit` learns nothing. None: learnt.
+
+    Attributes
+    ----------
+    vocabulary_ : dict
+        Number of each token, from 2; sorted by token, unless `vocabulary` is given.
+
+    See Also
+    --------
+    sklearn.feature_extraction.text.CountVectorizer : Counts instead of sequences.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklstm import LSTMClassifier, TokenSequences
+    >>> TokenSequences("word").fit_transform(["so good", "so, so"]).tolist()
+    [array([4, 3]), array([4, 2, 4])]
+    >>> texts = ["很好", "不好", "very good", "not good"] * 5
+    >>> model = make_pipeline(
+    ...     TokenSequences("char"),
+    ...     LSTMClassifier(16, stem="embedding", bidirectional=True, random_state=0),
+    ... )
+    >>> model.fit(texts, ["yes", "no", "yes", "no"] * 5).predict(["很好", "not good"])
+    array(['yes', 'no'], dtype='<U3')
+    """
+
+    _parameter_constraints = {
+        "analyzer": [StrOptions({"char", "word"}), callable],
+        "lowercase": ["boolean"],
+        "token_pattern": [str],
+        "ngram_range": [tuple],
+        "max_features": [Interval(Integral, 1, None, closed="left"), None],
+        "min_df": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Real, 0, 1, closed="both"),
+        ],
+        "max_length": [Interval(Integral, 1, None, closed="left"), None],
+        "vocabulary": ["array-like", None],
+    }
+
+    def __init__(
+        self,
+        analyzer="char",
+        *,
+        lowercase=False,
+        token_pattern=r"\w+|[^\w\s]",
+        ngram_range=(1, 1),
+        max_features=None,
+        min_df=1,
+        max_length=None,
+        vocabulary=None,
+    ):
+        self.analyzer = analyzer
+        self.lowercase = lowercase
+        self.token_pattern = token_pattern
+        self.ngram_range = ngram_range
+        self.max_features = max_features
+        self.min_df = min_df
+        self.max_length = max_length
+        self.vocabulary = vocabulary
+
+    def fit(self, X, y=None):
+        """Learn the vocabulary.
+
+        Parameters
+        ----------
+        X : iterable of str
+            Texts; or, in place of any, a list of its tokens.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If X is not as said, or no token is left for the vocabulary.
+        """
+        validate_parameter_constraints(
+            self._parameter_constraints, self.get_params(deep=False), type(self).__name__
+        )
+        shortest, longest = self.ngram_range
+        if not 1 <= shortest <= longest:
+            raise ValueError(
+                "ngram_range must be two numbers, 1 <= shortest <= longest; got "
+                f"{self.ngram_range}."
+            )
+        if self.vocabulary is not None:
+            kept = list(self.vocabulary)
+            if len(set(kept)) < len(kept):
+                twice = Counter(kept).most_common(1)[0][0]
+                raise ValueError(f"vocabulary holds {twice!r} more than once.")
+        else:
+            texts = [self._runs(tokens) for tokens in self.tokenize(X)]
+            count, in_texts = Counter(), Counter()
+            for runs in texts:
+                found = [run for ending in runs for run in ending]
+                count.update(found)
+                in_texts.update(set(found))
+            least = self.min_df
+            if not isinstance(least, Integral):
+                least *= len(texts)
+            kept = sorted(token for token, n in in_texts.items() if n >= least)
+            if self.max_features is not None:
+                kept.sort(key=lambda token: -count[token])  # stable: ties as sorted
+                kept = sorted(kept[: self.max_features])
+        if not kept:
+            raise ValueError(
+                "The vocabulary is empty: no token of the texts is in at least "
+                f"min_df={self.min_df} of them. Lower min_df, or check that the texts "
+                "hold what the analyzer looks for."
+            )
+        self.vocabulary_ = {
+            token: number for number, token in enumerate(kept, N_RESERVED_TOKENS)
+        }
+        return self
+
+    def transform(self, X):
+        """Return the numbers of the tokens of each text.
+
+        Parameters
+        ----------
+        X : iterable of str
+            As in `fit`.
+
+        Returns
+        -------
+        sequences : ndarray of shape (n_samples,), object
+            Arrays of shape (n_tokens_i,), int64. A text without tokens becomes one
+            unknown token, since a sequence has at least one step.
+        """
+        check_is_fitted(self)
+        number = self.vocabulary_
+        texts = self.tokenize(X)
+        sequences = np.empty(len(texts), dtype=object)
+        for i, tokens in enumerate(texts):
+            numbers = [
+                next((number[run] for run in ending if run in number), UNKNOWN)
+                for ending in self._runs(tokens)
+            ] or [UNKNOWN]
+            sequences[i] = np.array(numbers, dtype=np.int64)
+        return sequences
+
+    def inverse_transform(self, X):
+        """Return the texts of sequences of numbers.
+
+        Parameters
+        ----------
+        X : iterable of sequences of int
+            Padding (0) is left out; an unknown token (1) becomes U+FFFD.
+
+        Returns
+        -------
+        texts : list of str
+            Words are joined with spaces. With a callable `analyzer` a list of lists of
+            tokens.
+        """
+        check_is_fitted(self)
+        token = {number: token for token, number in self.vocabulary_.items()}
+        token[UNKNOWN] = REPLACEMENT
+        texts = []
+        for i, numbers in enumerate(X):
+            foreign = sorted({int(n) for n in numbers} - {PADDING, *token})
+            if foreign:
+                raise ValueError(f"Row {i} holds {foreign[0]}, the number of no token.")
+            texts.append(self.join([token[n] for n in numbers if n != PADDING]))
+        return texts
+
+    def tokenize(self, X):
+        """Return the tokens of each text, as a list of lists; needs no `fit`.
+
+        Parameters
+        ----------
+        X : iterable of str
+            As in `fit`.
+
+        Returns
+        -------
+        tokens : list of list
+        """
+        if isinstance(X, str):
+            raise ValueError(
+                "Iterable over raw text documents expected, string object received. Put "
+                "it in a list."
+            )
+        pattern = re.compile(self.token_pattern)
+        return [
+            self._tokens(i, text, pattern)[: self.max_length] for i, text in enumerate(X)
+        ]
+
+    def _tokens(self, i, text, pattern):
+        if callable(self.analyzer):
+            return list(self.analyzer(text))
+        if isinstance(text, (list, tuple, np.ndarray)):
+            return list(text)
+        if not isinstance(text, str):
+            raise ValueError(
+                f"Text {i} is {text!r}, of type {type(text).__name__}; expected str. Put "
+                "'' where a text is missing."
+            )
+        if self.lowercase:
+            text = text.lower()
+        return list(text) if self.analyzer == "char" else pattern.findall(text)
+
+    def _runs(self, tokens):
+        """Return the runs of tokens that end at each position, the longest first."""
+        shortest, longest = self.ngram_range
+        if longest == 1 or callable(self.analyzer):
+            return [[token] for token in tokens]
+        lengths = range(longest, shortest - 1, -1)
+        return [
+            [self.join(tokens[end - n : end]) for n in lengths if n <= end]
+            for end in range(1, len(tokens) + 1)
+        ]
+
+    def join(self, tokens):
+        """Return tokens as a text; with a callable `analyzer` as they are.
+
+        Parameters
+        ----------
+        tokens : list
+
+        Returns
+        -------
+        text : str or list
+        """
+        if callable(self.analyzer):
+            return list(tokens)
+        return ("" if self.analyzer == "char" else " ").join(tokens)
+
+    def vectors(self, mapping):
+        """Arrange pretrained vectors as the `embedding` of an LSTMClassifier.
+
+        Parameters
+        ----------
+        mapping : dict
+            Vector of each token, arrays of shape (n_dimensions,); or anything else with
+            ``token in mapping`` and ``mapping[token]``. Not all tokens need one.
+
+        Returns
+        -------
+        embedding : ndarray of shape (len(vocabulary_) + 2, n_dimensions), float32
+            Row i belongs to number i; rows of tokens without a vector are 0.
+
+        Raises
+        ------
+        ValueError
+            If no token has a vector, or vectors differ in length.
+
+        Examples
+        --------
+        >>> from sklstm import LSTMClassifier, TokenSequences
+        >>> pretrained = {"good": [1.0, 0.5], "bad": [-1.0, 0.5]}
+        >>> tokens = TokenSequences("word", vocabulary=list(pretrained)).fit([])
+        >>> model = LSTMClassifier(stem="embedding", embedding=tokens.vectors(pretrained))
+        """
+        check_is_fitted(self)
+        found = {
+            number: np.asarray(mapping[token], dtype=np.float32)
+            for token, number in self.vocabulary_.items()
+            if token in mapping
+        }
+        if not found:
+            raise ValueError(
+                "None of the tokens of the vocabulary has a vector. The first of them "
+                f"are {list(self.vocabulary_)[:5]}."
+            )
+        shapes = {vector.shape for vector in found.values()}
+        if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+            raise ValueError(
+                "Vectors must be 1-D and of equal length; got the shapes "
+                f"{sorted(shapes)[:5]}."
+            )
+        embedding = np.zeros(
+            (len(self.vocabulary_) + N_RESERVED_TOKENS, *shapes.pop()), dtype=np.float32
+        )
+        embedding[list(found)] = list(found.values())
+        return embedding
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.requires_fit = self.vocabulary is None
+        return tags

@@ -1,0 +1,160 @@
+"""`generate`: what it draws, and from what."""
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from sklstm import LSTMClassifier, TokenSequences, generate
+from sklstm.generation import _draw
+
+QUICK = {"stem": "embedding", "target": "sequence", "random_state": 0}
+rng = np.random.default_rng(0)
+
+
+def shifted(rows):
+    return [row[:-1] for row in rows], [row[1:] for row in rows]
+
+
+def counting(n=60):
+    """Rows that count on from anywhere, modulo 7, from 1."""
+    starts = rng.integers(7, size=n)
+    return [(start + np.arange(rng.integers(5, 12))) % 7 + 1 for start in starts]
+
+
+@pytest.fixture(scope="module")
+def counter():
+    model = LSTMClassifier(16, **QUICK, max_iter=30, num_layers=2, alpha=0)
+    return model.fit(*shifted(counting()))
+
+
+@pytest.fixture(scope="module")
+def parrot():
+    texts = ["白日依山尽 黄河入海流。"] * 4 + ["abc abc abc."] * 4
+    lstm = LSTMClassifier(
+        24, **QUICK, max_iter=150, learning_rate_init=0.02, alpha=0, dropout=0
+    )  # a step per epoch, since equal rows are one
+    X, y = shifted(texts)
+    return make_pipeline(TokenSequences(), lstm).fit(X, [list(row) for row in y])
+
+
+def test_the_likeliest_continuation(counter):
+    assert generate(counter, [6, 7], 9, temperature=0).tolist() == [
+        1, 2, 3, 4, 5, 6, 7, 1, 2
+    ]  # fmt: skip
+    assert generate(counter, [3], 0).shape == (0,)
+
+
+def test_text_in_text_out(parrot):
+    assert generate(parrot, "白日", 10, temperature=0) == "依山尽 黄河入海流。"
+    # An unknown character is allowed as long as one is known.
+    assert len(generate(parrot, "ÿa", 5, temperature=0)) == 5
+
+
+def test_words_and_callables():
+    for analyzer in ("word", str.split):
+        tokens = TokenSequences(analyzer)
+        X, y = shifted(tokens.tokenize(["to be or not to be"] * 8))
+        if callable(analyzer):
+            X = [" ".join(row) for row in X]
+        lstm = LSTMClassifier(16, **QUICK, max_iter=100, learning_rate_init=0.02, alpha=0)
+        model = make_pipeline(tokens, lstm)
+        model.fit(X, [np.array(row) for row in y])
+        found = generate(model, "to be", 2, temperature=0)
+        assert found == ("or not" if analyzer == "word" else ["or", "not"])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_every_draw_is_from_predict_proba_of_the_growing_prefix(cell):
+    model = LSTMClassifier(8, **QUICK, max_iter=12, cell=cell).fit(*shifted(counting()))
+    drawn = generate(model, [2, 5], 40, random_state=1)
+    random = np.random.RandomState(1)
+    text = [2, 5]
+    for token in drawn:
+        share = model.predict_proba([text])[0][-1]
+        order = np.argsort(-share, kind="stable")
+        position = np.searchsorted(share[order].cumsum(), random.random())
+        assert token == model.classes_[order[position]]
+        text.append(token)
+
+
+def test_draws_have_the_probabilities_asked_for():
+    share = np.array([0.1, 0.4, 0.2, 0.3])
+
+    def frequencies(temperature=1.0, top_k=None, top_p=None):
+        random = np.random.RandomState(0)
+        draws = [
+            _draw(np.log(share), temperature, top_k, top_p, random) for _ in range(4000)
+        ]
+        return np.bincount(draws, minlength=4) / len(draws)
+
+    close = {"atol": 0.03}
+    np.testing.assert_allclose(frequencies(), share, **close)
+    flat = share**0.5
+    np.testing.assert_allclose(frequencies(temperature=2.0), flat / flat.sum(), **close)
+    np.testing.assert_allclose(frequencies(temperature=0), [0, 1, 0, 0])
+    np.testing.assert_allclose(frequencies(top_k=2), np.array([0, 4, 0, 3]) / 7, **close)
+    np.testing.assert_allclose(frequencies(top_k=9), share, **close)
+    np.testing.assert_allclose(frequencies(top_p=0.4), [0, 1, 0, 0])
+    np.testing.assert_allclose(
+        frequencies(top_p=0.6), np.array([0, 4, 0, 3]) / 7, **close
+    )
+    np.testing.assert_allclose(frequencies(top_p=1.0), share, **close)
+    # 4/7 of the two likeliest is enough.
+    np.testing.assert_allclose(frequencies(top_k=2, top_p=0.55), [0, 1, 0, 0])
+
+
+def test_seeds(counter):
+    drawn = [
+        generate(counter, [1], 30, temperature=3, random_state=seed).tolist()
+        for seed in (0, 0, 1, np.random.RandomState(0), None, None)
+    ]
+    assert drawn[0] == drawn[1] == drawn[3]
+    assert drawn[0] != drawn[2]
+    assert drawn[4] != drawn[5]
+
+
+# ------------------------------------------------------------------------------ errors
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"length": -1}, "must not be negative; got length=-1"),
+        ({"temperature": -1}, "must not be negative"),
+        ({"top_k": 0}, "top_k must be None or at least 1; got 0"),
+        ({"top_p": 0}, r"top_p must be None or in \(0, 1\]; got 0"),
+        ({"prompt": []}, "must be at least one integer token"),
+        ({"prompt": "ab"}, "must be at least one integer token"),
+        ({"prompt": [99, 98]}, r"\[99, 98\] holds only tokens that were not seen in fit"),
+    ],
+)
+def test_bad_arguments(counter, settings, message):
+    with pytest.raises(ValueError, match=message):
+        generate(counter, **{"prompt": [1], "length": 3, **settings})
+
+
+def test_bad_prompts_of_a_pipeline(parrot):
+    with pytest.raises(ValueError, match="The prompt is empty"):
+        generate(parrot, "", 3)
+    with pytest.raises(ValueError, match="'ÿþ' holds only tokens that were not seen"):
+        generate(parrot, "ÿþ", 3)
+
+
+def test_models_that_cannot_generate(parrot):
+    X, y = shifted(counting())
+    quick = {**QUICK, "max_iter": 11, "hidden_size": 3}
+    both = LSTMClassifier(**quick, bidirectional=True).fit(X, y)
+    with pytest.raises(ValueError, match="bidirectional network cannot generate: it"):
+        generate(both, [1], 3)
+    single = LSTMClassifier(**{**quick, "target": "single"}).fit(X, [row[0] for row in y])
+    with pytest.raises(
+        ValueError, match="needs an LSTMClassifier that was fitted with ta"
+    ):
+        generate(single, [1], 3)
+    with pytest.raises(ValueError, match=r"The classes must be tokens, .* in a pipeline"):
+        generate(parrot[-1], [2], 3)
+    longer = make_pipeline(FunctionTransformer(), *(step for _, step in parrot.steps))
+    with pytest.raises(ValueError, match=r"has two steps, .* got \['FunctionTransf"):
+        generate(longer, "a", 3)
+    with pytest.raises(NotFittedError):
+        generate(LSTMClassifier(), [1], 3)

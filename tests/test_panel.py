@@ -1,0 +1,209 @@
+"""The sktime faces: sktime's contract with nothing skipped, and faithful passing on."""
+
+import inspect
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from skbase.lookup import all_objects
+from sklearn.metrics import accuracy_score, brier_score_loss, r2_score
+from sklearn.model_selection import KFold
+from sktime.benchmarking.classification import ClassificationBenchmark
+from sktime.classification.compose import ClassifierPipeline
+from sktime.classification.dummy import DummyClassifier
+from sktime.classification.model_evaluation import evaluate
+from sktime.classification.model_selection import TSCGridSearchCV
+from sktime.datasets import load_unit_test
+from sktime.regression.model_selection import TSRGridSearchCV
+from sktime.transformations.series.boxcox import LogTransformer
+from sktime.transformations.series.exponent import ExponentTransformer
+from sktime.utils.estimator_checks import check_estimator, parametrize_with_checks
+
+from sklstm import (
+    LSTMClassifier,
+    LSTMForecaster,
+    LSTMRegressor,
+    LSTMTimeSeriesClassifier,
+    LSTMTimeSeriesRegressor,
+)
+
+FACES = {
+    LSTMTimeSeriesClassifier: LSTMClassifier,
+    LSTMTimeSeriesRegressor: LSTMRegressor,
+}
+FOLDS = KFold(2, shuffle=True, random_state=0)
+QUICK = {"hidden_size": 8, "max_iter": 30, "random_state": 0}
+
+
+@pytest.mark.filterwarnings("ignore")  # sktime's own
+@parametrize_with_checks(list(FACES), obj_varname="face", check_varname="check")
+def test_sktime_checks(face, check):
+    check_estimator(face, tests_to_run=check, raise_exceptions=True, verbose=False)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_nothing_is_skipped(face):
+    tags = face.get_class_tags()
+    assert not tags.get("tests:skip_by_name")
+    assert not tags.get("tests:skip_all")
+    assert tags["property:randomness"] == "derandomized"
+
+
+@pytest.mark.parametrize(("face", "wrapped"), FACES.items())
+def test_parameters_are_those_of_the_wrapped_estimator(face, wrapped):
+    ours, theirs = (inspect.signature(e).parameters for e in (face, wrapped))
+    left_out = {"n_channels", "layout", "warm_start"}
+    assert list(ours) == [name for name in theirs if name not in left_out]
+    for name in set(ours) - {"missing"}:
+        assert ours[name] == theirs[name]
+    assert ours["missing"].default == "mask"
+
+
+def as_frames(X):
+    """(n, C, T) -> a list of frames (T, C)."""
+    return [pd.DataFrame(row.T, columns=[f"c{k}" for k in range(len(row))]) for row in X]
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_says_what_the_wrapped_estimator_says(make_sequences, ragged):
+    X, y = make_sequences(30, ragged=ragged)
+    labels = np.array(["left", "right"])[y]
+    panel = [pd.DataFrame(x, columns=["a", "b"]) for x in X]
+    face = LSTMTimeSeriesClassifier(**QUICK).fit(panel, labels)
+    alone = LSTMClassifier(**QUICK, missing="mask").fit(X, labels)
+    np.testing.assert_array_equal(face.predict(panel), alone.predict(X))
+    np.testing.assert_array_equal(face.predict_proba(panel), alone.predict_proba(X))
+    target = y + 0.5
+    face = LSTMTimeSeriesRegressor(**QUICK).fit(panel, target)
+    alone = LSTMRegressor(**QUICK, missing="mask").fit(X, target)
+    np.testing.assert_array_equal(face.predict(panel), alone.predict(X))
+
+
+def test_every_kind_of_panel_gives_the_same_model(make_sequences):
+    X, y = make_sequences(24)
+    numpy3d = X.transpose(0, 2, 1).astype(np.float64)  # (n, C, T)
+    frames = as_frames(numpy3d)
+    multiindex = pd.concat(frames, keys=range(len(frames)))
+    predicted = [
+        LSTMTimeSeriesClassifier(**QUICK).fit(panel, y).predict_proba(panel)
+        for panel in (numpy3d, frames, multiindex)
+    ]
+    np.testing.assert_array_equal(predicted[0], predicted[1])
+    np.testing.assert_array_equal(predicted[0], predicted[2])
+
+
+@pytest.mark.filterwarnings("ignore:The DataFrame has:UserWarning")
+def test_missing_values_are_masked_or_refused(make_sequences):
+    X, y = make_sequences(30)
+    X = X.transpose(0, 2, 1).astype(np.float64)
+    X[::3, 0, 4] = np.nan
+    face = LSTMTimeSeriesClassifier(**QUICK).fit(X, y)
+    assert face.score(X, y) > 0.8
+    strict = LSTMTimeSeriesClassifier(**QUICK, missing="error")
+    assert face.get_tag("capability:missing_values")
+    assert not strict.get_tag("capability:missing_values")
+    with pytest.raises(ValueError, match="missing"):
+        strict.fit(X, y)
+
+
+def test_class_weight_favours_the_rare_class():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [54, 6])
+    X = rng.normal(size=(60, 1, 10)) + 0.3 * y[:, None, None]
+    plain = LSTMTimeSeriesClassifier(**QUICK).fit(X, y).predict_proba(X)
+    weighted = LSTMTimeSeriesClassifier(**QUICK, class_weight={0: 1, 1: 20}).fit(X, y)
+    assert weighted.predict_proba(X)[:, 1].mean() > plain[:, 1].mean() + 0.1
+
+
+def test_several_targets_share_a_network(make_sequences):
+    X, y = make_sequences(24)
+    X = X.transpose(0, 2, 1).astype(np.float64)
+    targets = pd.DataFrame({"first": y, "second": -y.astype(float)})
+    face = LSTMTimeSeriesRegressor(**QUICK).fit(X, targets)
+    predicted = face.predict(X)
+    assert list(predicted.columns) == ["first", "second"]
+    assert face.estimator_.n_outputs_ == 2
+    assert r2_score(targets, predicted) > 0.5
+
+
+@pytest.mark.filterwarnings("ignore:only single label:UserWarning")
+def test_one_class_only():
+    X = np.random.default_rng(0).normal(size=(6, 1, 8))
+    face = LSTMTimeSeriesClassifier(**QUICK).fit(X, np.array(["only"] * 6))
+    assert list(face.predict(X)) == ["only"] * 6
+    np.testing.assert_array_equal(face.predict_proba(X), np.ones((6, 1)))
+
+
+def test_pickle_and_embedding():
+    X, y = load_unit_test(split="train", return_type="numpy3D")
+    face = LSTMTimeSeriesClassifier(**QUICK).fit(X, y)
+    twin = pickle.loads(pickle.dumps(face))
+    np.testing.assert_array_equal(twin.predict_proba(X), face.predict_proba(X))
+    assert face.estimator_.embed(X).shape == (20, 16)
+
+
+# ------------------------------------------------------------------------- registry
+def test_placeholder_for_sktime_becomes_ours():
+    guide = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    placeholder = guide.split("```python\n")[1].split("```")[0]
+    names = {"__name__": "sktime.forecasting.lstm_sklstm"}
+    exec(placeholder, names)
+    assert names["LSTMForecaster"] is LSTMForecaster
+
+
+def test_registry_lists_what_is_for_sktime():
+    assert [name for name, _ in all_objects(package_name="sklstm")] == [
+        "LSTMForecaster",
+        "LSTMTimeSeriesClassifier",
+        "LSTMTimeSeriesRegressor",
+    ]
+
+
+# ---------------------------------------------------------------------- composition
+def test_evaluate():
+    X, y = load_unit_test(split="train")
+    results = evaluate(
+        LSTMTimeSeriesClassifier(**QUICK),
+        cv=FOLDS,
+        X=X,
+        y=y,
+        scoring=[accuracy_score, brier_score_loss],
+        error_score="raise",
+    )
+    assert results["test_accuracy_score"].mean() > 0.5
+    assert results["test_brier_score_loss"].notna().all()
+
+
+@pytest.mark.filterwarnings("ignore")  # sktime's own
+def test_grid_searches():
+    X, y = load_unit_test(split="train", return_type="numpy3D")
+    grid = {"hidden_size": [4, 8]}
+    search = TSCGridSearchCV(LSTMTimeSeriesClassifier(**QUICK), grid, cv=FOLDS)
+    assert search.fit(X, y).predict(X).shape == (20,)
+    assert search.best_params_["hidden_size"] in grid["hidden_size"]
+    search = TSRGridSearchCV(LSTMTimeSeriesRegressor(**QUICK), grid, cv=FOLDS)
+    assert search.fit(X, X.mean(axis=(1, 2))).predict(X).shape == (20,)
+
+
+def test_pipelines():
+    X, y = load_unit_test(split="train")
+    short = LogTransformer() * LSTMTimeSeriesClassifier(**QUICK)
+    spelt_out = ClassifierPipeline(LSTMTimeSeriesClassifier(**QUICK), [LogTransformer()])
+    np.testing.assert_array_equal(
+        short.fit(X, y).predict_proba(X), spelt_out.fit(X, y).predict_proba(X)
+    )
+    regressor = ExponentTransformer(0.5) * LSTMTimeSeriesRegressor(**QUICK)
+    assert regressor.fit(X, y.astype(float)).predict(X).shape == (20,)
+
+
+@pytest.mark.filterwarnings("ignore")  # sktime's own
+def test_benchmark(tmp_path):
+    benchmark = ClassificationBenchmark()
+    benchmark.add_estimator(LSTMTimeSeriesClassifier(**QUICK), "lstm")
+    benchmark.add_estimator(DummyClassifier(), "most frequent")
+    benchmark.add_task(load_unit_test, FOLDS, [accuracy_score])
+    results = benchmark.run(tmp_path / "results.csv").set_index("model_id")
+    accuracy = results["accuracy_score_mean"].astype(float)
+    assert accuracy["lstm"] > accuracy["most frequent"]

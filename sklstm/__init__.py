@@ -15,6 +15,8 @@ __all__ = [
     "LSTMTimeSeriesClassifier",
     "LSTMTimeSeriesRegressor",
     "TokenSequences",
+    "compress",
+    "distill",
     "generate",
     "inspection",
     "load",
@@ -22,6 +24,8 @@ __all__ = [
     "plotting",
     "save",
     "stream",
+    "to_onnx",
+    "to_torch",
 ]
 
 # Loaded at first use (PEP 562): those for sktime import it, and others are not always
@@ -30,8 +34,12 @@ _GUESTS = {
     "LSTMForecaster": "sklstm.forecaster",
     "LSTMTimeSeriesClassifier": "sklstm.panel",
     "LSTMTimeSeriesRegressor": "sklstm.panel",
+    "compress": "sklstm.compression",
+    "distill": "sklstm.compression",
     "load": "sklstm.persistence",
     "save": "sklstm.persistence",
+    "to_onnx": "sklstm.export",
+    "to_torch": "sklstm.export",
 }
 # Rooms with several public names, imported at first use as well.
 _ROOMS = ("inspection", "monitors", "plotting")

@@ -20,7 +20,7 @@ from sklstm.training import threads_for, torch_threads
 from sklstm.windows import SeriesArray, make_windows
 
 PREDICT_ROWS = 512
-# Kernels treat a single row, and the last rows of some batch sizes, differently.
+# Torch's kernels treat a single row, and the last rows of some batch sizes, differently.
 FILL = 4
 # Steps of a long horizon that a training batch looks at, and a prediction batch of that
 # many rows decodes.
@@ -34,6 +34,8 @@ MAX_LOG = 700.0  # exp of more overflows
 # A forecast may leave the range of its window and of the seasonal naive forecast by
 # this many times the width of that range, and no more.
 GUARD_WIDTH = 3.0
+# A forecast of a constant series may miss it by this much: logarithms round.
+ROUNDING = 1e-9
 
 
 @dataclass
@@ -274,17 +276,19 @@ def _forward(network, windows, device) -> np.ndarray:
     """Quantiles (n, horizon, n_quantiles) of normalised windows, float64.
 
     In batches of at most 512 (fewer where the horizon is long) that are filled up to a
-    multiple of 4, so that a series is rounded alike whatever is forecast with it.
+    multiple of 4 unless the network rounds alike without, so that a series is rounded
+    alike whatever is forecast with it.
     """
     n, horizon = windows.base.shape[:2]
     out = []
-    most = max(PREDICT_ROWS // math.ceil(horizon / STEPS_AT_ONCE) // FILL, 1) * FILL
-    rows = min(most, math.ceil(n / FILL) * FILL)
+    fill = 1 if device.type == "cpu" and network.rounds_alike else FILL
+    most = max(PREDICT_ROWS // math.ceil(horizon / STEPS_AT_ONCE) // fill, 1) * fill
+    rows = min(most, math.ceil(n / fill) * fill)
     n_threads = threads_for(rows, windows.inputs.shape[1], network)
     with torch_threads(n_threads), torch.inference_mode():
         for start in range(0, n, rows):
             chosen = np.arange(start, min(start + rows, n))
-            filled = np.resize(chosen, math.ceil(len(chosen) / FILL) * FILL)
+            filled = np.resize(chosen, math.ceil(len(chosen) / fill) * fill)
             inputs = (
                 torch.from_numpy(a[filled]).to(device)
                 for a in (windows.inputs, windows.base, windows.future)
@@ -319,7 +323,7 @@ def guarded(quantiles, array, series, model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # nothing observed
         low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
-    reach = GUARD_WIDTH * (high - low)
+    reach = GUARD_WIDTH * (high - low) + ROUNDING * np.maximum(np.abs(low), np.abs(high))
     low, high = (low - reach)[:, None, None], (high + reach)[:, None, None]
     median = quantiles[:, :, quantiles.shape[2] // 2, None]
     outside = ((median < low) | (median > high)).any(axis=(1, 2))

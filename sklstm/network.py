@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -465,23 +466,38 @@ POOLINGS = ("last", "mean", "max", "mean-max", "attention")
 
 
 # ----------------------------------------------------------------------- network
+def dequantize(codes, scales):
+    """Weights of shape (n_out, ...) from int8 codes of that shape and scales (n_out,)."""
+    return codes * scales.reshape(-1, *[1] * (codes.ndim - 1))
+
+
 class _Portable:
     """Pickle a network as its configuration and numpy arrays.
 
     Never as pickled modules or tensors, so any torch version and any device can read it
-    back.
+    back. Weights that `compress` has rounded are kept as what they were rounded to, in
+    two arrays, the second with "_scale" after its name.
     """
+
+    codes = {}  # name of a weight: (int8 codes, scales); replaced, never changed
 
     def __getstate__(self):
         arrays = {
             name: tensor.detach().cpu().numpy().copy()
             for name, tensor in self.state_dict().items()
         }
+        for name, (codes, scales) in self.codes.items():
+            if np.array_equal(arrays[name], dequantize(codes, scales)):  # not trained on
+                arrays[name], arrays[name + "_scale"] = codes, scales
         return {"config": self.config, "arrays": arrays, "training": self.training}
 
     def __setstate__(self, state):
         self.__init__(**state["config"])
-        tensors = {k: torch.tensor(v) for k, v in state["arrays"].items()}
+        arrays = dict(state["arrays"])
+        names = [name for name, array in arrays.items() if array.dtype == np.int8]
+        self.codes = {name: (arrays[name], arrays.pop(name + "_scale")) for name in names}
+        arrays |= {name: dequantize(*pair) for name, pair in self.codes.items()}
+        tensors = {name: torch.tensor(array) for name, array in arrays.items()}
         dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
         self.to(dtype=dtype).load_state_dict(tensors)
         self.train(state["training"])
@@ -685,6 +701,7 @@ class ForecastNetwork(_Portable, nn.Module):
     """
 
     n_position = 16
+    rounds_alike = RecurrentNetwork.rounds_alike
 
     def __init__(
         self, *, n_inputs, n_future, horizon, n_quantiles, segment_length,

@@ -37,6 +37,16 @@ ALLOWED = {
         "windows",
     },
     "persistence": {"checks", "container"},
+    "compression": {"network"},
+    "onnx_graph": set(),
+    "export": {
+        "forecast_model",
+        "heads",
+        "kernels",
+        "network",
+        "onnx_graph",
+        "sequences",
+    },
     "text": {"sequences"},
     "generation": {"sequences", "streaming", "text"},
     "inspection": {"estimators", "network", "sequences", "training", "windows"},
@@ -100,6 +110,8 @@ def test_public_names():
         "LSTMTimeSeriesClassifier",
         "LSTMTimeSeriesRegressor",
         "TokenSequences",
+        "compress",
+        "distill",
         "generate",
         "inspection",
         "load",
@@ -107,6 +119,8 @@ def test_public_names():
         "plotting",
         "save",
         "stream",
+        "to_onnx",
+        "to_torch",
     ]
     assert sklstm.__all__ == names
     assert all(hasattr(sklstm, name) for name in sklstm.__all__)

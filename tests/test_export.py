@@ -1,0 +1,332 @@
+"""What an exported model says is what the estimator says."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+
+from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor, to_onnx, to_torch
+from sklstm.network import POOLINGS
+from sklstm.onnx_graph import Graph, Symbol
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+rng = np.random.default_rng(0)
+X = (100 + 5 * rng.normal(size=(30, 12, 3))).astype(np.float32)
+LABELS = np.array(["a", "b", "c"])[np.arange(30) % 3]
+# Rows of any length, longer than in training ones among them.
+LENGTHS = [np.array([1]), np.array([7, 1, 4, 6]), np.array([40, 25, 33])]
+
+
+def fit(estimator=LSTMClassifier, X=X, y=LABELS, **settings):
+    settings = {"hidden_size": 5, "max_iter": 2, "random_state": 0} | settings
+    model = estimator(**settings)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X, y)
+    return model
+
+
+def padded(lengths, draw, filler):
+    """Random rows, as a list and padded with anything to two steps more than needed."""
+    rows = [draw(length) for length in lengths]
+    x = np.full((len(rows), max(lengths) + 2, *rows[0].shape[1:]), filler)
+    for one, row in zip(x, rows, strict=True):
+        one[: len(row)] = row
+    return rows, x.astype(rows[0].dtype)
+
+
+def numbers(length):
+    return (100 + 5 * rng.normal(size=(length, 3))).astype(np.float32)
+
+
+def session(model, path):
+    to_onnx(model, path)
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def check(model, tmp_path, draw=numbers, filler=7e3, tol=1e-5):
+    """Hold the module and the ONNX file equal to the estimator."""
+    module, onnx = to_torch(model), session(model, tmp_path / "model.onnx")
+    said = model.predict_proba if hasattr(model, "predict_proba") else model.predict
+    for lengths in LENGTHS:
+        rows, x = padded(lengths, draw, filler)
+        expected = said(rows)
+        (found,) = onnx.run(None, {"X": x, "lengths": lengths})
+        np.testing.assert_allclose(found, expected, rtol=tol, atol=tol)
+        assert found.dtype == np.float32
+        found = module(torch.from_numpy(x), torch.from_numpy(lengths))
+        np.testing.assert_allclose(found, expected, rtol=tol, atol=tol)
+    return onnx
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["lstm", "peephole", "gru"])
+@pytest.mark.parametrize("stem", [None, "linear", "conv"])
+def test_every_stem_cell_direction_and_pooling(stem, cell, bidirectional, tmp_path):
+    settings = {"stem": stem, "cell": cell, "bidirectional": bidirectional}
+    for pooling in POOLINGS:
+        num_layers = 2 if pooling in ("last", "max") else 1
+        check(fit(**settings, pooling=pooling, num_layers=num_layers), tmp_path)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_residual_connections_and_layer_norms(bidirectional, tmp_path):
+    settings = {"num_layers": 3, "residual": True, "layer_norm": True}
+    check(fit(bidirectional=bidirectional, **settings), tmp_path)
+
+
+def test_strided_convolutions(tmp_path):
+    long = rng.normal(size=(12, 900, 3))
+    model = fit(X=long, y=LABELS[:12], stem="conv", bidirectional=True)
+    assert np.prod(model.network_.stem.strides) > 4
+    check(model, tmp_path)
+
+
+def test_binary_multilabel_and_a_single_class(tmp_path):
+    binary = check(fit(y=np.arange(30) % 2 == 0), tmp_path)
+    assert binary.get_modelmeta().custom_metadata_map["classes"] == "[false, true]"
+    check(fit(y=rng.integers(2, size=(30, 4))), tmp_path)
+    check(fit(y=np.zeros(30)), tmp_path)
+
+
+def test_classes_are_in_the_metadata(tmp_path):
+    metadata = check(fit(), tmp_path).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_outputs"),
+    [
+        ({}, None),
+        ({}, 3),
+        ({"normalize_y": False}, 2),
+        ({"loss": "quantile"}, None),
+        ({"loss": "quantile", "quantile": (0.9, 0.1, 0.5)}, None),
+        ({"loss": "quantile", "quantile": (0.9, 0.1)}, 2),
+    ],
+    ids=str,
+)
+def test_targets_and_quantiles(settings, n_outputs, tmp_path):
+    y = 1e3 + 10 * rng.normal(size=30 if n_outputs is None else (30, n_outputs))
+    check(fit(LSTMRegressor, y=y, **settings), tmp_path)
+
+
+def test_quantiles_that_cross_are_put_in_order(tmp_path):
+    y = rng.normal(size=30)
+    model = fit(LSTMRegressor, y=y, loss="quantile", quantile=(0.2, 0.9, 0.4))
+    with torch.no_grad():
+        model.network_.readout.bias.copy_(torch.tensor([3.0, 1.0, 2.0]))
+    check(model, tmp_path)
+
+
+def test_float64_and_unstandardised(tmp_path):
+    check(fit(dtype="float64"), tmp_path)
+    check(fit(standardize=False, X=X / 100), tmp_path, lambda n: numbers(n) / 100)
+
+
+@pytest.mark.parametrize("stem", [None, "conv"])
+def test_missing_values(stem, tmp_path):
+    def holes(length):
+        row = numbers(length)
+        row[rng.random(row.shape) < 0.3] = np.nan
+        row[0, 0] = 90.0  # a row with nothing at all is an error in predict
+        return row
+
+    model = fit(X=[holes(12) for _ in range(30)], missing="mask", stem=stem)
+    check(model, tmp_path, holes)
+    check(model, tmp_path, holes, filler=np.nan)
+    # Trailing steps without a value are padding, whatever lengths say.
+    row = holes(6)
+    row[4:] = np.nan
+    module, expected = to_torch(model), model.predict_proba([row])
+    for lengths in (4, 6):
+        found = module(torch.from_numpy(row)[None], torch.tensor([lengths]))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_tokens(tmp_path):
+    words = np.array([3, 7, 11, 2**40, 5, 90])  # 90 and others only in prediction
+
+    def text(length):
+        row = rng.choice(words, size=length)
+        return np.concatenate([[0] * (length // 3), row[length // 3 :]]).astype(np.int64)
+
+    train = rng.choice(words[:5], size=(30, 9))
+    for settings in ({}, {"pooling": "last", "bidirectional": True}):
+        model = fit(X=train, stem="embedding", **settings)
+        check(model, tmp_path, text, filler=0)
+        check(model, tmp_path, text, filler=7)
+
+
+def test_goes_through_torch_export():
+    batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
+    shapes = ({0: batch, 1: time}, {0: batch})
+    given = torch.from_numpy(X[:3]), torch.tensor([12, 5, 2])
+    for settings in (
+        {"cell": "gru", "pooling": "last", "stem": None, "missing": "mask"},
+        {
+            "cell": "peephole", "bidirectional": True, "num_layers": 2, "residual": True,
+            "layer_norm": True, "stem": "conv", "pooling": "attention",
+        },
+    ):  # fmt: skip
+        model = fit(**settings)
+        program = torch.export.export(to_torch(model), given, dynamic_shapes=shapes)
+        for lengths in LENGTHS:
+            rows, x = padded(lengths, numbers, np.nan)
+            found = program.module()(torch.from_numpy(x), torch.from_numpy(lengths))
+            np.testing.assert_allclose(found, model.predict_proba(rows), atol=1e-5)
+
+
+# ------------------------------------------------------------------------ forecaster
+def series(n, season=12, level=50.0):
+    steps = np.arange(n)
+    y = level + 0.1 * steps + 5 * np.sin(2 * np.pi * steps / season)
+    return pd.Series(y + rng.normal(size=n))
+
+
+def check_forecaster(forecaster, y, tmp_path):
+    """Hold the module and the ONNX file equal to predict_quantiles."""
+    horizon = forecaster.horizon_
+    expected = forecaster.predict_quantiles(
+        fh=range(1, horizon + 1), alpha=list(forecaster.quantiles)
+    ).to_numpy()
+    module, onnx = to_torch(forecaster), session(forecaster, tmp_path / "model.onnx")
+    # Before a series there may be any padding; a second row is a batch.
+    y = y.to_numpy(dtype=np.float64, copy=True)
+    more = np.concatenate([np.full(5, np.nan), y])[None]
+    two = np.stack([y, y[::-1]])
+    for history in (y[None], more, two):
+        (found,) = onnx.run(None, {"history": history})
+        assert found.shape[1:] == (horizon, len(forecaster.quantiles))
+        np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-5)
+        found = module(torch.from_numpy(history))[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "sp"), [(3, 1), (60, 1), (11, 12), (30, 12), (144, 12), (300, 12)]
+)
+def test_pretrained_forecaster(n, sp, tmp_path):
+    forecaster = LSTMForecaster(horizon=13, sp=sp)
+    y = series(n)
+    check_forecaster(forecaster.fit(y), y, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_members": 3, "num_layers": 2, "cell": "gru"},
+        {"cell": "peephole"},
+        {"n_members": 2, "window_length": 24, "segment_length": 6, "transform": "log"},
+        {"scaling": "standard", "quantiles": (0.1, 0.5, 0.9)},
+        {"scaling": "last", "sp": 1, "horizon": 1},
+        {"scaling": "none", "sp": 5, "window_length": 3},
+    ],
+    ids=str,
+)
+def test_trained_forecaster(settings, tmp_path):
+    settings = {
+        "max_steps": 5,
+        "horizon": 4,
+        "hidden_size": 8,
+        "random_state": 0,
+    } | settings
+    y = series(90)
+    check_forecaster(LSTMForecaster(**settings).fit(y), y, tmp_path)
+
+
+def test_calibrated_mixture_with_the_pretrained_network(tmp_path):
+    y = series(90)
+    settings = {"horizon": 5, "quantiles": (0.1, 0.5, 0.8), "random_state": 0}
+    forecaster = LSTMForecaster(max_steps=5, **settings).fit(y)
+    # A panel would set these; fitting one takes long.
+    model = forecaster.model_
+    model.pretrained = LSTMForecaster(**settings).fit(y).model_.pretrained
+    model.pretrained_share, model.offsets = 0.25, rng.normal(size=(5, 3)) / 9
+    check_forecaster(forecaster, y, tmp_path)
+
+
+def test_gaps_zeros_constants_and_runaway_forecasts(tmp_path):
+    y = series(80)
+    y[rng.random(80) < 0.3] = np.nan
+    y.iloc[[0, -1]] = 50.0
+    check_forecaster(LSTMForecaster(horizon=15, sp=12).fit(y), y, tmp_path)
+    y = pd.Series(np.r_[np.zeros(20), np.arange(20) % 4 * 1.0])
+    check_forecaster(LSTMForecaster(horizon=4, sp=4).fit(y), y, tmp_path)
+    y = pd.Series(np.full(30, 7e6))
+    check_forecaster(LSTMForecaster(horizon=4, sp=1).fit(y), y, tmp_path)
+    y = series(40)
+    settings = {"horizon": 4, "max_steps": 2, "n_members": 1, "random_state": 0}
+    forecaster = LSTMForecaster(**settings).fit(y)
+    with torch.no_grad():
+        forecaster.model_.trained[0].network.correction.bias[3] += 50  # the median
+    with pytest.warns(UserWarning, match="left the range of their history"):
+        check_forecaster(forecaster, y, tmp_path)
+
+
+def test_forecaster_goes_through_torch_export():
+    y = series(40)
+    settings = {"horizon": 4, "max_steps": 2, "n_members": 1, "random_state": 0}
+    forecaster = LSTMForecaster(sp=4, **settings).fit(y)
+    shapes = ({0: torch.export.Dim("n_series"), 1: torch.export.Dim("n_timesteps")},)
+    module = to_torch(forecaster)
+    history = torch.from_numpy(rng.normal(size=(3, 50)))
+    program = torch.export.export(module, (history,), dynamic_shapes=shapes)
+    for shape in ((1, 40), (5, 200)):
+        history = torch.from_numpy(rng.normal(size=shape))
+        np.testing.assert_allclose(
+            program.module()(history), module(history), rtol=1e-5, atol=1e-5
+        )
+
+
+# ---------------------------------------------------------------------------- errors
+def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch):
+    with pytest.raises(TypeError, match="can be exported; got LogisticRegression"):
+        to_torch(LogisticRegression().fit(X[:, 0], LABELS))
+    with pytest.raises(NotFittedError):
+        to_torch(LSTMClassifier())
+    y = series(40)
+    exog = pd.DataFrame({"promo": rng.normal(size=40)})
+    forecaster = LSTMForecaster(horizon=2, max_steps=2, random_state=0).fit(y, X=exog)
+    with pytest.raises(NotImplementedError, match=r"with X of columns \['promo'\]"):
+        to_torch(forecaster)
+
+    class CustomLayer(torch.nn.LSTM):
+        pass
+
+    model = fit(stem=None)
+    model.network_.recurrence.forwards[0] = CustomLayer(3, 5)
+    with pytest.raises(NotImplementedError, match="CustomLayer cannot be exported"):
+        to_onnx(model, tmp_path / "model.onnx")
+    other = fit()
+    other.network_.config["pooling"] = "median"
+    with pytest.raises(NotImplementedError, match="with pooling='median' cannot be exp"):
+        to_torch(other)
+    with pytest.raises(NotImplementedError, match="cosh has no translation to ONNX"):
+        torch.cosh(Symbol(Graph(), "x", torch.float32))
+    with pytest.raises(AttributeError, match="of an ONNX graph has no shape"):
+        Symbol(Graph(), "x", torch.float32).shape  # noqa: B018
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r'pip install "sklstm\[export\]"'):
+        to_onnx(model, tmp_path / "model.onnx")
+
+
+def test_the_file_is_small_and_the_estimator_untouched(tmp_path):
+    model = fit()
+    before = {k: v.clone() for k, v in model.network_.state_dict().items()}
+    session(model, tmp_path / "model.onnx")
+    for parameter in to_torch(model).parameters():
+        parameter.mul_(0)
+    after = model.network_.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    forecaster = LSTMForecaster(horizon=4).fit(series(40))
+    to_onnx(forecaster, tmp_path / "model.onnx")
+    network = forecaster.model_.pretrained[0].network
+    n_weights = sum(p.numel() for p in network.parameters())
+    # Two members and many window lengths share one copy of the weights.
+    assert (tmp_path / "model.onnx").stat().st_size < 4 * n_weights + 500_000

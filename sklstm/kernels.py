@@ -34,6 +34,7 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
+VERSION = 1  # of recurrence.c: a library left over from another is not called
 
 
 class _Shape(ctypes.Structure):
@@ -59,7 +60,9 @@ def library(cell=LSTM):
         path = Path(__file__).with_name(f"_recurrence_{variant}.so")
         try:
             native = ctypes.CDLL(str(path))
-        except OSError:
+            if native.sklstm_version() != VERSION:
+                continue
+        except (OSError, AttributeError):  # no such file; from before there were versions
             continue
         pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
         native.sklstm_lanes.restype = size

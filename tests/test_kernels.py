@@ -419,3 +419,15 @@ def test_steps_are_added_up_in_their_order(n_columns):
     time_major = x.transpose(0, 1).contiguous().transpose(0, 1)
     assert torch.equal(kernels.sum_steps(time_major, lengths), total)
     assert torch.equal(kernels.sum_steps(x[3:4], lengths[3:4]), total[3:4])
+
+
+@needs_library
+def test_a_library_of_another_version_is_not_called(monkeypatch):
+    monkeypatch.setattr(kernels, "VERSION", kernels.VERSION + 1)
+    kernels.library.cache_clear()
+    try:
+        assert kernels.library() is None
+    finally:
+        monkeypatch.undo()
+        kernels.library.cache_clear()
+    assert kernels.library() is not None

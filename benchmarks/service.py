@@ -22,19 +22,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 from sktime.forecasting.base import BaseForecaster
 
-from sklstm import LSTMClassifier, LSTMForecaster
+from sklstm import LSTMClassifier, LSTMForecaster, save
 
 SERVICE = Path(__file__).parents[1] / "examples" / "service.py"
 
 
 def start(model, folder):
-    path = Path(folder) / "model.joblib"
-    joblib.dump(model, path)
+    path = Path(folder) / "model.safetensors"
+    save(model, path)
     process = subprocess.Popen(
         [sys.executable, str(SERVICE), str(path), "--port", "0"],
         stderr=subprocess.PIPE,

@@ -1,13 +1,13 @@
 """A model behind HTTP: batches, and streams that are answered step by step.
 
     pip install "sklstm[service]"
-    python examples/service.py model.joblib --port 8000
+    python examples/service.py model.safetensors --port 8000
 
 ``POST /predict`` answers whole sequences, ``POST /streams/{session}`` the next time step
 of a session, ``DELETE /streams/{session}`` ends one, ``GET /health`` says what runs.
-Steps are lists of channels, null is missing. A joblib file can run code when it is
-loaded: serve only your own. Where others can reach the service, put a proxy before it
-that limits the size of requests.
+Steps are lists of channels, null is missing. The file is one that `sklstm.save` has
+written. Where others can reach the service, put a proxy before it that limits the size
+of requests.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from collections import OrderedDict
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-import joblib
 import numpy as np
 import uvicorn
 from fastapi import FastAPI, HTTPException, Path
@@ -25,7 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, FiniteFloat
 
-from sklstm import stream
+from sklstm import load, stream
 
 MAX_SEQUENCES, MAX_STEPS, MAX_CHANNELS = 1024, 10_000, 1000
 MAX_SESSIONS = 1000
@@ -151,12 +150,12 @@ class understandable:  # noqa: N801 - reads as a with statement
 def main():
     """Serve a model until SIGTERM or Ctrl-C; requests under way are finished."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="file of a fitted estimator")
+    parser.add_argument("model", help="file of a fitted classifier or regressor")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--max-sessions", type=int, default=MAX_SESSIONS)
     options = parser.parse_args()
-    model = joblib.load(options.model)
+    model = load(options.model)
     uvicorn.run(
         create_app(model, max_sessions=options.max_sessions),
         host=options.host,

@@ -298,8 +298,7 @@ class SequenceModule(nn.Module):
         self.pooling = network.config["pooling"]
         if self.pooling not in POOLINGS:
             raise NotImplementedError(
-                f"A network with pooling={self.pooling!r} cannot be exported; it must be "
-                f"one of {POOLINGS}."
+                'A model with target="sequence" cannot be exported: it has no pooling.'
             )
         if self.pooling == "attention":
             self.score = _Linear(network.pooling.score)

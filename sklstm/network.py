@@ -471,6 +471,14 @@ def dequantize(codes, scales):
     return codes * scales.reshape(-1, *[1] * (codes.ndim - 1))
 
 
+def split_codes(arrays):
+    """Return the codes among arrays, {name: (codes, scales)}, and all as floats."""
+    arrays = dict(arrays)
+    names = [name for name, array in arrays.items() if array.dtype == np.int8]
+    codes = {name: (arrays[name], arrays.pop(name + "_scale")) for name in names}
+    return codes, arrays | {name: dequantize(*pair) for name, pair in codes.items()}
+
+
 class _Portable:
     """Pickle a network as its configuration and numpy arrays.
 
@@ -493,10 +501,7 @@ class _Portable:
 
     def __setstate__(self, state):
         self.__init__(**state["config"])
-        arrays = dict(state["arrays"])
-        names = [name for name, array in arrays.items() if array.dtype == np.int8]
-        self.codes = {name: (arrays[name], arrays.pop(name + "_scale")) for name in names}
-        arrays |= {name: dequantize(*pair) for name, pair in self.codes.items()}
+        self.codes, arrays = split_codes(state["arrays"])
         tensors = {name: torch.tensor(array) for name, array in arrays.items()}
         dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
         self.to(dtype=dtype).load_state_dict(tensors)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
@@ -14,13 +16,14 @@ from sklstm.checks import (
     is_floats,
     is_natural,
     is_one_of,
+    is_scale,
     is_share,
     optional,
     require,
     require_fields,
 )
 from sklstm.container import DECODE_ERRORS, Codec
-from sklstm.network import CELLS, POOLINGS
+from sklstm.network import CELLS, POOLINGS, split_codes
 
 # Settings of networks of either class.
 CONFIG = {
@@ -71,19 +74,35 @@ def _network(cls, state):
     require_fields("network", config, {k: CONFIG[k] for k in config if k in CONFIG})
     require(config.get("num_layers", 1) <= len(arrays), "its network lacks layers")
     dtypes = {a.dtype for a in arrays.values() if type(a) is np.ndarray}
+    dtypes -= {np.dtype(np.int8)}  # weights that compress has rounded
     require(len(dtypes) == 1, "its network has weights of several types")
     try:
         with torch.device("meta"), _WithoutMemory():
             network = cls(**config)
     except DECODE_ERRORS as error:
         raise ValueError(f"its network cannot be built ({error})") from error
-    require_fields("network", arrays, {
-        name: lambda v, shape=tuple(tensor.shape): is_floats(v, *shape)
-        for name, tensor in network.state_dict().items()
-    })  # fmt: skip
+    checks = {}
+    for name, tensor in network.state_dict().items():
+        shape = tuple(tensor.shape)
+        checks[name] = functools.partial(_is_weight, shape=shape)
+        if getattr(arrays.get(name), "dtype", None) == np.int8:
+            n_rows = shape[0] if len(shape) > 1 else -1  # vectors are never rounded
+            checks[name + "_scale"] = functools.partial(_is_scale, n_rows=n_rows)
+    require_fields("network", arrays, checks)
+    network.codes, arrays = split_codes(arrays)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     network.load_state_dict(tensors, assign=True)
     return network.eval()
+
+
+def _is_weight(value, shape):
+    is_rounded = type(value) is np.ndarray and value.dtype == np.int8
+    return (is_rounded and value.shape == shape) or is_floats(value, *shape)
+
+
+def _is_scale(value, n_rows):
+    # Codes times scales must be finite too.
+    return is_scale(value, n_rows) and bool((value < 1e30).all())
 
 
 def codec(cls) -> Codec:

@@ -18,8 +18,12 @@ from sklstm import (
     LSTMRegressor,
     compress,
     distill,
+    load,
+    save,
+    saved_network,
     to_torch,
 )
+from sklstm.network import RecurrentNetwork
 
 rng = np.random.default_rng(0)
 
@@ -74,9 +78,12 @@ def test_round_trips_keep_every_bit(data, tmp_path):
     small = compress(LSTMClassifier(max_iter=12, random_state=0).fit(X, y), sparsity=0.3)
     expected, n_bytes = small.predict_proba(X), size(small)
     joblib.dump(small, tmp_path / "model.joblib")
+    save(small, tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_size < n_bytes + 10_000
     for again in (
         pickle.loads(pickle.dumps(small)),
         joblib.load(tmp_path / "model.joblib"),
+        load(tmp_path / "model.safetensors"),
         copy.deepcopy(small),
         pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(small)))),
         compress(small),
@@ -166,3 +173,22 @@ def test_errors(data):
     model = LSTMRegressor(loss="quantile", max_iter=12, random_state=0).fit(X, y)
     with pytest.raises(ValueError, match="cannot be distilled"):
         distill(model, X, hidden_size=4)
+
+
+def test_files_with_wrong_codes_are_refused(data):
+    X, y = data
+    small = compress(LSTMClassifier(max_iter=12, random_state=0).fit(X, y))
+    codec = saved_network.codec(RecurrentNetwork)
+    state = codec.to_value(small.network_)
+    name = next(iter(small.network_.codes))
+    codes, scales = small.network_.codes[name]
+    for odd in (
+        {name: codes[1:]},
+        {name + "_scale": scales[1:]},
+        {name + "_scale": -scales},
+        {name + "_scale": scales * np.float32(1e38)},
+        {"readout.bias": np.zeros(3, np.int8), "readout.bias_scale": np.ones(3)},
+    ):
+        arrays = state["arrays"] | odd
+        with pytest.raises(ValueError, match=r"its network has"):
+            codec.from_value({**state, "arrays": arrays})

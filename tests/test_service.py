@@ -9,11 +9,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 
-from sklstm import LSTMClassifier
+from sklstm import LSTMClassifier, save
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -33,7 +32,7 @@ class Server:
     """The service in a process of its own, on a free port."""
 
     def __init__(self, model, path, *options):
-        joblib.dump(model, path)
+        save(model, path)
         command = [sys.executable, str(SERVICE), str(path), "--port", "0", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.log = []
@@ -66,7 +65,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("service") / "model.joblib"
+    path = tmp_path_factory.mktemp("service") / "model.safetensors"
     server = Server(model, path, "--max-sessions", "3")
     yield server
     server.stop()

@@ -835,7 +835,7 @@ default="one-cycle"
         Class labels; for multilabel, the column numbers.
     n_features_in_ : int
         Number of columns of a 2-D X in `fit`; else the number of channels.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names, if X was a frame whose column names are all strings.
     n_channels_in_ : int
         Number of channels in `fit`.
@@ -1264,7 +1264,7 @@ default="one-cycle"
     ----------
     n_features_in_ : int
         Number of columns of a 2-D X in `fit`; else the number of channels.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names, if X was a frame whose column names are all strings.
     n_channels_in_ : int
         Number of channels in `fit`.

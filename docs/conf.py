@@ -31,6 +31,7 @@ myst_heading_anchors = 3
 
 autosummary_generate = True
 autodoc_docstring_signature = False
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
@@ -60,9 +61,17 @@ html_title = "sklstm"
 html_static_path = ["_static"]
 html_css_files = ["sklstm.css"]
 html_show_sourcelink = False
-html_sidebars = {"index": [], "install": [], "changelog": []}
+# Pages without neighbours in their section need no list of them.
+html_sidebars = dict.fromkeys(
+    [
+        "index", "install", "quickstart", "how_it_works", "benchmarks", "faq",
+        "comparison", "design", "changelog", "contributing", "zh",
+    ],
+    [],
+)  # fmt: skip
 html_theme_options = {
     "header_links_before_dropdown": 6,
+    "navbar_persistent": ["search-button"],
     "navigation_with_keys": False,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],

@@ -62,13 +62,11 @@ html_static_path = ["_static"]
 html_css_files = ["sklstm.css"]
 html_show_sourcelink = False
 # Pages without neighbours in their section need no list of them.
-html_sidebars = dict.fromkeys(
-    [
-        "index", "install", "quickstart", "how_it_works", "benchmarks", "faq",
-        "comparison", "design", "changelog", "contributing", "zh",
-    ],
-    [],
-)  # fmt: skip
+ALONE = [
+    "index", "install", "quickstart", "how_it_works", "benchmarks", "faq", "comparison",
+    "design", "changelog", "contributing", "zh",
+]  # fmt: skip
+html_sidebars = {page: [] for page in ALONE}
 html_theme_options = {
     "header_links_before_dropdown": 6,
     "navbar_persistent": ["search-button"],

@@ -694,6 +694,10 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
     depend on what else is predicted with it, and the same `random_state` gives the
     same model; global random state is neither read nor changed.
 
+    All parameters may be left as they are. They are in groups: the network (from
+    `hidden_size`), how X is read (from `n_channels`), training (from `solver`), where and
+    how to run (from `warm_start`).
+
     Parameters
     ----------
     hidden_size : int, default=64
@@ -1116,6 +1120,10 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
     without missing values, and integer tokens. Predictions of a sequence do not
     depend on what else is predicted with it, and the same `random_state` gives the
     same model; global random state is neither read nor changed.
+
+    All parameters may be left as they are. They are in groups: the network (from
+    `hidden_size`), how X is read (from `n_channels`), the loss (from `loss`), training
+    (from `solver`), where and how to run (from `warm_start`).
 
     Parameters
     ----------

@@ -6,6 +6,9 @@ import warnings
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
+# The gallery looks up every name of the examples, which needs this switch.
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+
 from sklstm import __version__
 
 project = "sklstm"

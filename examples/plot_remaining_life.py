@@ -54,8 +54,8 @@ print(f"{y_train.min()} to {y_train.max()} steps left")
 # Three quantiles at once
 # -----------------------
 # ``loss="quantile"`` with several levels gives predictions a last axis, lowest first;
-# they never cross. Wear adds up step by step, so a plain LSTM (``stem=None``) suits it, with
-# a smaller penalty than the default, which would shorten its memory.
+# they never cross. Wear adds up step by step, so a plain LSTM (``stem=None``) suits it,
+# with a smaller penalty than the default, which would shorten its memory.
 
 levels = [0.1, 0.5, 0.9]
 model = LSTMRegressor(
@@ -92,7 +92,7 @@ for k, level in enumerate(levels):
 # %%
 # One machine's life
 # ------------------
-# Early on it may be anything; towards the end the network is sure.
+# Early on it may be anything; the more is seen, the surer the network is.
 
 run = run_to_failure()
 steps = np.arange(5, len(run))

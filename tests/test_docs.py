@@ -10,6 +10,7 @@ import pytest
 import sklstm
 
 ROOT = Path(__file__).parents[1]
+ROOMS = {"inspection", "monitors", "plotting"}
 
 
 def code_blocks(name):
@@ -20,10 +21,10 @@ def test_the_chinese_readme_has_the_code_of_the_english_one():
     assert code_blocks("README.zh-CN.md") == code_blocks("README.md") != []
 
 
-@pytest.mark.parametrize("module", ["inspection", "monitors", "plotting"])
+@pytest.mark.parametrize("module", sorted(ROOMS))
 def test_api_reference_has_every_public_name(module):
     listed = set(re.findall(r"^   ([\w.]+)$", (ROOT / "docs/api.md").read_text(), re.M))
-    assert set(sklstm.__all__) <= listed
+    assert set(sklstm.__all__) - ROOMS <= listed
     room = import_module(f"sklstm.{module}")
     public = {
         f"{module}.{name}"

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest lint bench clean
+.PHONY: demo test test-oldest lint docs bench clean
 
 .venv/demo: pyproject.toml constraints.txt hatch_build.py sklstm/recurrence.c
 	$(PYTHON) -m venv .venv
@@ -12,6 +12,10 @@ BIN := .venv/bin
 
 .venv/test: .venv/demo
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[test]"
+	touch $@
+
+.venv/docs: .venv/demo
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[docs]"
 	touch $@
 
 demo: .venv/demo
@@ -34,9 +38,13 @@ lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+docs: .venv/docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 bench: .venv/demo
 	$(BIN)/python benchmarks/bundled.py
 	$(BIN)/python benchmarks/hochreiter1997.py
 
 clean:
 	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf docs/_build docs/gallery docs/generated

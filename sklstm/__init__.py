@@ -54,4 +54,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return [*globals(), *_GUESTS, *_ROOMS]
+    return __all__

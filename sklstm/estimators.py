@@ -694,6 +694,10 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
     depend on what else is predicted with it, and the same `random_state` gives the
     same model; global random state is neither read nor changed.
 
+    All parameters may be left as they are. They are in groups: the network (from
+    `hidden_size`), how X is read (from `n_channels`), training (from `solver`), where and
+    how to run (from `warm_start`).
+
     Parameters
     ----------
     hidden_size : int, default=64
@@ -835,7 +839,7 @@ default="one-cycle"
         Class labels; for multilabel, the column numbers.
     n_features_in_ : int
         Number of columns of a 2-D X in `fit`; else the number of channels.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names, if X was a frame whose column names are all strings.
     n_channels_in_ : int
         Number of channels in `fit`.
@@ -1117,6 +1121,10 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
     depend on what else is predicted with it, and the same `random_state` gives the
     same model; global random state is neither read nor changed.
 
+    All parameters may be left as they are. They are in groups: the network (from
+    `hidden_size`), how X is read (from `n_channels`), the loss (from `loss`), training
+    (from `solver`), where and how to run (from `warm_start`).
+
     Parameters
     ----------
     hidden_size : int, default=64
@@ -1264,7 +1272,7 @@ default="one-cycle"
     ----------
     n_features_in_ : int
         Number of columns of a 2-D X in `fit`; else the number of channels.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names, if X was a frame whose column names are all strings.
     n_channels_in_ : int
         Number of channels in `fit`.

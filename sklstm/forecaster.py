@@ -82,6 +82,10 @@ class LSTMForecaster(BaseForecaster):
     to the seasonal naive forecast. It is trained on quantiles. Short series are
     forecast without training, by a network that comes with the package.
 
+    All parameters may be left as they are. They are in groups: what is read and how far
+    ahead (from `horizon`), the network (from `segment_length`), what it learns (from
+    `scaling`), training (from `n_members`), where and how to run (from `device`).
+
     Parameters
     ----------
     horizon : int or None, default=None
@@ -104,8 +108,11 @@ class LSTMForecaster(BaseForecaster):
         "auto": 32 for up to 2000 observations, 64 for up to 100,000 or without
         segments, else 128. In `hidden_size_`.
     num_layers : int, default=1
+        Recurrent layers, one upon the other.
     cell : {"lstm", "peephole", "gru"}, default="lstm"
+        Recurrent cell, as in `LSTMClassifier`.
     dropout : float in [0, 1), default=0.2
+        Probability with which an output of a recurrent layer is dropped in training.
     scaling : {"auto", "season", "last", "standard", "none"}, default="auto"
         What a window is normalised by: the mean of its last season and the mean
         absolute deviation from it ("season"; without a season, the last value), its
@@ -129,6 +136,7 @@ class LSTMForecaster(BaseForecaster):
     alpha : float, default=0.01
         Decoupled weight decay (AdamW).
     max_grad_norm : float or None, default=1.0
+        Gradients are scaled down to this norm. None: never.
     early_stopping : bool or "auto", default="auto"
         Whether to keep the weights that forecast best what is not trained on: a fifth
         of the series, set aside, from 40 series on. "auto": only then; True: else the
@@ -151,6 +159,8 @@ class LSTMForecaster(BaseForecaster):
     device : str, default="auto"
         "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps".
     random_state : int, RandomState instance or None, default=None
+        Drives initial weights, windows, dropout and the series set aside. None: a fresh
+        seed from the operating system at each fit. Ignored where nothing is trained.
     verbose : bool, default=False
         Whether to print a line per stage of `fit`.
 

@@ -95,6 +95,7 @@ def integrated_gradients(
             network made of a missing value (``missing="mask"``) counts for its channel.
             For tokens (n_samples, n_timesteps): summed over the embedding.
         response, baseline_response : ndarray of shape (n_samples,), float64
+            Of each sequence, and of its baseline.
         gap : ndarray of shape (n_samples,), float64
             Sum of the attributions, less response, plus baseline_response.
         lengths : ndarray of shape (n_samples,), int64
@@ -435,6 +436,7 @@ def channel_importance(
         importances : ndarray of shape (n_channels, n_repeats), float64
             Score of X as it is, less that after shuffling.
         importances_mean, importances_std : ndarray of shape (n_channels,), float64
+            Over the repeats.
 
     See Also
     --------
@@ -798,6 +800,7 @@ def forecast_effects(forecaster, fh=None, X=None, *, lags=None):
         forecast : ndarray of shape (n_rows, n_columns), float64
             As `predict` returns it.
         lags : ndarray of shape (n_lags,), int64
+            Steps back from the end of each series.
         columns, exog_columns : list
             Names of the columns of y and of X.
         index : Index
@@ -890,6 +893,7 @@ def forecast_components(forecaster, fh=None, X=None):
         forecast : ndarray of shape (n_rows, n_columns), float64
             As `predict` returns it: base + lstm.
         base, lstm : ndarray of shape (n_rows, n_columns), float64
+            Without the correction, and what it adds.
         seasonal_naive, trend : ndarray of shape (n_rows, n_columns), float64
             What `base` is made of: the last season repeated, and all else.
         columns : list

@@ -293,7 +293,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        embedding : ndarray of shape (len(vocabulary_) + 2, n_dimensions), float32
+        embedding : ndarray of shape (len(`vocabulary_`) + 2, n_dimensions), float32
             Row i belongs to number i; rows of tokens without a vector are 0.
 
         Raises

@@ -158,8 +158,8 @@ def distill(estimator, X, *, hidden_size):
     --------
     >>> import numpy as np
     >>> from sklstm import LSTMRegressor, distill
-    >>> X = np.random.default_rng(0).normal(size=(100, 10))
-    >>> model = LSTMRegressor(max_iter=30, random_state=0).fit(X, X.sum(axis=1))
+    >>> X = np.random.default_rng(0).normal(size=(100, 5))
+    >>> model = LSTMRegressor(16, max_iter=30, random_state=0).fit(X, X.sum(axis=1))
     >>> student = distill(model, X, hidden_size=8)
     >>> bool(student.score(X, model.predict(X)) > 0.8)
     True

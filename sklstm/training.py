@@ -298,7 +298,8 @@ class Optimizer:
         self.flat = flat
         self.solver = solver
         self.alpha = alpha
-        if state is None:
+        # Moments of another solver are not those of this one.
+        if state is None or (state["second"] is None) != (solver == "sgd"):
             self.n_steps = 0
             self.first = torch.zeros_like(flat.data)
             self.second = torch.zeros_like(flat.data) if solver != "sgd" else None

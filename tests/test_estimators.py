@@ -187,6 +187,15 @@ def test_another_process_predicts_the_same(estimator, make_sequences, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), outputs(model, X))
 
 
+def test_partial_fit_takes_another_solver(make_sequences):
+    X, y = make_sequences(20)
+    model = LSTMClassifier(hidden_size=4, solver="sgd", random_state=0)
+    model.partial_fit(X, y, classes=[0, 1])
+    for solver in ("adam", "sgd"):
+        model.set_params(solver=solver).partial_fit(X, y)
+    assert model.n_iter_ == 3
+
+
 def test_warm_start_goes_on(estimator, make_sequences):
     X, y = make_sequences(40)
     model = estimator(**QUICK, warm_start=True, stem=None).fit(X, y)

@@ -5,6 +5,7 @@ monthly airline passengers through sktime: by reduction to LSTMRegressor, and by
 LSTMForecaster in sktime's evaluate; and a hierarchy of sales. Takes about a minute.
 """
 
+import logging
 import time
 
 import numpy as np
@@ -25,6 +26,9 @@ from sktime.transformations.series.boxcox import LogTransformer
 from sktime.transformations.series.detrend import Detrender
 
 from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor
+
+# sktime 1.2 warns at every construction of a forecaster and undoes warning filters.
+logging.captureWarnings(True)
 
 
 def classify_speakers():

@@ -94,20 +94,22 @@ class ConvRecurrent(nn.Module):
         self.stem = nn.Sequential(
             *itertools.chain.from_iterable(
                 (
-                    nn.Conv1d(n, hidden_size, k, stride, k // 2, bias=False),
+                    nn.Conv1d(n, hidden_size, k, 1, k // 2, bias=False),
                     nn.BatchNorm1d(hidden_size),
                     nn.ReLU(),
                 )
-                for n, k, stride in zip(sizes, (7, 5, 3), (2, 1, 1), strict=True)
+                for n, k in zip(sizes, (7, 5, 3), strict=True)
             )
         )
-        self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
+        self.lstm = nn.LSTM(
+            hidden_size, hidden_size, batch_first=True, bidirectional=True
+        )
         self.dropout = nn.Dropout(0.2)
-        self.out = nn.Linear(2 * hidden_size, n_classes)
+        self.out = nn.Linear(6 * hidden_size, n_classes)
 
     def forward(self, x):
         x = self.stem(x.transpose(1, 2)).transpose(1, 2)
-        x = self.dropout(self.lstm(x)[0])
+        x = torch.cat([self.dropout(self.lstm(x)[0]), x], dim=2)
         return self.out(torch.cat([x.mean(1), x.amax(1)], dim=1))
 
 

@@ -434,7 +434,8 @@ class Pooling(nn.Module):
             return kernels.sum_steps(x, lengths)
         if lengths is not None:
             x = x * step_mask(lengths, x.shape[1])[:, :, None]
-        return x.sum(1)
+        # As in `RowLinear`: torch adds up in an order that depends on the batch.
+        return x.sum(1, dtype=torch.float64 if is_inference else None).to(x.dtype)
 
     def _mean(self, x, lengths):
         n_steps = x.shape[1] if lengths is None else lengths[:, None]

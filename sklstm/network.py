@@ -28,6 +28,8 @@ from sklstm import kernels
 MAX_RECURRENT_STEPS = 160
 # From this length on, stem="auto" puts convolutions before the recurrence.
 MIN_CONV_TIMESTEPS = 8
+# Steps that each convolution sees at once, where sequences have twice as many.
+MAX_KERNEL_SIZES = (31, 15, 7)
 # Shares of a window's trend, of its last season's trend, and of the way from its last to
 # its mean season that a forecast starts with.
 INITIAL_SHARES = (0.5, 0.0, 0.5)
@@ -185,18 +187,17 @@ class ConvStem(nn.Module):
     """Convolutions over time, strided so that the recurrence stays short.
 
     Three blocks of convolution, batch normalisation and ReLU, as in the
-    convolutional branch of LSTM-FCN (Karim et al., 2018).
+    convolutional branch of LSTM-FCN (Karim et al., 2018), with longer kernels, as in
+    InceptionTime (Fawaz et al., 2020).
     """
 
-    kernel_sizes = (7, 5, 3)
-
-    def __init__(self, n_channels, hidden_size, strides):
+    def __init__(self, n_channels, hidden_size, kernel_sizes, strides):
         super().__init__()
         self.strides = strides
         inputs = (n_channels, hidden_size, hidden_size)
         self.convolutions = nn.ModuleList(
             skip_init(nn.Conv1d, n, hidden_size, k, stride=stride, bias=False)
-            for n, k, stride in zip(inputs, self.kernel_sizes, strides, strict=True)
+            for n, k, stride in zip(inputs, kernel_sizes, strides, strict=True)
         )
         self.norms = nn.ModuleList(MaskedBatchNorm(hidden_size) for _ in inputs)
         self.n_outputs = hidden_size
@@ -242,6 +243,17 @@ class ConvStem(nn.Module):
                 lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
                 x = x * step_mask(lengths, n_out)[:, :, None]
         return x, lengths
+
+
+def conv_kernel_sizes(n_timesteps: int) -> tuple[int, ...]:
+    """Odd kernel sizes of `ConvStem`: a half, a quarter, an eighth of a short sequence.
+
+    Odd, so that an output has as many steps before it as behind it; at least 3.
+    """
+    return tuple(
+        max(3, min(size, (n_timesteps // 2 ** (i + 1) - 1) | 1))
+        for i, size in enumerate(MAX_KERNEL_SIZES)
+    )
 
 
 def conv_strides(n_timesteps: int) -> tuple[int, ...]:
@@ -526,8 +538,8 @@ class RecurrentNetwork(_Portable, nn.Module):
     stem : {None, "linear", "conv", "embedding"}
     pooling : {"last", "mean", "max", "mean-max", "attention"} or None
         None: every state is read out, so there are raw outputs for each step.
-    strides : tuple of int
-        Strides of the convolutions. Only used with ``stem="conv"``.
+    kernel_sizes, strides : tuple of int
+        Of the convolutions. Only used with ``stem="conv"``.
     n_tokens, embedding_size : int
         Rows and columns of the embedding. Only used with ``stem="embedding"``.
     freeze_embedding : bool
@@ -540,7 +552,8 @@ class RecurrentNetwork(_Portable, nn.Module):
 
     def __init__(
         self, *, n_channels, n_outputs, hidden_size, num_layers, cell, bidirectional,
-        dropout, stem, pooling, strides, n_tokens, embedding_size=None,
+        dropout, stem, pooling, strides, n_tokens, kernel_sizes=(7, 5, 3),
+        embedding_size=None,
         freeze_embedding=False, token_dropout=0.0, variational_dropout=False,
         recurrent_dropout=0.0, residual=False, layer_norm=False,
     ):  # fmt: skip
@@ -554,13 +567,14 @@ class RecurrentNetwork(_Portable, nn.Module):
             "n_channels": n_channels, "n_outputs": n_outputs,
             "hidden_size": hidden_size, "num_layers": num_layers, "cell": cell,
             "bidirectional": bidirectional, "dropout": dropout, "stem": stem,
-            "pooling": pooling, "strides": strides, "n_tokens": n_tokens,
-            "embedding_size": embedding_size, "freeze_embedding": freeze_embedding,
+            "pooling": pooling, "kernel_sizes": kernel_sizes, "strides": strides,
+            "n_tokens": n_tokens, "embedding_size": embedding_size,
+            "freeze_embedding": freeze_embedding,
             "token_dropout": token_dropout, **variants,
         }  # fmt: skip
         stems = {
             "linear": lambda: LinearStem(n_channels, hidden_size),
-            "conv": lambda: ConvStem(n_channels, hidden_size, strides),
+            "conv": lambda: ConvStem(n_channels, hidden_size, kernel_sizes, strides),
             "embedding": lambda: EmbeddingStem(
                 n_tokens, embedding_size or hidden_size, freeze_embedding, token_dropout
             ),

@@ -25,6 +25,12 @@ from sklstm.checks import (
 from sklstm.container import DECODE_ERRORS, Codec
 from sklstm.network import CELLS, POOLINGS, split_codes
 
+
+def is_triple(value):
+    """Whether it has a count for each convolution."""
+    return all_of(is_count, tuple)(value) and len(value) == 3
+
+
 # Settings of networks of either class.
 CONFIG = {
     **dict.fromkeys(("hidden_size", "num_layers", "n_channels", "n_outputs"), is_count),
@@ -48,7 +54,8 @@ CONFIG = {
     ),
     "stem": is_one_of(None, "linear", "conv", "embedding"),
     "pooling": is_one_of(None, *POOLINGS),
-    "strides": lambda v: all_of(is_count, tuple)(v) and len(v) == 3,
+    "kernel_sizes": lambda v: is_triple(v) and all(size % 2 for size in v),
+    "strides": is_triple,
 }
 
 

@@ -14,6 +14,7 @@ from sklstm.network import (
     Pooling,
     Recurrence,
     RecurrentNetwork,
+    conv_kernel_sizes,
     conv_strides,
     initialize,
     resolve_auto,
@@ -238,7 +239,7 @@ def test_conv_stem_training_statistics_ignore_padding():
     padded = torch.cat([x, torch.zeros(2, 7, 3, dtype=x.dtype)], dim=1)
     outputs = []
     for values in (x, padded):
-        stem = ConvStem(3, 5, (1, 2, 1)).double()
+        stem = ConvStem(3, 5, (7, 5, 3), (1, 2, 1)).double()
         initialize(stem, torch.Generator().manual_seed(0))
         states, lengths_after = stem(values, lengths)
         np.testing.assert_array_equal(lengths_after, [5, 2])
@@ -310,6 +311,15 @@ def test_strides_bring_long_sequences_near_160_steps(n_timesteps):
     n_steps = int(np.ceil(n_timesteps / np.prod(conv_strides(n_timesteps))))
     assert n_steps <= 160 or n_timesteps > 160 * 64
     assert n_steps >= 80 or n_timesteps <= 160
+
+
+def test_kernels_are_long_where_sequences_are():
+    assert conv_kernel_sizes(64) == conv_kernel_sizes(5000) == (31, 15, 7)
+    assert conv_kernel_sizes(24) == (11, 5, 3)
+    for n_timesteps in range(1, 64):
+        for size in conv_kernel_sizes(n_timesteps):
+            assert size % 2 == 1
+            assert 3 <= size <= max(3, n_timesteps / 2)
 
 
 def test_auto():

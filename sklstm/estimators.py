@@ -481,11 +481,12 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _bptt_steps(self, n_timesteps, network):
         """Return over how many steps to carry gradients back; None for all."""
-        if not network.reads_on:
+        bptt_steps = self.bptt_steps
+        if bptt_steps == "auto":
+            bptt_steps = BPTT_STEPS if n_timesteps > MAX_BPTT_STEPS else None
+        if bptt_steps is None or bptt_steps >= n_timesteps or not network.reads_on:
             return None
-        if self.bptt_steps == "auto":
-            return BPTT_STEPS if n_timesteps > MAX_BPTT_STEPS else None
-        return self.bptt_steps
+        return bptt_steps
 
     def _batch_size(self, n_samples):
         if self.batch_size == "auto":

@@ -22,8 +22,9 @@ from sklearn.utils import check_random_state
 # Rows of every prediction batch, where kernels round alike for a row wherever and with
 # whatever others it stands in a batch of one size, but not in batches of other sizes.
 PREDICT_ROWS = 32
-# Rows at most of a batch where they round alike in batches of any size.
-MAX_PREDICT_ROWS = 256
+# Rows at most of a batch where they round alike in batches of any size, and time steps of
+# all of them, which bounds the memory that long sequences take.
+MAX_PREDICT_ROWS, MAX_PREDICT_STEPS = 256, 2**20
 # Work (rows x steps x weights of a step) of a batch from which two threads pay.
 MIN_PARALLEL_WORK = 1e8
 # Options of glibc's mallopt, and what its own adjustment of them ends at.
@@ -599,7 +600,9 @@ def forward(network, sequences, device, method="__call__") -> np.ndarray:
     values = torch.from_numpy(np.ascontiguousarray(sequences.values))
     raw = None
     any_size = device.type == "cpu" and getattr(network, "rounds_alike", False)
-    n_rows = min(n, MAX_PREDICT_ROWS) if any_size else PREDICT_ROWS
+    n_rows = PREDICT_ROWS
+    if any_size:
+        n_rows = min(n, MAX_PREDICT_ROWS, MAX_PREDICT_STEPS // values.shape[1] or 1)
     n_threads = threads_for(n_rows, values.shape[1], network)
     with torch_threads(n_threads), torch.inference_mode():
         for same, width, full in _alike(sequences.lengths):

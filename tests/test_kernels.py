@@ -217,6 +217,31 @@ def test_what_is_not_finite_stays_so(cell):
 
 
 @needs_library
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_layer_goes_on_from_a_state(cell, shape):
+    layer, x, upstream = make(shape, cell)
+    weights = list(layer.parameters())
+    state = [torch.randn(shape[1], shape[3]) for _ in range(1 if cell == "gru" else 2)]
+    found = []
+    for run, kind in ((kernels.layer, torch.float32), (kernels.by_torch, torch.float64)):
+        given = x.detach().to(kind).requires_grad_()
+        own = [w.detach().to(kind).requires_grad_() for w in weights]
+        output, end = run(given, [part.to(kind) for part in state], *own)
+        loss = (output * upstream).sum() + (end[0] * upstream[0]).sum()
+        found.append((output, *end, *torch.autograd.grad(loss, [given, *own])))
+    for a, b in zip(*found, strict=True):
+        assert distance(a, b) < 1e-5
+    with torch.no_grad():  # in two pieces, to the last bit
+        whole, end = kernels.layer(x, None, *weights)
+        first, middle = kernels.layer(x[:3], None, *weights)
+        if len(x) > 3:
+            second, last = kernels.layer(x[3:], middle, *weights)
+            assert torch.equal(torch.cat([first, second]), whole)
+            assert all(map(torch.equal, last, end))
+
+
+@needs_library
 def test_second_backward_is_refused():
     layer, x, _ = make((5, 4, 3, 10))
     total = kernels.layer(x, None, *layer.parameters())[0].sum()
@@ -233,7 +258,7 @@ def test_falls_back_where_it_does_not_apply():
     assert not kernels.applies(x[:, :0], layer.weight_hh_l0)
     with torch.autocast("cpu", torch.bfloat16):
         assert not kernels.applies(x, layer.weight_hh_l0)
-    output, last = layer.double()(x.double())
+    output, (last, _) = layer.double()(x.double())
     assert torch.equal(output[-1], last)
 
 
@@ -261,7 +286,7 @@ def test_a_cell_that_fails_its_proof_is_left_to_torch(monkeypatch):
         layer, x, _ = make((5, 4, 3, 10), "gru")
         with pytest.warns(RuntimeWarning, match="disagree with torch on this machine"):
             assert not kernels.available(*layer.weights)
-        output, last = layer(x)
+        output, (last,) = layer(x)
         expected, (state,) = kernels.by_torch(x, None, *layer.weights)
         assert torch.equal(output, expected)
         assert torch.equal(last, state)

@@ -79,7 +79,11 @@ class AugmentedBatches:
         """
         n_rows, n_channels = len(x), self.n_channels
         share = (1 + self._uniform(x, n_rows)) / 2  # Beta(1, 1), the larger part
-        partner = torch.randperm(n_rows, generator=self.generator, device=x.device)
+        # Some rows further on, in the random order of the batch, so never itself.
+        shift = torch.randint(
+            1, max(n_rows, 2), (), generator=self.generator, device=x.device
+        )
+        partner = (torch.arange(n_rows, device=x.device) + shift) % n_rows
         other = x[partner]
         if lengths is not None:
             position, _ = shares(x, lengths)

@@ -105,9 +105,8 @@ def weekly_counts(events, name):
     """Return events per week of users or categories: a Series over (who, week)."""
     weeks = pd.period_range(week.min(), last, freq=week.dt.freq)
     table = pd.crosstab(week, f"{name} " + events[name]).reindex(weeks, fill_value=0)
-    table = table.loc[
-        :, table[: cutoffs[0]].sum() >= 10
-    ]  # others are too rare for a trend
+    # Others are too rare for a trend.
+    table = table.loc[:, table[: cutoffs[0]].sum() >= 10]
     counts = table.unstack()
     counts.index.names = ["who", "week"]
     return counts
@@ -167,8 +166,9 @@ for name, values in error.items():
     print(f"  {name}: {np.mean(values):.3f}")
 
 # %%
-# Who was busy last month is less so in the next: the network knows how far to fall back, a
-# naive forecast does not. Of whole categories last month says all that can be known.
+# Who was busy last month is less so in the next: the network knows how far to fall back,
+# the others do not. Whole categories drift like a walk, and no ranking is better than
+# another.
 
 print("Rank correlation of the growth forecast with the true growth")
 print(f"  {'':18}{'categories':>12}{'users':>8}")

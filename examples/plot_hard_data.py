@@ -66,9 +66,9 @@ parameters = {
 # One in twenty-five
 # ------------------
 # The plain fit is right most of the time and misses faults. ``class_weight="balanced"``
-# lets each class count the same in the loss, or, with ``oversample=True``, be met as often
-# as the other; a tuned threshold leaves the network as it is and changes only from which
-# probability on it says "fault".
+# lets each class count the same in the loss; with ``oversample=True`` besides, faults are
+# met as often as the rest. A tuned threshold leaves the network as it is and changes only
+# from which probability on it says "fault".
 
 X, y, _ = cycles(1000, 0.04, seed=0)
 X_test, y_test, _ = cycles(2000, 0.04, seed=1)

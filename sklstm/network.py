@@ -405,7 +405,8 @@ class Recurrence(nn.Module):
         x, ends = x.transpose(0, 1), []  # (S, N, I)
         for i, layer in enumerate(self.forwards):
             states, end = self._run(layer, x, generator, state and state[i])
-            ends.append([part.detach() for part in end])
+            # As what it will be read beside: autocast gives states of its own precision.
+            ends.append([part.detach().to(x.dtype) for part in end])
             x = self.hand_on(i, x, states, generator)
         return x.transpose(0, 1), ends
 

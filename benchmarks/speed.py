@@ -428,7 +428,7 @@ def table_predict():
     }
     if kernels.library() is not None:
         arms["our kernel alone"] = lambda: bare(
-            lambda: kernels.layer(x, *layer.parameters())
+            lambda: kernels.layer(x, None, *layer.parameters())
         )
     report("predict: 10,000 x 100 x 8, hidden 64", interleave(arms))
     for title, settings in (
@@ -562,7 +562,7 @@ def table_peak():
         x = torch.randn(n_timesteps, n_rows, n_channels)
 
         def ours(layer=layer, x=x):
-            kernels.layer(x, *layer.parameters())[1].sum().backward()
+            kernels.layer(x, None, *layer.parameters())[1][0].sum().backward()
 
         def theirs(layer=layer, x=x):
             layer(x)[1][0].sum().backward()
@@ -592,7 +592,7 @@ def table_cells():
         initialize(nn.ModuleList([layer]), torch.Generator().manual_seed(0))
 
         def ours(layer=layer):
-            return kernels.layer(x, *layer.weights)[1]
+            return kernels.layer(x, None, *layer.weights)[1][0]
 
         def by_torch(layer=layer):
             return kernels.by_torch(x, None, *layer.weights)[1][0]

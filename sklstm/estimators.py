@@ -34,6 +34,13 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
+from sklstm.augmentation import (
+    AUGMENTATIONS,
+    OF_VALUES,
+    AugmentedBatches,
+    mixed_gradient,
+    mixed_loss,
+)
 from sklstm.checkpoints import Checkpoint, digest
 from sklstm.heads import (
     REGRESSION_LOSSES,
@@ -85,6 +92,9 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
         return method
 
 
+# Sequences of more steps than the latter are trained, with bptt_steps="auto", on pieces
+# of at most the former.
+BPTT_STEPS, MAX_BPTT_STEPS = 500, 2000
 PREDICT_CHUNK = 8192  # rows encoded at once in prediction, to bound its memory
 PREDICT_VALUES = 2**25  # and raw outputs at once, where every time step has some
 TRAIN_SETTINGS = (
@@ -126,8 +136,15 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "shuffle": ["boolean"],
+        "oversample": ["boolean"],
+        "augment": [StrOptions(set(AUGMENTATIONS)), list, tuple, None],
         "tol": [Interval(Real, 0, None, closed="left")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "bptt_steps": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -260,7 +277,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             on_epoch.begin(encoder, head, network, going_on)
         history = self._train(
             network.to(device), head, training, validation, random,
-            max_iter=max_iter, learning_rate=learning_rate,
+            encoder.n_channels_in_, max_iter=max_iter, learning_rate=learning_rate,
             optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
         )  # fmt: skip
         self._keep(encoder, head, network.cpu(), history, going_on)
@@ -270,19 +287,35 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             on_epoch.finish()
         return history
 
-    def _train(self, network, head, training, validation, random, **settings):
+    def _train(self, network, head, training, validation, random, n_channels, **settings):
         device = random.dropout.device
         batch_size = self._batch_size(len(training))
         batches = SequenceBatches(
             *training,
             batch_size=batch_size,
             shuffle=self.shuffle,
+            oversample=self.oversample,
             generator=random.order,
             device=device,
             dtype=torch.float64 if self.dtype == "float64" else torch.float32,
         )
-
         per_step = self.target == "sequence"
+        loss = functools.partial(step_loss, head.loss) if per_step else head.loss
+        loss_gradient = head.loss_gradient
+        if self.augment is not None:
+            names = self._augmentations()
+            batches = AugmentedBatches(batches, names, n_channels, random.dropout)
+            if "mixup" in names:
+                loss = functools.partial(mixed_loss, loss)
+                loss_gradient = functools.partial(mixed_gradient, loss_gradient)
+        bptt_steps = self._bptt_steps(training.encoded.n_timesteps, network)
+        differentiate = None
+        if bptt_steps is not None:
+            differentiate = functools.partial(
+                network.differentiate_truncated, loss, bptt_steps
+            )
+        elif not per_step:
+            differentiate = functools.partial(network.differentiate, loss_gradient)
         n_threads = threads_for(batch_size, training.encoded.n_timesteps, network)
         with (
             torch_threads(n_threads),
@@ -293,13 +326,11 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         ):
             return train(
                 network,
-                functools.partial(step_loss, head.loss) if per_step else head.loss,
+                loss,
                 batches,
                 generator=random.dropout,
                 bfloat16=self.dtype == "bfloat16",
-                differentiate=None
-                if per_step
-                else functools.partial(network.differentiate, head.loss_gradient),
+                differentiate=differentiate,
                 validate=None
                 if validation is None
                 else functools.partial(
@@ -447,6 +478,18 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             self.embedding, dtype=np.float64, ensure_min_samples=2, input_name="embedding"
         )
 
+    def _augmentations(self):
+        return (self.augment,) if isinstance(self.augment, str) else self.augment
+
+    def _bptt_steps(self, n_timesteps, network):
+        """Return over how many steps to carry gradients back; None for all."""
+        bptt_steps = self.bptt_steps
+        if bptt_steps == "auto":
+            bptt_steps = BPTT_STEPS if n_timesteps > MAX_BPTT_STEPS else None
+        if bptt_steps is None or bptt_steps >= n_timesteps or not network.reads_on:
+            return None
+        return bptt_steps
+
     def _batch_size(self, n_samples):
         if self.batch_size == "auto":
             return min(n_samples, max(8, min(64, n_samples // 8)))
@@ -496,8 +539,29 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             validate_parameter_constraints(self._parameter_constraints, params, name)
         except InvalidParameterError as error:
             raise InvalidParameterError(f"{error}{self._hint(params)}") from None
+        if self.augment is not None:
+            self._check_augment()
         if self.dtype == "float64" and self.device == "mps":
             raise ValueError('device="mps" has no float64; set dtype="float32".')
+
+    def _check_augment(self):
+        names = self._augmentations()
+        for name in names:
+            if name not in AUGMENTATIONS:
+                raise InvalidParameterError(
+                    f"augment must hold names among {list(AUGMENTATIONS)}; got {name!r}."
+                )
+        if self.stem == "embedding":
+            raise ValueError(
+                f'augment={self.augment!r} varies numbers; with stem="embedding" X holds '
+                "tokens. Set augment=None; token_dropout varies tokens."
+            )
+        if self.target == "sequence" and not set(names) <= set(OF_VALUES):
+            raise ValueError(
+                f"augment={self.augment!r} moves or mixes time steps, each of which has "
+                'a target of its own with target="sequence"; only '
+                f"{list(OF_VALUES)} leave them where they are."
+            )
 
     def _hint(self, params):
         for name, value in params.items():
@@ -793,11 +857,37 @@ default="one-cycle"
         Whether to visit sequences in a new order in every epoch. If True, the model
         does not depend on the order of the rows, and equal rows are merged into one
         with their weights added.
+    oversample : bool, default=False
+        Whether weights (of samples and classes) say how often a sequence is drawn in an
+        epoch, instead of how much its loss counts, so that rare ones are met several
+        times rather than once with large gradients. An epoch has as many draws as
+        there are distinct sequences.
+    augment : str, sequence of str or None, default=None
+        How sequences are varied at random in training, anew in every epoch: one or
+        several (in any order) of
+
+        - "jitter": noise of standard deviation 0.05 is added to every value;
+        - "scaling": each channel is multiplied with a factor drawn from N(1, 0.1);
+        - "time-warp": time runs faster and slower, along a smooth curve [9]_;
+        - "window-slice": 90 % of the sequence, from a random place on [10]_, stretched
+          to its length;
+        - "mixup": two sequences of a batch are mixed, and their losses in the same
+          proportion, drawn uniformly [11]_.
+
+        All act on standardised values. What is missing stays so. Not for tokens; with a
+        target for each step "jitter" and "scaling" only.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
         "one-cycle" and "cosine", the loss below which nothing is left to learn.
     max_grad_norm : float or None, default=1.0
         Gradients are scaled down to this norm. None: never.
+    bptt_steps : int, "auto" or None, default="auto"
+        Steps over which gradients are carried back (truncated backpropagation through
+        time [12]_): a longer recurrence is trained piece by piece, the state carried
+        on from each to the next, so that memory hardly grows with the length. None: all
+        steps; "auto": 500 if the longest sequence has more than 2000 steps, else all.
+        Ignored if bidirectional, and with a "conv" stem, whose strides shorten the
+        recurrence.
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the sequences (by class, where
         that can be done), stop after `n_iter_no_change` epochs without a better score
@@ -890,6 +980,14 @@ default="one-cycle"
        dropout in recurrent neural networks. NeurIPS 29.
     .. [8] Merity, S., Keskar, N., Socher, R. (2018). Regularizing and optimizing LSTM
        language models. ICLR.
+    .. [9] Um, T. T., et al. (2017). Data augmentation of wearable sensor data for
+       Parkinson's disease monitoring using convolutional neural networks.
+       arXiv:1706.00527; jitter and scaling too.
+    .. [10] Le Guennec, A., Malinowski, S., Tavenard, R. (2016). Data augmentation for
+       time series classification using convolutional neural networks. AALTD.
+    .. [11] Zhang, H., et al. (2018). mixup: Beyond empirical risk minimization. ICLR.
+    .. [12] Williams, R., Peng, J. (1990). An efficient gradient-based algorithm for
+       on-line training of recurrent network trajectories. Neural Computation 2(4).
 
     Examples
     --------
@@ -944,8 +1042,11 @@ default="one-cycle"
         learning_rate_init=5e-3,
         max_iter=100,
         shuffle=True,
+        oversample=False,
+        augment=None,
         tol=1e-4,
         max_grad_norm=1.0,
+        bptt_steps="auto",
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=10,
@@ -983,8 +1084,11 @@ default="one-cycle"
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.shuffle = shuffle
+        self.oversample = oversample
+        self.augment = augment
         self.tol = tol
         self.max_grad_norm = max_grad_norm
+        self.bptt_steps = bptt_steps
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
@@ -1201,10 +1305,10 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         channel per channel, which other values are missing. Infinity is an error.
     loss : {"squared_error", "absolute_error", "huber", "quantile"}, \
 default="squared_error"
-        What is minimised. The median follows from "absolute_error"; "huber" [9]_ is
+        What is minimised. The median follows from "absolute_error"; "huber" [13]_ is
         squared near 0 and absolute beyond `epsilon`.
     quantile : float in (0, 1) or sequence of them, default=0.5
-        Quantiles to predict. Only used with ``loss="quantile"`` [10]_. With a sequence,
+        Quantiles to predict. Only used with ``loss="quantile"`` [14]_. With a sequence,
         predictions have one more axis and never cross.
     epsilon : float, default=1.35
         Where "huber" turns linear, in standard deviations of y (in units of y without
@@ -1232,11 +1336,37 @@ default="one-cycle"
         Whether to visit sequences in a new order in every epoch. If True, the model
         does not depend on the order of the rows, and equal rows are merged into one
         with their weights added.
+    oversample : bool, default=False
+        Whether weights (of samples and classes) say how often a sequence is drawn in an
+        epoch, instead of how much its loss counts, so that rare ones are met several
+        times rather than once with large gradients. An epoch has as many draws as
+        there are distinct sequences.
+    augment : str, sequence of str or None, default=None
+        How sequences are varied at random in training, anew in every epoch: one or
+        several (in any order) of
+
+        - "jitter": noise of standard deviation 0.05 is added to every value;
+        - "scaling": each channel is multiplied with a factor drawn from N(1, 0.1);
+        - "time-warp": time runs faster and slower, along a smooth curve [9]_;
+        - "window-slice": 90 % of the sequence, from a random place on [10]_, stretched
+          to its length;
+        - "mixup": two sequences of a batch are mixed, and their losses in the same
+          proportion, drawn uniformly [11]_.
+
+        All act on standardised values. What is missing stays so. Not for tokens; with a
+        target for each step "jitter" and "scaling" only.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
         "one-cycle" and "cosine", the loss below which nothing is left to learn.
     max_grad_norm : float or None, default=1.0
         Gradients are scaled down to this norm. None: never.
+    bptt_steps : int, "auto" or None, default="auto"
+        Steps over which gradients are carried back (truncated backpropagation through
+        time [12]_): a longer recurrence is trained piece by piece, the state carried
+        on from each to the next, so that memory hardly grows with the length. None: all
+        steps; "auto": 500 if the longest sequence has more than 2000 steps, else all.
+        Ignored if bidirectional, and with a "conv" stem, whose strides shorten the
+        recurrence.
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the sequences (by class, where
         that can be done), stop after `n_iter_no_change` epochs without a better score
@@ -1324,9 +1454,17 @@ default="one-cycle"
        dropout in recurrent neural networks. NeurIPS 29.
     .. [8] Merity, S., Keskar, N., Socher, R. (2018). Regularizing and optimizing LSTM
        language models. ICLR.
-    .. [9] Huber, P. J. (1964). Robust estimation of a location parameter. Annals of
+    .. [9] Um, T. T., et al. (2017). Data augmentation of wearable sensor data for
+       Parkinson's disease monitoring using convolutional neural networks.
+       arXiv:1706.00527; jitter and scaling too.
+    .. [10] Le Guennec, A., Malinowski, S., Tavenard, R. (2016). Data augmentation for
+       time series classification using convolutional neural networks. AALTD.
+    .. [11] Zhang, H., et al. (2018). mixup: Beyond empirical risk minimization. ICLR.
+    .. [12] Williams, R., Peng, J. (1990). An efficient gradient-based algorithm for
+       on-line training of recurrent network trajectories. Neural Computation 2(4).
+    .. [13] Huber, P. J. (1964). Robust estimation of a location parameter. Annals of
        Mathematical Statistics 35(1).
-    .. [10] Koenker, R., Bassett, G. (1978). Regression quantiles. Econometrica 46(1).
+    .. [14] Koenker, R., Bassett, G. (1978). Regression quantiles. Econometrica 46(1).
 
     Examples
     --------
@@ -1381,8 +1519,11 @@ default="one-cycle"
         learning_rate_init=5e-3,
         max_iter=100,
         shuffle=True,
+        oversample=False,
+        augment=None,
         tol=1e-4,
         max_grad_norm=1.0,
+        bptt_steps="auto",
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=10,
@@ -1423,8 +1564,11 @@ default="one-cycle"
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.shuffle = shuffle
+        self.oversample = oversample
+        self.augment = augment
         self.tol = tol
         self.max_grad_norm = max_grad_norm
+        self.bptt_steps = bptt_steps
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change

@@ -102,7 +102,7 @@ def _agrees(native, cell) -> bool:
         x = torch.randn(4, 13, n_inputs, generator=generator).requires_grad_()
         upstream = torch.randn(4, 13, hidden_size, generator=generator)
         expected, (last, *_) = by_torch(x, None, *weights)
-        pairs = [(expected, last), _Layer.apply(native, x, *weights)]
+        pairs = [(expected, last), _Layer.apply(native, x, None, *weights)[:2]]
         gradients = [
             torch.autograd.grad((out * upstream).sum() + end.sum(), [x, *weights])
             for out, end in pairs
@@ -135,27 +135,38 @@ def applies(x: torch.Tensor, *weights: torch.Tensor) -> bool:
     return x.dtype == torch.float32 and x.numel() > 0 and available(*weights)
 
 
-def layer(x, *weights):
-    """Run one layer in one direction from a state of zeros.
+def layer(x, state, *weights):
+    """Run one layer in one direction.
 
     Parameters
     ----------
     x : Tensor of shape (n_timesteps, n_rows, n_inputs), float32, on the CPU
+    state : tuple of Tensor of shape (n_rows, hidden_size), or None
+        What to start from, as `by_torch` has it; no gradient goes back to it.
     *weights : Tensor
         As the head of this module says.
 
     Returns
     -------
     output : Tensor of shape (n_timesteps, n_rows, hidden_size)
-    last : Tensor of shape (n_rows, hidden_size)
-        The output of the last step. Gradients through it alone cost less.
+    state : tuple of Tensor of shape (n_rows, hidden_size)
+        The last one. Gradients through its h alone cost less than through `output`;
+        through its c none go.
     """
     x = readable(x)
     weights = [w.contiguous() for w in weights]
     native = library(cell_of(weights))
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
-        return _Layer.apply(native, x, *weights)
-    return forward(native, x, weights, keep=False)[0]
+        output, *state = _Layer.apply(native, x, state, *weights)
+    else:
+        (output, last), (_, c, _) = forward(native, x, weights, keep=False, state=state)
+        state = last, _cell(c, last)
+    return output, tuple(part for part in state if part is not None)
+
+
+def _cell(c, last):
+    """Return the last cell (N, H), of those that `forward` leaves; None for a GRU."""
+    return None if c is None else c[-1, :, : last.shape[1]]
 
 
 def by_torch(x, state, *weights):
@@ -310,8 +321,8 @@ def _share(jobs):
         thread.join()
 
 
-def forward(native, x, weights, *, keep, lengths=None):
-    """Run a layer: ((output, last), what `backward` needs or None).
+def forward(native, x, weights, *, keep, lengths=None, state=None):
+    """Run a layer: ((output, last), (h, c, gates)), the latter for `backward`.
 
     Parameters
     ----------
@@ -319,19 +330,25 @@ def forward(native, x, weights, *, keep, lengths=None):
     x : Tensor of shape (n_timesteps, n_rows, n_inputs), contiguous in its last dimension
     weights : tuple of Tensor, contiguous
     keep : bool
+        Whether to keep what `backward` needs; else c is the last one and gates None.
     lengths : Tensor of shape (n_rows,), int64, descending, default=None
         Steps of each row; None for all. What comes after is not computed, and undefined
         in `output`.
+    state : tuple of Tensor, default=None
+        As `layer` takes it.
     """
     n_timesteps, n_rows, n_inputs = x.shape
     cell, hidden_size = cell_of(weights), weights[1].shape[1]
     width = _padded(hidden_size, native.sklstm_lanes())  # Hp
     h = x.new_empty(n_timesteps + 1, n_rows, width)
-    h[0] = 0
     c = None
     if cell != GRU:
         c = x.new_empty(n_timesteps + 1 if keep else 1, n_rows, width)
-        c[0] = 0
+    for to, start in zip((h, c), state or (None, None), strict=False):
+        if to is not None:
+            to[0] = 0  # units that fill up a vector of lanes too
+        if start is not None:
+            to[0, :, :hidden_size] = start
     gates = x.new_empty(n_timesteps, n_rows, 4 * width) if keep else None
 
     def job(shape):
@@ -347,12 +364,13 @@ def forward(native, x, weights, *, keep, lengths=None):
     last = output[-1]
     if lengths is not None:
         last = h[lengths, torch.arange(n_rows), :hidden_size]
-    return (output, last), ((h, c, gates) if keep else None)
+    return (output, last), (h, c, gates)
 
 
 def backward(
-    native, x, weights, kept, d_output, d_last, gradients, *, need_x, lengths=None
-):
+    native, x, weights, kept, d_output, d_last, gradients, *, need_x, lengths=None,
+    carried=False,
+):  # fmt: skip
     """Add the gradients of the weights to `gradients`; return that of x or None.
 
     Overwrites what was kept.
@@ -366,6 +384,8 @@ def backward(
     gradients : sequence of Tensor, contiguous
         One for each of the weights.
     need_x : bool
+    carried : bool
+        Whether `forward` was given a state to start from.
     """
     weight_ih, weight_hh, _, _, *peepholes = weights
     h, c, gates = kept
@@ -403,6 +423,12 @@ def backward(
     for others in sums[1:]:
         for total, other in zip(gradients, others, strict=True):
             total.add_(other)
+    if carried:
+        # The kernels take the first state for zero, which then says nothing of the
+        # weights. Gates are now gradients of sums, (N, units / lanes, 4, lanes).
+        d_sums = gates[0].view(n_rows, -1, 4, lanes).transpose(1, 2).flatten(2)
+        d_sums = d_sums[:, 1 if cell == GRU else 0 :, :hidden_size].flatten(1)
+        gradients[1].addmm_(d_sums.t(), h[0, :, :hidden_size])
     return None if d_x is None else d_x[:, :, :n_inputs]
 
 
@@ -454,16 +480,20 @@ class _Layer(torch.autograd.Function):
     """`layer` with gradients."""
 
     @staticmethod
-    def forward(ctx, native, x, *weights):
-        outputs, kept = forward(native, x, weights, keep=True)
-        ctx.native = native
+    def forward(ctx, native, x, state, *weights):
+        outputs, kept = forward(native, x, weights, keep=True, state=state)
+        c = _cell(kept[1], outputs[1])
+        if c is not None:
+            c = c.clone()  # kept would not be freed with the graph
+            ctx.mark_non_differentiable(c)
+        ctx.native, ctx.carried = native, state is not None
         ctx.save_for_backward(x, *weights, *kept)
         ctx.set_materialize_grads(False)
-        return outputs
+        return *outputs, c
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_output, d_last):
+    def backward(ctx, d_output, d_last, _):
         native = ctx.native
         if native is None:
             raise RuntimeError(
@@ -475,6 +505,6 @@ class _Layer(torch.autograd.Function):
         gradients = [torch.zeros_like(w) for w in weights]
         d_x = backward(
             native, x, weights, ctx.saved_tensors[-3:], d_output, d_last, gradients,
-            need_x=ctx.needs_input_grad[1],
+            need_x=ctx.needs_input_grad[1], carried=ctx.carried,
         )  # fmt: skip
-        return None, d_x, *gradients
+        return None, d_x, None, *gradients

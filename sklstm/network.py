@@ -14,6 +14,7 @@ generator, so neither construction nor training touches torch's global random st
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -273,16 +274,15 @@ class _Layer:
     def reset_parameters(self):
         """Do nothing: `initialize` fills the parameters."""
 
-    def forward(self, x, factors=None):
-        """(S, N, I) -> every state (S, N, H) and the last one (N, H).
+    def forward(self, x, factors=None, state=None):
+        """(S, N, I) -> h of every step (S, N, H), and the state after the last.
 
-        `factors`, if any, are what the recurrent weights are multiplied with.
+        `factors`, if any, are what the recurrent weights are multiplied with; `state`
+        is what to start from.
         """
         weights = self.weights_times(factors)
-        if kernels.applies(x, *weights):
-            return kernels.layer(x, *weights)
-        output, (last, *_) = kernels.by_torch(x, None, *weights)
-        return output, last
+        run = kernels.layer if kernels.applies(x, *weights) else kernels.by_torch
+        return run(x, state, *weights)
 
     @property
     def weights(self):
@@ -396,12 +396,36 @@ class Recurrence(nn.Module):
         *others, top = self.forwards
         for i, layer in enumerate(others):
             x = self.hand_on(i, x, self._run(layer, x, generator)[0], generator)
-        last = self._run(top, x, generator)[1]
+        last, *_ = self._run(top, x, generator)[1]
         return self.hand_on(len(others), x[-1], last, generator)
 
-    def _run(self, layer, x, generator):
+    def go_on(self, x, state, generator=None):
+        """Read a piece of sequences; one direction.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, S, I)
+        state : list, a state for each layer, or None to start
+        generator : torch.Generator
+
+        Returns
+        -------
+        states : Tensor of shape (N, S, D)
+        state : list
+            After the piece; no gradient goes back to it.
+        """
+        x, ends = x.transpose(0, 1), []  # (S, N, I)
+        for i, layer in enumerate(self.forwards):
+            states, end = self._run(layer, x, generator, state and state[i])
+            # As what it will be read beside: autocast gives states of its own precision.
+            ends.append([part.detach().to(x.dtype) for part in end])
+            x = self.hand_on(i, x, states, generator)
+        return x.transpose(0, 1), ends
+
+    def _run(self, layer, x, generator, state=None):
         # One draw for all rows and steps of a batch (Merity et al., 2018).
-        return layer(x, self.recurrent_dropout.factors(layer.weight_hh_l0, generator))
+        factors = self.recurrent_dropout.factors(layer.weight_hh_l0, generator)
+        return layer(x, factors, state)
 
     def hand_on(self, i, x, states, generator=None):
         """Return what follows layer i, which read x: (..., D)."""
@@ -690,6 +714,81 @@ class RecurrentNetwork(_Portable, nn.Module):
             if dropped is not None:
                 layer.weight_hh_l0.grad.addcmul_(gradients[1], dropped)
         return loss
+
+    @property
+    def reads_on(self):
+        """Whether sequences can be read piece by piece: nothing looks ahead."""
+        return not self.recurrence.bidirectional and not isinstance(self.stem, ConvStem)
+
+    def differentiate_truncated(
+        self, loss, bptt_steps, inputs, target, weight, generator=None
+    ):
+        """Add the gradients of a mean loss, carried back over `bptt_steps` at most.
+
+        Sequences are read piece by piece, and the state at the end of a piece is a given
+        for the next (Williams & Peng, 1990). With an output for each step, pieces are
+        differentiated as they come. Else all are read without gradients first; then it
+        is known what the loss asks of each state, and pieces are read again, with the
+        same draws, to pass it on.
+
+        Parameters
+        ----------
+        loss : callable
+            ``loss(raw, target, weight)`` -> losses of the rows (N,).
+        bptt_steps : int
+        inputs, target, weight : a batch
+        generator : torch.Generator
+
+        Returns
+        -------
+        loss : Tensor of shape () or None
+            The loss itself is exact. None if sequences are not longer than `bptt_steps`.
+        """
+        x, lengths = inputs
+        n_timesteps = x.shape[1]
+        if self.pooling is None:  # the batch may be padded further than its targets
+            n_timesteps = min(n_timesteps, target.shape[1])
+        if n_timesteps <= bptt_steps:
+            return None
+        n_pieces = -(-n_timesteps // bptt_steps)
+        edges = [i * n_timesteps // n_pieces for i in range(n_pieces + 1)]
+        pieces = [slice(*pair) for pair in itertools.pairwise(edges)]  # of equal size
+        if self.pooling is None:
+            total, state = x.new_zeros((), dtype=weight.dtype), None
+            for piece in pieces:
+                states, state = self._read_on(x[:, piece], state, generator)
+                raw = self.readout(states).to(weight.dtype)
+                value = loss(raw, target[:, piece], weight[:, piece]).mean()
+                value.backward()
+                total += value.detach()
+            return total
+        starts, draws, states = [None], [], []
+        with torch.no_grad():
+            for piece in pieces:
+                draws.append(None if generator is None else generator.get_state())
+                part, end = self._read_on(x[:, piece], starts[-1], generator)
+                starts.append(end)
+                states.append(part)
+        states = torch.cat(states, dim=1).requires_grad_()
+        raw = self.readout(self.pooling(states, lengths))
+        value = loss(raw.to(self.readout.weight.dtype), target, weight).mean()
+        value.backward()
+        after = None if generator is None else generator.get_state()
+        for piece, start, drawn in zip(pieces, starts, draws, strict=False):
+            d_states = states.grad[:, piece]
+            if not d_states.any():  # pooling="last", before the last piece
+                continue
+            if generator is not None:
+                generator.set_state(drawn)
+            self._read_on(x[:, piece], start, generator)[0].backward(d_states)
+        if generator is not None:
+            generator.set_state(after)
+        return value.detach()
+
+    def _read_on(self, x, state, generator):
+        if self.stem is not None:
+            x, _ = self.stem(x, None, generator)
+        return self.recurrence.go_on(x, state, generator)
 
 
 class ForecastNetwork(_Portable, nn.Module):

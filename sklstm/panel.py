@@ -115,11 +115,37 @@ default="one-cycle"
         Whether to visit sequences in a new order in every epoch. If True, the model
         does not depend on the order of the rows, and equal rows are merged into one
         with their weights added.
+    oversample : bool, default=False
+        Whether weights (of samples and classes) say how often a sequence is drawn in an
+        epoch, instead of how much its loss counts, so that rare ones are met several
+        times rather than once with large gradients. An epoch has as many draws as
+        there are distinct sequences.
+    augment : str, sequence of str or None, default=None
+        How sequences are varied at random in training, anew in every epoch: one or
+        several (in any order) of
+
+        - "jitter": noise of standard deviation 0.05 is added to every value;
+        - "scaling": each channel is multiplied with a factor drawn from N(1, 0.1);
+        - "time-warp": time runs faster and slower, along a smooth curve [9]_;
+        - "window-slice": 90 % of the sequence, from a random place on [10]_, stretched
+          to its length;
+        - "mixup": two sequences of a batch are mixed, and their losses in the same
+          proportion, drawn uniformly [11]_.
+
+        All act on standardised values. What is missing stays so. Not for tokens; with a
+        target for each step "jitter" and "scaling" only.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
         "one-cycle" and "cosine", the loss below which nothing is left to learn.
     max_grad_norm : float or None, default=1.0
         Gradients are scaled down to this norm. None: never.
+    bptt_steps : int, "auto" or None, default="auto"
+        Steps over which gradients are carried back (truncated backpropagation through
+        time [12]_): a longer recurrence is trained piece by piece, the state carried
+        on from each to the next, so that memory hardly grows with the length. None: all
+        steps; "auto": 500 if the longest sequence has more than 2000 steps, else all.
+        Ignored if bidirectional, and with a "conv" stem, whose strides shorten the
+        recurrence.
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the sequences (by class, where
         that can be done), stop after `n_iter_no_change` epochs without a better score
@@ -183,6 +209,14 @@ default="one-cycle"
        dropout in recurrent neural networks. NeurIPS 29.
     .. [8] Merity, S., Keskar, N., Socher, R. (2018). Regularizing and optimizing LSTM
        language models. ICLR.
+    .. [9] Um, T. T., et al. (2017). Data augmentation of wearable sensor data for
+       Parkinson's disease monitoring using convolutional neural networks.
+       arXiv:1706.00527; jitter and scaling too.
+    .. [10] Le Guennec, A., Malinowski, S., Tavenard, R. (2016). Data augmentation for
+       time series classification using convolutional neural networks. AALTD.
+    .. [11] Zhang, H., et al. (2018). mixup: Beyond empirical risk minimization. ICLR.
+    .. [12] Williams, R., Peng, J. (1990). An efficient gradient-based algorithm for
+       on-line training of recurrent network trajectories. Neural Computation 2(4).
 
     Examples
     --------
@@ -227,8 +261,11 @@ default="one-cycle"
         learning_rate_init=5e-3,
         max_iter=100,
         shuffle=True,
+        oversample=False,
+        augment=None,
         tol=1e-4,
         max_grad_norm=1.0,
+        bptt_steps="auto",
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=10,
@@ -262,8 +299,11 @@ default="one-cycle"
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.shuffle = shuffle
+        self.oversample = oversample
+        self.augment = augment
         self.tol = tol
         self.max_grad_norm = max_grad_norm
+        self.bptt_steps = bptt_steps
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
@@ -377,10 +417,10 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
         channel per channel, which other values are missing. Infinity is an error.
     loss : {"squared_error", "absolute_error", "huber", "quantile"}, \
 default="squared_error"
-        What is minimised. The median follows from "absolute_error"; "huber" [9]_ is
+        What is minimised. The median follows from "absolute_error"; "huber" [13]_ is
         squared near 0 and absolute beyond `epsilon`.
     quantile : float in (0, 1), default=0.5
-        Quantile to predict. Only used with ``loss="quantile"`` [10]_.
+        Quantile to predict. Only used with ``loss="quantile"`` [14]_.
     epsilon : float, default=1.35
         Where "huber" turns linear, in standard deviations of y (in units of y without
         `normalize_y`). Only used with ``loss="huber"``.
@@ -407,11 +447,37 @@ default="one-cycle"
         Whether to visit sequences in a new order in every epoch. If True, the model
         does not depend on the order of the rows, and equal rows are merged into one
         with their weights added.
+    oversample : bool, default=False
+        Whether weights (of samples and classes) say how often a sequence is drawn in an
+        epoch, instead of how much its loss counts, so that rare ones are met several
+        times rather than once with large gradients. An epoch has as many draws as
+        there are distinct sequences.
+    augment : str, sequence of str or None, default=None
+        How sequences are varied at random in training, anew in every epoch: one or
+        several (in any order) of
+
+        - "jitter": noise of standard deviation 0.05 is added to every value;
+        - "scaling": each channel is multiplied with a factor drawn from N(1, 0.1);
+        - "time-warp": time runs faster and slower, along a smooth curve [9]_;
+        - "window-slice": 90 % of the sequence, from a random place on [10]_, stretched
+          to its length;
+        - "mixup": two sequences of a batch are mixed, and their losses in the same
+          proportion, drawn uniformly [11]_.
+
+        All act on standardised values. What is missing stays so. Not for tokens; with a
+        target for each step "jitter" and "scaling" only.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
         "one-cycle" and "cosine", the loss below which nothing is left to learn.
     max_grad_norm : float or None, default=1.0
         Gradients are scaled down to this norm. None: never.
+    bptt_steps : int, "auto" or None, default="auto"
+        Steps over which gradients are carried back (truncated backpropagation through
+        time [12]_): a longer recurrence is trained piece by piece, the state carried
+        on from each to the next, so that memory hardly grows with the length. None: all
+        steps; "auto": 500 if the longest sequence has more than 2000 steps, else all.
+        Ignored if bidirectional, and with a "conv" stem, whose strides shorten the
+        recurrence.
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the sequences (by class, where
         that can be done), stop after `n_iter_no_change` epochs without a better score
@@ -469,9 +535,17 @@ default="one-cycle"
        dropout in recurrent neural networks. NeurIPS 29.
     .. [8] Merity, S., Keskar, N., Socher, R. (2018). Regularizing and optimizing LSTM
        language models. ICLR.
-    .. [9] Huber, P. J. (1964). Robust estimation of a location parameter. Annals of
+    .. [9] Um, T. T., et al. (2017). Data augmentation of wearable sensor data for
+       Parkinson's disease monitoring using convolutional neural networks.
+       arXiv:1706.00527; jitter and scaling too.
+    .. [10] Le Guennec, A., Malinowski, S., Tavenard, R. (2016). Data augmentation for
+       time series classification using convolutional neural networks. AALTD.
+    .. [11] Zhang, H., et al. (2018). mixup: Beyond empirical risk minimization. ICLR.
+    .. [12] Williams, R., Peng, J. (1990). An efficient gradient-based algorithm for
+       on-line training of recurrent network trajectories. Neural Computation 2(4).
+    .. [13] Huber, P. J. (1964). Robust estimation of a location parameter. Annals of
        Mathematical Statistics 35(1).
-    .. [10] Koenker, R., Bassett, G. (1978). Regression quantiles. Econometrica 46(1).
+    .. [14] Koenker, R., Bassett, G. (1978). Regression quantiles. Econometrica 46(1).
 
     Examples
     --------
@@ -520,8 +594,11 @@ default="one-cycle"
         learning_rate_init=5e-3,
         max_iter=100,
         shuffle=True,
+        oversample=False,
+        augment=None,
         tol=1e-4,
         max_grad_norm=1.0,
+        bptt_steps="auto",
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=10,
@@ -558,8 +635,11 @@ default="one-cycle"
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.shuffle = shuffle
+        self.oversample = oversample
+        self.augment = augment
         self.tol = tol
         self.max_grad_norm = max_grad_norm
+        self.bptt_steps = bptt_steps
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change

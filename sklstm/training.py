@@ -22,8 +22,9 @@ from sklearn.utils import check_random_state
 # Rows of every prediction batch, where kernels round alike for a row wherever and with
 # whatever others it stands in a batch of one size, but not in batches of other sizes.
 PREDICT_ROWS = 32
-# Rows at most of a batch where they round alike in batches of any size.
-MAX_PREDICT_ROWS = 256
+# Rows at most of a batch where they round alike in batches of any size, and time steps of
+# all of them, which bounds the memory that long sequences take.
+MAX_PREDICT_ROWS, MAX_PREDICT_STEPS = 256, 2**20
 # Work (rows x steps x weights of a step) of a batch from which two threads pay.
 MIN_PARALLEL_WORK = 1e8
 # Options of glibc's mallopt, and what its own adjustment of them ends at.
@@ -199,11 +200,13 @@ class SequenceBatches:
     device : torch.device
     dtype : torch.dtype
         Of floating targets and weights.
+    oversample : bool, default=False
+        Whether rows are drawn in proportion to their weight and then all count the same.
     """
 
     def __init__(
         self, sequences, target, weight, *, batch_size, shuffle, generator, device,
-        dtype,
+        dtype, oversample=False,
     ):  # fmt: skip
         def resident(array):
             tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -212,6 +215,12 @@ class SequenceBatches:
         self.values = resident(sequences.values)  # (n, T, C)
         self.lengths = resident(sequences.lengths)
         self.target = resident(target)
+        self.chances = None
+        if oversample:
+            of_row = weight.reshape(len(weight), -1).mean(axis=1)
+            self.chances = np.cumsum(of_row) / of_row.sum()
+            of_row = of_row.reshape(-1, *[1] * (weight.ndim - 1))
+            weight = weight / np.where(of_row > 0, of_row, 1) * of_row.mean()
         self.weight = resident(weight)
         self._lengths = sequences.lengths
         self.ragged = bool((self._lengths < sequences.values.shape[1]).any())
@@ -225,10 +234,11 @@ class SequenceBatches:
     def __iter__(self):
         """Yield (inputs of the network, target, weight, number of rows)."""
         n = len(self._lengths)
+        order = np.arange(n)
+        if self.chances is not None:
+            order = self._drawn()
         if self.shuffle:
-            order = torch.randperm(n, generator=self.generator).numpy()
-        else:
-            order = np.arange(n)
+            order = order[torch.randperm(n, generator=self.generator).numpy()]
         if self.ragged and self.shuffle:
             order = self._by_similar_length(order)
         for rows in np.array_split(order, self.n_batches):
@@ -246,6 +256,14 @@ class SequenceBatches:
                 self.weight.index_select(0, index),
                 len(rows),
             )
+
+    def _drawn(self):
+        """Return n rows, each as often as its weight says, rounded up or down."""
+        n = len(self.chances)
+        start = torch.rand((), generator=self.generator, dtype=torch.float64).item()
+        # Even steps through the shares of the rows, from a random place on.
+        at = np.searchsorted(self.chances, (start + np.arange(n)) / n, side="right")
+        return np.minimum(at, n - 1)
 
     def _by_similar_length(self, order):
         # Sorting 8 batches of shuffled rows at a time by length, then shuffling the
@@ -456,8 +474,9 @@ def train(
             for inputs, target, weight, n in batches:
                 flat.grad.zero_()
                 value = None
-                if differentiate is not None and not bfloat16:
-                    value = differentiate(inputs, target, weight, generator)
+                if differentiate is not None:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                        value = differentiate(inputs, target, weight, generator)
                 if value is None:
                     with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                         raw = network(*inputs, generator=generator)
@@ -581,7 +600,9 @@ def forward(network, sequences, device, method="__call__") -> np.ndarray:
     values = torch.from_numpy(np.ascontiguousarray(sequences.values))
     raw = None
     any_size = device.type == "cpu" and getattr(network, "rounds_alike", False)
-    n_rows = min(n, MAX_PREDICT_ROWS) if any_size else PREDICT_ROWS
+    n_rows = PREDICT_ROWS
+    if any_size:
+        n_rows = min(n, MAX_PREDICT_ROWS, MAX_PREDICT_STEPS // values.shape[1] or 1)
     n_threads = threads_for(n_rows, values.shape[1], network)
     with torch_threads(n_threads), torch.inference_mode():
         for same, width, full in _alike(sequences.lengths):

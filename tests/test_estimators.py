@@ -17,7 +17,7 @@ from sklearn.metrics import mean_pinball_loss
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sklstm import LSTMClassifier, LSTMRegressor
+from sklstm import LSTMClassifier, LSTMRegressor, estimators
 
 QUICK = {"hidden_size": 6, "max_iter": 12, "random_state": 0}
 PRECISE = {"hidden_size": 6, "max_iter": 25, "random_state": 0, "batch_size": 8}
@@ -338,6 +338,24 @@ def test_robust_losses_shrug_off_outliers(loss):
     assert error < 0.7
 
 
+def test_oversampling_moves_predictions_as_weights_do(make_sequences):
+    X, y = make_sequences(60)
+    rare = np.flatnonzero(y)[6:]
+    X, y = np.delete(X, rare, axis=0), np.delete(y, rare)
+    noisy = X + 3 * np.random.default_rng(0).normal(size=X.shape)
+    share = {}
+    for oversample in (False, True):
+        for class_weight in (None, "balanced"):
+            model = LSTMClassifier(
+                **QUICK, oversample=oversample, class_weight=class_weight
+            )
+            proba = model.fit(noisy, y).predict_proba(noisy)[:, 1]
+            share[oversample, class_weight] = proba.mean()
+    assert share[True, "balanced"] > share[True, None] + 0.05
+    assert share[False, "balanced"] > share[False, None] + 0.05
+    assert share[True, "balanced"] == pytest.approx(share[False, "balanced"], abs=0.15)
+
+
 def test_class_weight_moves_predictions(make_sequences):
     X, y = make_sequences(60)
     X *= 0.1
@@ -357,6 +375,48 @@ def test_bfloat16_learns_and_keeps_float32_weights(make_sequences):
     model = LSTMClassifier(8, max_iter=30, random_state=0, dtype="bfloat16").fit(X, y)
     assert next(model.network_.parameters()).dtype == torch.float32
     assert model.score(X, y) > 0.9
+
+
+def states(model, X):
+    return np.concatenate([row.ravel() for row in model.embed(X)])
+
+
+@pytest.mark.parametrize("target", ["single", "sequence"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_truncated_gradients(make_sequences, monkeypatch, target, missing):
+    X, _ = make_sequences(24, 30, ragged=True)
+    y = [row[:, 0].cumsum() for row in X]
+    y = y if target == "sequence" else [row[-1] for row in y]
+    if missing:
+        for row in X:
+            row[1, 0] = np.nan
+    settings = {**QUICK, "target": target, "missing": "mask", "dropout": 0.1}
+
+    def fitted(**others):
+        model = LSTMRegressor(**{"stem": None, **settings, **others})
+        return states(model.fit(X, y), X)
+
+    whole, piecewise = fitted(bptt_steps=None), fitted(bptt_steps=4)
+    longest = max(map(len, X))
+    assert np.array_equal(whole, fitted(bptt_steps=longest))
+    assert np.array_equal(whole, fitted())  # "auto": they are not long
+    assert np.isfinite(piecewise).all()
+    assert not np.array_equal(whole, piecewise)
+    assert np.array_equal(piecewise, fitted(bptt_steps=4))
+    monkeypatch.setattr(estimators, "MAX_BPTT_STEPS", longest - 1)
+    monkeypatch.setattr(estimators, "BPTT_STEPS", 4)
+    assert np.array_equal(piecewise, fitted())
+    for others in ({"bidirectional": True}, {"stem": "conv"}):
+        assert np.array_equal(fitted(**others), fitted(**others, bptt_steps=None))
+
+
+def test_truncated_gradients_learn_what_is_near(make_sequences):
+    X, _ = make_sequences(60, 40)
+    y = X[:, :, 0] + 0.5 * np.roll(X[:, :, 1], 1, axis=1)
+    model = LSTMRegressor(
+        16, target="sequence", bptt_steps=10, alpha=0, max_iter=60, random_state=0
+    )
+    assert model.fit(X[:40], y[:40]).score(X[40:], y[40:]) > 0.9
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

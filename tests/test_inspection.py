@@ -381,7 +381,7 @@ def test_hidden_states_of_a_forecaster_are_those_of_its_network(segment_length):
     final = forecaster.model_.trained[0].network.recurrence
 
     def keep(module, inputs, output):
-        read.append(output[1].numpy())
+        read.append(output[1][0].numpy())  # h of the last step
 
     hook = final.forwards[1].register_forward_hook(keep)
     forecaster.predict()

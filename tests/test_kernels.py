@@ -58,7 +58,8 @@ def test_agrees_with_torch_and_float64(shape, use):
         return total
 
     output, (last, _) = layer(x)
-    ours = kernels.layer(x, *layer.parameters())
+    ours, state = kernels.layer(x, None, *layer.parameters())
+    ours = ours, state[0]
     exact_layer = torch.nn.LSTM(*layer.weight_ih_l0.shape[1:], layer.hidden_size).double()
     exact_layer.load_state_dict(layer.state_dict())
     exact_x = x.detach().double().requires_grad_()
@@ -116,7 +117,7 @@ def test_cells_equal_their_equations_in_float64(cell, shape, native):
     rows = exact_x.unbind(1)
     exact = torch.stack([EQUATIONS[cell](row, *exact_weights) for row in rows], dim=1)
     if native:
-        output, last = kernels.layer(x, *layer.parameters())
+        output, (last, *_) = kernels.layer(x, None, *layer.parameters())
     else:
         output, (last, *_) = kernels.by_torch(x, None, *layer.parameters())
     assert distance(output, exact) < 1e-6
@@ -153,13 +154,13 @@ def test_stacked_ragged_network_agrees_with_torch(cell, bidirectional, monkeypat
 def test_strided_input_and_expanded_gradient():
     layer, x, _ = make((7, 5, 3, 10))
     batch_first = x.detach().transpose(0, 1).contiguous().requires_grad_()
-    output, _ = kernels.layer(batch_first.transpose(0, 1), *layer.parameters())
+    output, _ = kernels.layer(batch_first.transpose(0, 1), None, *layer.parameters())
     got = gradients(output.sum(), batch_first, layer)  # every gradient is one number
     expected = gradients(layer(x)[0].sum(), x, layer)
     assert distance(got[0].transpose(0, 1), expected[0]) < 1e-6
     backwards = torch.randn(7, 3, 5).transpose(1, 2)  # channels are not contiguous
     with torch.no_grad():
-        a = kernels.layer(backwards, *layer.parameters())[0]
+        a = kernels.layer(backwards, None, *layer.parameters())[0]
         assert distance(a, layer(backwards)[0]) < 1e-6
 
 
@@ -169,9 +170,9 @@ def test_strided_input_and_expanded_gradient():
 def test_a_row_is_computed_alike_in_any_batch(cell, train):
     layer, x, _ = make((9, 40, 3, 21), cell)
     with torch.set_grad_enabled(train):
-        whole = kernels.layer(x, *layer.parameters())[0].detach()
+        whole = kernels.layer(x, None, *layer.parameters())[0].detach()
         for rows in (slice(0, 1), slice(3, 7), slice(11, 40)):
-            part = kernels.layer(x[:, rows], *layer.parameters())[0].detach()
+            part = kernels.layer(x[:, rows], None, *layer.parameters())[0].detach()
             assert torch.equal(part, whole[:, rows])
 
 
@@ -181,7 +182,7 @@ def test_chunks_of_rows_change_nothing_whatever_the_threads(cell, monkeypatch):
     layer, x, upstream = make((9, 40, 3, 21), cell)
 
     def run():
-        output = kernels.layer(x, *layer.parameters())[0]
+        output = kernels.layer(x, None, *layer.parameters())[0]
         return output, gradients((output * upstream).sum(), x, layer)
 
     whole, one_chunk = run()
@@ -205,19 +206,45 @@ def test_what_is_not_finite_stays_so(cell):
     broken = x.detach().clone()
     broken[2, 1, 0] = torch.nan
     with torch.no_grad():
-        output, last = kernels.layer(broken, *layer.parameters())
+        output, (last, *_) = kernels.layer(broken, None, *layer.parameters())
     assert last[1].isnan().all()
     assert output[:, [0, 2, 3]].isfinite().all()
     huge = torch.full_like(broken, 1e30)
     with torch.no_grad():
         expected = kernels.by_torch(huge, None, *layer.parameters())[0]
-        assert distance(kernels.layer(huge, *layer.parameters())[0], expected) < 1e-6
+        output, _ = kernels.layer(huge, None, *layer.parameters())
+        assert distance(output, expected) < 1e-6
+
+
+@needs_library
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_layer_goes_on_from_a_state(cell, shape):
+    layer, x, upstream = make(shape, cell)
+    weights = list(layer.parameters())
+    state = [torch.randn(shape[1], shape[3]) for _ in range(1 if cell == "gru" else 2)]
+    found = []
+    for run, kind in ((kernels.layer, torch.float32), (kernels.by_torch, torch.float64)):
+        given = x.detach().to(kind).requires_grad_()
+        own = [w.detach().to(kind).requires_grad_() for w in weights]
+        output, end = run(given, [part.to(kind) for part in state], *own)
+        loss = (output * upstream).sum() + (end[0] * upstream[0]).sum()
+        found.append((output, *end, *torch.autograd.grad(loss, [given, *own])))
+    for a, b in zip(*found, strict=True):
+        assert distance(a, b) < 1e-5
+    with torch.no_grad():  # in two pieces, to the last bit
+        whole, end = kernels.layer(x, None, *weights)
+        first, middle = kernels.layer(x[:3], None, *weights)
+        if len(x) > 3:
+            second, last = kernels.layer(x[3:], middle, *weights)
+            assert torch.equal(torch.cat([first, second]), whole)
+            assert all(map(torch.equal, last, end))
 
 
 @needs_library
 def test_second_backward_is_refused():
     layer, x, _ = make((5, 4, 3, 10))
-    total = kernels.layer(x, *layer.parameters())[0].sum()
+    total = kernels.layer(x, None, *layer.parameters())[0].sum()
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="backward\\(\\) works once"):
         total.backward()
@@ -231,7 +258,7 @@ def test_falls_back_where_it_does_not_apply():
     assert not kernels.applies(x[:, :0], layer.weight_hh_l0)
     with torch.autocast("cpu", torch.bfloat16):
         assert not kernels.applies(x, layer.weight_hh_l0)
-    output, last = layer.double()(x.double())
+    output, (last, _) = layer.double()(x.double())
     assert torch.equal(output[-1], last)
 
 
@@ -259,7 +286,7 @@ def test_a_cell_that_fails_its_proof_is_left_to_torch(monkeypatch):
         layer, x, _ = make((5, 4, 3, 10), "gru")
         with pytest.warns(RuntimeWarning, match="disagree with torch on this machine"):
             assert not kernels.available(*layer.weights)
-        output, last = layer(x)
+        output, (last,) = layer(x)
         expected, (state,) = kernels.by_torch(x, None, *layer.weights)
         assert torch.equal(output, expected)
         assert torch.equal(last, state)

@@ -368,3 +368,92 @@ def test_some_steps_of_a_forecast_are_those_of_the_whole():
     steps = torch.tensor([1, 4, 8])
     some = network(x, base[:, steps], future[:, steps], steps)
     torch.testing.assert_close(some, network(x, base, future)[:, steps])
+
+
+# ---------------------------------------------------- truncated backpropagation in time
+def row_loss(raw, target, weight):
+    return (raw[:, 0] - target).square() * weight
+
+
+def flat_gradient(network):
+    return torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+def truncated(network, *arguments, seed=0):
+    network.zero_grad(set_to_none=False)
+    generator = torch.Generator().manual_seed(seed)
+    loss = network.differentiate_truncated(*arguments, generator)
+    return loss, flat_gradient(network), generator
+
+
+def test_truncated_gradients_are_those_of_an_lstm_whose_state_is_detached():
+    network = build(bidirectional=False, pooling=None, n_outputs=1)
+    layers = [torch.nn.LSTM(n, 5).double() for n in (3, 5)]
+    for ours, theirs in zip(network.recurrence.forwards, layers, strict=True):
+        theirs.load_state_dict(ours.state_dict())
+    x, target = inputs(), torch.randn(4, 9, dtype=torch.float64)
+    arguments = (x, None), target, torch.ones(4, 9, dtype=torch.float64)
+
+    def of_steps(raw, target, weight):
+        return ((raw[..., 0] - target).square() * weight).sum(1)
+
+    loss, gradient, _ = truncated(network, of_steps, 3, *arguments)
+    total, states = 0, [None, None]
+    for start in (0, 3, 6):
+        h = x[:, start : start + 3].transpose(0, 1)
+        for i, layer in enumerate(layers):
+            h, end = layer(h, states[i])
+            states[i] = [part.detach() for part in end]
+        raw = torch.nn.functional.linear(h, network.readout.weight, network.readout.bias)
+        error = raw[..., 0].t() - target[:, start : start + 3]
+        total = total + error.square().sum(1).mean()
+    weights = [p for layer in layers for p in layer.parameters()]
+    expected = torch.autograd.grad(total, [*weights, *network.readout.parameters()])
+    torch.testing.assert_close(gradient, torch.cat([g.flatten() for g in expected]))
+    with torch.no_grad():
+        exact = of_steps(network(x), *arguments[1:]).mean()
+    torch.testing.assert_close(loss, exact)
+    assert truncated(network, of_steps, 9, *arguments)[0] is None
+
+
+@pytest.mark.parametrize("cell", ["lstm", "peephole", "gru"])
+@pytest.mark.parametrize("stem", [None, "linear"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_reading_twice_gives_the_gradients_of_reading_once(cell, stem, pooling):
+    network = build(
+        bidirectional=False, pooling=pooling, stem=stem, cell=cell, dropout=0.3,
+        recurrent_dropout=0.2, n_outputs=1,
+    ).train()  # fmt: skip
+    x, lengths = inputs(), torch.tensor([9, 7, 4, 2])
+    target, weight = torch.randn(2, 4, dtype=torch.float64)
+    loss, gradient, after = truncated(network, row_loss, 3, (x, lengths), target, weight)
+    generator = torch.Generator().manual_seed(0)
+    network.zero_grad(set_to_none=False)
+    state, states = None, []
+    for start in (0, 3, 6):
+        part, state = network._read_on(x[:, start : start + 3], state, generator)
+        states.append(part)
+    raw = network.readout(network.pooling(torch.cat(states, dim=1), lengths))
+    expected = row_loss(raw, target, weight).mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(gradient, flat_gradient(network))
+    assert torch.equal(after.get_state(), generator.get_state())
+
+
+def test_padding_changes_no_truncated_gradient():
+    network = build(bidirectional=False, pooling=None, n_outputs=1)
+    x, target = inputs(), torch.randn(4, 9, dtype=torch.float64)
+    lengths, weight = torch.tensor([9, 7, 4, 2]), torch.ones(4, 9, dtype=torch.float64)
+    weight[torch.arange(9) >= lengths[:, None]] = 0
+
+    def of_steps(raw, target, weight):
+        return ((raw[..., 0] - target).square() * weight).sum(1)
+
+    found = []
+    for filler in (0.0, 7.0):
+        padded = torch.where(weight[:, :, None] > 0, x, filler)
+        padded = torch.cat([padded, padded[:, :2]], dim=1)  # further than the targets
+        batch = (padded, lengths), target, weight
+        found.append(truncated(network, of_steps, 4, *batch)[1])
+    assert torch.equal(*found)

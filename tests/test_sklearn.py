@@ -73,6 +73,7 @@ SETTINGS = [
         "hidden_size": 8, "batch_size": 64, "learning_rate_init": 0.05,
     },
     {"dtype": "float64"},
+    {"augment": ["jitter", "mixup"], "oversample": True},
 ]  # fmt: skip
 CHECKED = [estimator() for estimator in ESTIMATORS] + [
     estimator(**{**SMALL[estimator], **settings})

@@ -326,3 +326,40 @@ def test_memory_settings_are_left_as_glibc_would_have_them(monkeypatch):
     with retained_memory():
         pass
     assert len(calls) == 6
+
+
+def test_oversampling_draws_rows_as_often_as_they_weigh():
+    weight = np.array([0.0, 1.0, 1.5, 3.0, 4.5])
+    data = SequenceBatches(
+        Rows(np.zeros((5, 1, 1), np.float32), np.ones(5, int)), np.arange(5), weight,
+        batch_size=2, shuffle=True, oversample=True, device=CPU, dtype=torch.float64,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    epochs = []
+    for _ in range(400):
+        epoch = list(data)
+        assert sum(n for *_, n in epoch) == 5
+        assert torch.cat([w for _, _, w, _ in epoch]).unique().tolist() == [2.0]
+        drawn = torch.cat([target for _, target, _, _ in epoch])
+        epochs.append(torch.bincount(drawn, minlength=5).numpy())
+    share = weight / weight.sum() * 5
+    assert (np.abs(epochs - share) < 1).all()  # rounded up or down in every epoch
+    np.testing.assert_allclose(np.mean(epochs, axis=0), share, atol=0.08)
+    one_each = SequenceBatches(
+        Rows(np.zeros((5, 1, 1), np.float32), np.ones(5, int)), np.arange(5), np.ones(5),
+        batch_size=2, shuffle=False, oversample=True, device=CPU, dtype=torch.float64,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    drawn = [target.tolist() for _, target, _, _ in one_each]
+    assert drawn == [[0, 1], [2, 3], [4]]
+
+
+def test_oversampling_keeps_what_columns_and_steps_weigh():
+    weight = np.array([[1.0, 3.0], [0.5, 0.5]])
+    data = SequenceBatches(
+        Rows(np.zeros((2, 2, 1), np.float32), np.full(2, 2)), np.arange(2), weight,
+        batch_size=2, shuffle=False, oversample=True, device=CPU, dtype=torch.float64,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    for row, its_weight in zip(data.weight.tolist(), weight, strict=True):
+        np.testing.assert_allclose(row, its_weight / its_weight.mean() * weight.mean())

@@ -186,6 +186,10 @@ def by_torch(x, state, *weights):
     state : tuple of Tensor of shape (n_rows, hidden_size)
     """
     cell = cell_of(weights)
+    if torch.is_autocast_enabled(x.device.type):
+        # Of an LSTM on the CPU it casts the weights and leaves the input, and the state.
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+        state = None if state is None else [s.to(x.dtype) for s in state]
     if state is None:
         state = x.new_zeros(1 if cell == GRU else 2, x.shape[1], weights[1].shape[1])
     if cell != PEEPHOLE:

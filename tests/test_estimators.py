@@ -370,9 +370,15 @@ def test_float64_is_float64_throughout(make_sequences):
     assert next(model.network_.parameters()).dtype == torch.float64
 
 
-def test_bfloat16_learns_and_keeps_float32_weights(make_sequences):
+@pytest.mark.parametrize(
+    ("stem", "cell"),
+    [("auto", "lstm"), (None, "lstm"), (None, "peephole"), (None, "gru")],
+)
+def test_bfloat16_learns_and_keeps_float32_weights(make_sequences, stem, cell):
     X, y = make_sequences(60)
-    model = LSTMClassifier(8, max_iter=30, random_state=0, dtype="bfloat16").fit(X, y)
+    model = LSTMClassifier(
+        8, cell=cell, stem=stem, max_iter=30, random_state=0, dtype="bfloat16"
+    ).fit(X, y)
     assert next(model.network_.parameters()).dtype == torch.float32
     assert model.score(X, y) > 0.9
 

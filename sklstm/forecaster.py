@@ -657,14 +657,15 @@ class LSTMForecaster(BaseForecaster):
     def _set_cutoff_from_y(self, y):
         """Keep the last time of y, and its frequency or that seen before.
 
-        sktime asks again what type y is, which takes as long as a forecast, and forgets
-        the frequency when a row without one is added.
+        sktime asks again what type y is, which takes as long as a forecast, forgets the
+        frequency when a row without one is added, and does not look for that of a panel.
         """
         before = self._cutoff
         cutoff = get_cutoff(y, before, return_index=True, convert_input=False)
         if isinstance(cutoff, pd.DatetimeIndex) and cutoff.freq is None:
+            frequency = getattr(before, "freq", None) or _frequency(y)
             with contextlib.suppress(ValueError):  # the time does not conform to it
-                cutoff.freq = getattr(before, "freq", None)
+                cutoff.freq = frequency
         self._cutoff = cutoff
 
     # --------------------------------------------------------------------- predict
@@ -1036,6 +1037,15 @@ def _relative_steps(fh, table, cutoff):
     return _steps(fh, table, cutoff)[0]
 
 
+def _frequency(y):
+    """Return the frequency of the longest series, or None where it has none."""
+    times = times_of(y)
+    if y.index.nlevels > 1:
+        codes = y.index.droplevel(-1).factorize()[0]
+        times = times[codes == np.bincount(codes).argmax()]
+    return pd.infer_freq(times) if len(times) >= 3 else None
+
+
 def _check_finite(y):
     infinite = np.isinf(y.to_numpy(dtype=np.float64))
     if infinite.any():
@@ -1044,8 +1054,9 @@ def _check_finite(y):
 
 
 def _reference_times(table):
-    """Return the times of the first instance, with their frequency."""
-    times = times_of(table.frame)[: table.offsets[1]]
+    """Return the times of the longest instance, with their frequency."""
+    longest = table.lengths.argmax()
+    times = times_of(table.frame)[table.offsets[longest] : table.offsets[longest + 1]]
     if isinstance(times, pd.DatetimeIndex) and len(times) >= 3 and times.freq is None:
         inferred = pd.infer_freq(times)
         if inferred is not None:

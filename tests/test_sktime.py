@@ -282,6 +282,23 @@ def test_a_row_without_a_frequency_is_of_that_seen_before():
     pd.testing.assert_series_equal(live.predict(fh=[1, 2]), whole.predict(fh=[1, 2]))
 
 
+def test_a_panel_of_dates_without_a_frequency_has_that_of_its_longest_series():
+    # As a file is read: dates in a column.
+    table = pd.DataFrame({
+        "shop": np.repeat(["a", "b"], [2, 30]),
+        "day": [*pd.date_range("2020-03-01", periods=2)]
+        + [*pd.date_range("2020-03-01", periods=30)],
+        "sales": np.sin(np.arange(32.0)),
+    })  # fmt: skip
+    y = table.set_index(["shop", "day"])
+    forecaster = LSTMForecaster(4, sp=7).fit(y)
+    assert forecaster.cutoff.freqstr == "D"
+    expected = [("a", "2020-03-03"), ("a", "2020-03-04")]
+    expected += [("b", "2020-03-31"), ("b", "2020-04-01")]
+    forecast = forecaster.predict(fh=[1, 2])
+    assert [(shop, str(day.date())) for shop, day in forecast.index] == expected
+
+
 @pytest.mark.parametrize(
     "index",
     [

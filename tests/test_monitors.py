@@ -149,7 +149,7 @@ def test_errors(tmp_path, monkeypatch, make_sequences):
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_mlflow_keeps_a_pipeline(tmp_path, monkeypatch, make_sequences):
-    # Not among the packages that tests need: it brings seventeen others along.
+    # Not among the packages that tests need: it brings eighteen others along.
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -29,7 +29,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor, load, save
+from sklstm import (
+    LSTMClassifier,
+    LSTMForecaster,
+    LSTMRegressor,
+    compress,
+    load,
+    save,
+)
 
 ZEROS = "0" * 64
 MAX_SECONDS = 2.0
@@ -86,6 +93,16 @@ def originals(folder):
     for y in (series, panel):
         forecaster = LSTMForecaster(**trained, random_state=0).fit(y, fh=[1, 2])
         models.append((forecaster, None))
+    per_step = LSTMClassifier(
+        **small, target="sequence", residual=True, layer_norm=True, num_layers=2,
+        missing="mask",
+    ).fit(X[:, :4], np.resize(labels, (24, 4)))  # fmt: skip
+    gaps = np.where(X[:, :4] > 1, np.nan, X[:, :4])
+    models += [
+        (compress(models[0][0], sparsity=0.5), X),
+        (per_step, gaps),
+        (compress(forecaster), None),
+    ]
     made = []
     for i, (model, X) in enumerate(models):
         save(model, folder / str(i), include_optimizer=i == 0)

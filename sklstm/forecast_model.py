@@ -75,37 +75,50 @@ class Member:
         history = np.minimum(ends - array.starts[series], self.window_length)
         return widths[np.searchsorted(widths, history)]
 
-    def windows(self, array, period, series, ends, future=None, width=None):
+    def windows(
+        self, array, period, series, ends, future=None, width=None, logs=None
+    ):  # fmt: skip
         """Cut the windows that end before positions `ends`.
+
+        Given `logs`, once for each of them, in the place of `log`.
 
         Returns
         -------
         windows : Windows
-        is_log : ndarray of shape (n,), bool
+        is_log : ndarray of shape (n_logs * n,), bool
             Which of them are of logarithms.
         """
         width = width or self.window_length
+        logs = logs or (self.log,)
         positions = ends[:, None] - width - period + np.arange(width + period)
         context = array.gather(series, positions)
         exog = None
         if array.exog.shape[1]:
-            exog = array.gather_exog(series, positions[:, period:])
+            exog = _again(array.gather_exog(series, positions[:, period:]), logs)
         first = array.values[np.minimum(array.starts[series], len(array.values) - 1)]
         first = np.nan_to_num(first)
-        is_log = np.zeros(len(series), dtype=bool)
-        if self.log:
-            is_log = ~(context <= 0).any(axis=1)
-            context = _log(context, is_log[:, None])
-            first = np.nan_to_num(_log(first, is_log))
+        is_log = np.zeros(len(logs) * len(series), dtype=bool)
+        if any(logs):
+            positive = ~(context <= 0).any(axis=1)
+            is_log = np.concatenate([log & positive for log in logs])
+            context = _log(_again(context, logs), is_log[:, None])
+            first = np.nan_to_num(_log(_again(first, logs), is_log))
         windows = make_windows(
-            context, period, self.horizon, exog=exog, future=future, fallback=first,
+            context, period, self.horizon, exog=exog,
+            future=None if future is None else _again(future, logs), fallback=first,
             scaling=self.scaling,
         )  # fmt: skip
         return windows, is_log
 
-    def block(self, array, period, series, ends, future, device) -> np.ndarray:
-        """Forecast the steps after positions `ends`: (n, horizon, n_quantiles)."""
-        out = np.empty((len(series), self.horizon, len(self.quantiles)))
+    def blocks(self, array, period, series, ends, future, device, logs) -> np.ndarray:
+        """Forecast the steps after positions `ends`, with each of `logs` for `log`.
+
+        Returns
+        -------
+        quantiles : ndarray of shape (n_logs, n, horizon, n_quantiles)
+        """
+        shape = (len(logs), len(series), self.horizon, len(self.quantiles))
+        out = np.empty(shape)
         network = self.network
         if device.type != "cpu":
             network = copy.deepcopy(network).to(device)
@@ -116,7 +129,7 @@ class Member:
                 rows = same[start : start + WINDOWS_AT_ONCE]
                 known = future[rows] if network.config["n_future"] else None
                 windows, is_log = self.windows(
-                    array, period, series[rows], ends[rows], known, width
+                    array, period, series[rows], ends[rows], known, width, logs
                 )
                 normal = _forward(network, windows, device)
                 centre, scale = (
@@ -125,8 +138,13 @@ class Member:
                 )
                 values = centre + scale * normal
                 values[is_log] = np.exp(np.minimum(values[is_log], MAX_LOG))
-                out[rows] = values
+                out[:, rows] = values.reshape(len(logs), len(rows), *shape[2:])
         return out
+
+
+def _again(values, logs):
+    """Repeat rows, all of them once for each of `logs`."""
+    return values if len(logs) == 1 else np.concatenate([values] * len(logs))
 
 
 def _log(values, wanted):
@@ -180,14 +198,21 @@ class ForecastModel:
 
     def median_of(self, members, array, series, ends, future, device):
         """Forecast with some members: (n, horizon, n_quantiles)."""
-        each = []
+        # Views of one network that differ in `log` alone are computed together.
+        views = {}
         for member in members:
-            block = member.block(array, self.period, series, ends, future, device)
-            block = block[:, : self.horizon]
-            if member.quantiles != self.quantiles:
-                head = ForecastHead(member.quantiles)
-                block = head.interpolate(block, self.quantiles)
-            each.append(block)
+            key = dict(vars(member), network=id(member.network), log=None)
+            views.setdefault(tuple(key.values()), []).append(member)
+        each = []
+        for same in views.values():
+            logs = tuple(member.log for member in same)
+            blocks = same[0].blocks(
+                array, self.period, series, ends, future, device, logs
+            )[:, :, : self.horizon]
+            if same[0].quantiles != self.quantiles:
+                head = ForecastHead(same[0].quantiles)
+                blocks = head.interpolate(blocks, self.quantiles)
+            each.extend(blocks)
         return np.median(each, axis=0) if len(each) > 1 else each[0]
 
     def block(self, array, series, ends, future, device) -> np.ndarray:
@@ -287,14 +312,18 @@ def _forward(network, windows, device) -> np.ndarray:
     n_threads = threads_for(rows, windows.inputs.shape[1], network)
     with torch_threads(n_threads), torch.inference_mode():
         for start in range(0, n, rows):
-            chosen = np.arange(start, min(start + rows, n))
-            filled = np.resize(chosen, math.ceil(len(chosen) / fill) * fill)
-            inputs = (
-                torch.from_numpy(a[filled]).to(device)
+            inputs = [
+                a[start : start + rows]
                 for a in (windows.inputs, windows.base, windows.future)
-            )
-            out.append(network(*inputs).cpu().numpy()[: len(chosen)])
-    return np.concatenate(out).astype(np.float64)
+            ]
+            n_real = len(inputs[0])
+            if n_real % fill:
+                filled = np.arange(math.ceil(n_real / fill) * fill) % n_real
+                inputs = [a[filled] for a in inputs]
+            quantiles = network(*(torch.from_numpy(a).to(device) for a in inputs))
+            out.append(quantiles.cpu().numpy()[:n_real])
+    out = out[0] if len(out) == 1 else np.concatenate(out)
+    return out.astype(np.float64)
 
 
 class Validation:
@@ -320,9 +349,8 @@ def guarded(quantiles, array, series, model):
     width = model.context_length
     positions = array.stops[series, None] - width + np.arange(width)
     values = array.gather(series, positions)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # nothing observed
-        low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
+    # They pass over NaN, without a warning where there is nothing else.
+    low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
     reach = GUARD_WIDTH * (high - low) + ROUNDING * np.maximum(np.abs(low), np.abs(high))
     low, high = (low - reach)[:, None, None], (high + reach)[:, None, None]
     median = quantiles[:, :, quantiles.shape[2] // 2, None]

@@ -6,6 +6,7 @@ train, calibrate. `_forecast` is the way back.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -14,6 +15,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import torch
+from sktime.datatypes import get_cutoff
 from sktime.forecasting.base import BaseForecaster
 
 from sklstm.forecast_model import (
@@ -315,9 +317,7 @@ class LSTMForecaster(BaseForecaster):
         """Lay out the data and name what cannot be used."""
         table = to_table(y, X)
         _check_regular(table)
-        if np.isinf(table.values).any():
-            row = int(np.isinf(table.values).any(axis=1).argmax())
-            raise ValueError(f"y contains infinity at {table.frame.index[row]!r}.")
+        _check_finite(table.frame)
         finite = ~np.isnan(table.values)
         counts = np.add.reduceat(finite, table.offsets[:-1], axis=0)
         if (counts == 0).any():
@@ -622,7 +622,13 @@ class LSTMForecaster(BaseForecaster):
 
     def _update(self, y, X=None, update_params=True):
         """Add the data to the context; with `update_params`, train on."""
-        self._check_columns(y, X)
+        try:
+            self._check_columns(y, X)
+            y = self._in_order(y)
+            _check_finite(y)
+        except ValueError:
+            self._set_cutoff_from_y(self._cur_y)  # which sktime has moved
+            raise
         self._cur_y = merge(self._cur_y, y)
         self._cur_X = merge(self._cur_X, X)
         if update_params and self.update_steps and self.model_.trained:
@@ -635,13 +641,41 @@ class LSTMForecaster(BaseForecaster):
             self.model_ = model
         return self
 
+    def _in_order(self, y):
+        """Return y with the columns that were fitted, in their order."""
+        columns = self._cur_y.columns
+        if y.columns.equals(columns):
+            return y
+        if len(columns) == 1:
+            return y.set_axis(columns, axis=1)
+        if set(y.columns) != set(columns):
+            raise ValueError(
+                f"y has the columns {list(y.columns)}, but {list(columns)} were fitted."
+            )
+        return y[columns]
+
+    def _set_cutoff_from_y(self, y):
+        """Keep the last time of y, and its frequency or that seen before.
+
+        sktime asks again what type y is, which takes as long as a forecast, forgets the
+        frequency when a row without one is added, and does not look for that of a panel.
+        """
+        before = self._cutoff
+        cutoff = get_cutoff(y, before, return_index=True, convert_input=False)
+        if isinstance(cutoff, pd.DatetimeIndex) and cutoff.freq is None:
+            frequency = getattr(before, "freq", None) or _frequency(y)
+            with contextlib.suppress(ValueError):  # the time does not conform to it
+                cutoff.freq = frequency
+        self._cutoff = cutoff
+
     # --------------------------------------------------------------------- predict
     def _predict(self, fh, X):
         quantiles, index = self._forecast(fh, X)
-        middle = len(self.quantiles) // 2
-        return pd.DataFrame(
-            quantiles[:, :, middle], index=index, columns=self._get_varnames()
-        )
+        median = quantiles[:, :, len(self.quantiles) // 2]
+        names, columns = list(self._get_varnames()), self._cur_y.columns
+        # To make an Index of a list takes as long as the rest of the frame.
+        names = columns if names == columns.tolist() else names
+        return pd.DataFrame(median, index=index, columns=names)
 
     def _predict_quantiles(self, fh, X, alpha):
         quantiles, index = self._forecast(fh, X)  # (n_rows, n_columns, Q)
@@ -665,15 +699,19 @@ class LSTMForecaster(BaseForecaster):
                 first = column * table.n_instances
                 self._ahead(model, array, plan, first, known, device, out[:, column])
                 self._behind(model, array, plan, first, device, out[:, column])
+        names, columns = list(self._get_varnames()), y.columns
+        if names != columns.tolist() and set(names) == set(columns):
+            out = out[:, columns.get_indexer(names)]  # as the y of `update` has them
         return out, plan.index
 
     def _context(self):
         """Return the data up to the cutoff; later rows must not be seen."""
         y, X = self._cur_y, self._cur_X
-        seen = times_of(y) <= self._cutoff[0]
-        if not seen.all():
-            y = y[seen]
-        return y, X
+        cutoff = self._cutoff[0]
+        if y.index.nlevels == 1 and y.index[-1] <= cutoff:
+            return y, X
+        seen = times_of(y) <= cutoff
+        return (y if seen.all() else y[seen]), X
 
     def _ahead(self, model, array, plan, first, known, device, out):
         """Fill the rows of steps after each series' end, block by block."""
@@ -932,7 +970,7 @@ class _Plan:
     def __init__(self, fh, table, cutoff):
         last = table.last_times()
         if table.instances() is None:
-            self.index = fh.to_absolute_index(cutoff)
+            self.index = _times_ahead(fh, cutoff)
             self.step = _steps(fh, table, cutoff)[0]
             self.instance = np.zeros(len(self.step), dtype=np.int64)
             return
@@ -941,7 +979,7 @@ class _Plan:
         times, steps = [], []
         for end in ends:
             at = _as_cutoff(end, cutoff)
-            times.append(fh.to_absolute_index(at))
+            times.append(_times_ahead(fh, at))
             steps.append(_steps(fh, table, at)[0])
         n_steps = len(steps[0])
         self.instance = np.repeat(np.arange(table.n_instances), n_steps)
@@ -964,9 +1002,21 @@ def _as_cutoff(time, cutoff):
     return pd.Index([time])
 
 
+def _times_ahead(fh, cutoff):
+    """Return the absolute times of fh, as `fh.to_absolute_index`, which is slow."""
+    steps = fh.to_pandas()
+    if not fh.is_relative or isinstance(cutoff, pd.DatetimeIndex):
+        return fh.to_absolute_index(cutoff)
+    if cutoff.dtype == steps.dtype == np.int64 and cutoff.name is None:
+        return pd.Index(cutoff[0] + steps.to_numpy())
+    return cutoff[[0] * len(steps)] + steps
+
+
 def _steps(fh, table, cutoff):
     """Return the steps of fh after the cutoff, and the step of an integer index."""
-    relative = np.asarray(fh.to_relative(cutoff).to_pandas(), dtype=np.int64)
+    if not fh.is_relative:
+        fh = fh.to_relative(cutoff)
+    relative = np.asarray(fh.to_pandas(), dtype=np.int64)
     spacing = _spacing(table)
     if spacing > 1:
         # sktime counts in labels; a label between two rows belongs to the later one.
@@ -987,9 +1037,26 @@ def _relative_steps(fh, table, cutoff):
     return _steps(fh, table, cutoff)[0]
 
 
+def _frequency(y):
+    """Return the frequency of the longest series, or None where it has none."""
+    times = times_of(y)
+    if y.index.nlevels > 1:
+        codes = y.index.droplevel(-1).factorize()[0]
+        times = times[codes == np.bincount(codes).argmax()]
+    return pd.infer_freq(times) if len(times) >= 3 else None
+
+
+def _check_finite(y):
+    infinite = np.isinf(y.to_numpy(dtype=np.float64))
+    if infinite.any():
+        row = int(infinite.any(axis=1).argmax())
+        raise ValueError(f"y contains infinity at {y.index[row]}.")
+
+
 def _reference_times(table):
-    """Return the times of the first instance, with their frequency."""
-    times = times_of(table.frame)[: table.offsets[1]]
+    """Return the times of the longest instance, with their frequency."""
+    longest = table.lengths.argmax()
+    times = times_of(table.frame)[table.offsets[longest] : table.offsets[longest + 1]]
     if isinstance(times, pd.DatetimeIndex) and len(times) >= 3 and times.freq is None:
         inferred = pd.infer_freq(times)
         if inferred is not None:

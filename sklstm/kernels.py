@@ -241,14 +241,15 @@ def affine(a, weight, bias=None, relu=False):
     out : Tensor of shape (n_outer, n_rows, n_out)
     """
     native, a, weight = library(), readable(a), weight.contiguous()
-    (n_outer, n_rows, n_terms), n_out = a.shape, len(weight)
+    (n_outer, n_rows, n_terms), n_out = a.shape, weight.shape[0]
+    outer_stride, row_stride, _ = a.stride()
     width = _padded(n_out, native.sklstm_lanes())
     scratch, out = a.new_empty(n_terms + 1, width), a.new_empty(n_outer, n_rows, width)
     native.sklstm_affine(
-        a.data_ptr(), n_outer, a.stride(0), n_rows, a.stride(1), n_terms, n_out,
+        a.data_ptr(), n_outer, outer_stride, n_rows, row_stride, n_terms, n_out,
         weight.data_ptr(), _pointer(bias), relu, scratch.data_ptr(), out.data_ptr(),
     )  # fmt: skip
-    return out[:, :, :n_out]
+    return out if width == n_out else out[:, :, :n_out]
 
 
 def sum_steps(x, lengths=None):

@@ -91,12 +91,12 @@ class RowLinear(nn.Linear):
         """(..., I) -> (..., O)."""
         if self.training:
             return super().forward(x)
-        if kernels.applies(x, self.weight) and not torch.is_grad_enabled():
-            rows = x.reshape(1, -1, x.shape[-1])
-            out = kernels.affine(rows, self.weight, self.bias)
+        weight, bias = self.weight, self.bias
+        if kernels.applies(x, weight) and not torch.is_grad_enabled():
+            out = kernels.affine(x.reshape(1, -1, x.shape[-1]), weight, bias)
             return out.reshape(*x.shape[:-1], -1)
-        bias = None if self.bias is None else self.bias.double()
-        return F.linear(x.double(), self.weight.double(), bias).to(x.dtype)
+        bias = None if bias is None else bias.double()
+        return F.linear(x.double(), weight.double(), bias).to(x.dtype)
 
 
 # ------------------------------------------------------------------------- stems

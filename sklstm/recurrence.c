@@ -226,6 +226,10 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
                     forward_tile(cell, ROWS, s, panel, x_n, h_n, c_n, h_next, c_next, g,
                                  width, u);
                     n += ROWS;
+                } else if (n + 2 <= end) { /* as long as one: weights are waited for */
+                    forward_tile(cell, 2, s, panel, x_n, h_n, c_n, h_next, c_next, g, width,
+                                 u);
+                    n += 2;
                 } else {
                     forward_tile(cell, 1, s, panel, x_n, h_n, c_n, h_next, c_next, g, width,
                                  u);

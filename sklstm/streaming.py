@@ -33,6 +33,8 @@ default="predict"
 
     Raises
     ------
+    TypeError
+        If it is a forecaster, which needs no stream.
     ValueError
         If the estimator cannot be streamed; says why.
 
@@ -50,6 +52,11 @@ default="predict"
     >>> bool(np.isclose(answer, model.predict(X[:1])[0], atol=1e-5))
     True
     """
+    if hasattr(estimator, "cutoff"):
+        raise TypeError(
+            "stream takes an LSTMClassifier or LSTMRegressor. A forecaster reads what is "
+            "new by update(y, update_params=False) and answers by predict."
+        )
     check_is_fitted(estimator)
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}.")

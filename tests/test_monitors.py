@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sklstm import LSTMClassifier, LSTMRegressor
 
@@ -143,3 +145,38 @@ def test_errors(tmp_path, monkeypatch, make_sequences):
     model = LSTMClassifier(**QUICK).set_callbacks(TensorBoardMonitor(tmp_path))
     with pytest.raises(ImportError, match=r'pip install "sklstm\[tensorboard\]"'):
         model.fit(X, y)
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_mlflow_keeps_a_pipeline(tmp_path, monkeypatch, make_sequences):
+    # Not among the packages that tests need: it brings eighteen others along.
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
+    X, y = make_sequences(n_channels=1)
+    X = X[:, :, 0]
+    model = make_pipeline(StandardScaler(), LSTMClassifier(max_iter=3, random_state=0))
+    mlflow.sklearn.autolog(log_models=False)
+    try:
+        with mlflow.start_run() as run:
+            model.fit(X, y)
+            info = mlflow.sklearn.log_model(
+                model,
+                name="model",
+                pip_requirements=["sklstm"],
+                skops_trusted_types=[
+                    "numpy.dtype",
+                    "sklstm.estimators.LSTMClassifier",
+                    "sklstm.heads.ClassificationHead",
+                    "sklstm.network.RecurrentNetwork",
+                    "sklstm.sequences.SequenceEncoder",
+                ],
+            )
+    finally:
+        mlflow.sklearn.autolog(disable=True)
+    data = mlflow.get_run(run.info.run_id).data
+    assert data.params["lstmclassifier__max_iter"] == "3"
+    assert data.metrics["training_score"] == pytest.approx(model.score(X, y))
+    loaded = mlflow.sklearn.load_model(info.model_uri)
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))

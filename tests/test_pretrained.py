@@ -7,11 +7,13 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from generator import draw_period, extreme_series, generate, panel_of
 from sktime.datasets import load_airline, load_longley
 
 from sklstm import LSTMForecaster
 from sklstm.pretrained import WEIGHTS, load_pretrained, save_pretrained
+from sklstm.windows import to_table
 
 
 def forecast(y, n_steps=12, **kwargs):
@@ -89,6 +91,17 @@ def test_a_series_is_forecast_alike_alone_and_in_a_panel():
     for one, of_panel in zip(series, together, strict=True):
         alone = forecast(panel_of([one]), sp=4).to_numpy().ravel()
         np.testing.assert_array_equal(alone, of_panel)
+
+
+def test_two_views_of_a_network_together_equal_each_alone():
+    y = load_airline()
+    model = LSTMForecaster(12).fit(y).model_
+    array = to_table(y.to_frame()).flatten()
+    arguments = (array, np.array([0]), array.stops, None, torch.device("cpu"))
+    both = model.median_of(model.pretrained, *arguments)
+    each = [model.median_of([member], *arguments) for member in model.pretrained]
+    assert (each[0] != each[1]).all()
+    np.testing.assert_array_equal(both, np.median(each, axis=0))
 
 
 def test_quantiles_never_cross_and_the_median_is_the_forecast():

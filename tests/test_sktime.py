@@ -27,6 +27,7 @@ from sktime.utils._testing.hierarchical import _make_hierarchical
 from sktime.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from sklstm import LSTMForecaster
+from sklstm.forecaster import _times_ahead
 
 QUICK = {"hidden_size": 8, "max_steps": 50, "n_members": 1, "random_state": 0}
 
@@ -231,6 +232,94 @@ def test_update_learns_or_only_looks():
     assert forecaster.predict().index[0] == y.index[130]
     forecaster.update(y[130:], update_params=True)
     assert forecaster.model_ is not before
+
+
+@pytest.mark.parametrize("settings", [{}, QUICK], ids=["pretrained", "trained"])
+def test_row_after_row_equals_all_at_once(settings):
+    y = load_airline()
+    live, whole = (LSTMForecaster(12, sp=12, **settings).fit(y[:100]) for _ in range(2))
+    for t in range(100, 110):
+        live.update(y[t : t + 1], update_params=False)
+    whole.update(y[100:110], update_params=False)
+    pd.testing.assert_series_equal(
+        live.predict(fh=[1, 3, 14]), whole.predict(fh=[1, 3, 14]), check_exact=True
+    )
+
+
+def test_columns_are_told_by_their_names():
+    y = pd.DataFrame({"a": np.sin(np.arange(60.0)), "b": 5 + np.cos(np.arange(60.0))})
+    forecaster = LSTMForecaster(4, sp=6).fit(y[:50])
+    expected = forecaster.update(y[50:51], update_params=False).predict(fh=[1])
+    forecaster = LSTMForecaster(4, sp=6).fit(y[:50])
+    forecaster.update(y.loc[50:50, ["b", "a"]], update_params=False)
+    pd.testing.assert_frame_equal(forecaster.predict(fh=[1]), expected[["b", "a"]])
+    quantiles = forecaster.predict_quantiles(fh=[1], alpha=[0.5])
+    np.testing.assert_array_equal(quantiles["b"].to_numpy()[:, 0], expected["b"])
+    message = r"y has the columns \['c', 'b'\], but \['a', 'b'\] were fitted"
+    with pytest.raises(ValueError, match=message):
+        forecaster.update(y[51:52].rename(columns={"a": "c"}), update_params=False)
+    assert list(forecaster.cutoff) == [50]
+    # A single series has no other to be mistaken for.
+    series = LSTMForecaster(4, sp=6).fit(y.a[:50])
+    series.update(y.a[50:51].rename("other"), update_params=False)
+    np.testing.assert_array_equal(series.predict(fh=[1]), expected["a"])
+
+
+def test_infinity_leaves_the_forecaster_as_it_was():
+    y = pd.Series(np.sin(np.arange(60.0)))
+    forecaster = LSTMForecaster(4, sp=6).fit(y[:50])
+    before = forecaster.predict(fh=[1])
+    with pytest.raises(ValueError, match="y contains infinity at 50"):
+        forecaster.update(pd.Series([np.inf], index=[50]), update_params=False)
+    pd.testing.assert_series_equal(forecaster.predict(fh=[1]), before)
+
+
+def test_a_row_without_a_frequency_is_of_that_seen_before():
+    y = pd.Series(np.sin(np.arange(60.0)), pd.date_range("2000", periods=60, freq="h"))
+    live, whole = (LSTMForecaster(4, sp=6).fit(y[:50]) for _ in range(2))
+    live.update(pd.Series(y.iloc[50], index=[y.index[50]]), update_params=False)
+    whole.update(y[50:51], update_params=False)
+    pd.testing.assert_series_equal(live.predict(fh=[1, 2]), whole.predict(fh=[1, 2]))
+
+
+def test_a_panel_of_dates_without_a_frequency_has_that_of_its_longest_series():
+    # As a file is read: dates in a column.
+    table = pd.DataFrame({
+        "shop": np.repeat(["a", "b"], [2, 30]),
+        "day": [*pd.date_range("2020-03-01", periods=2)]
+        + [*pd.date_range("2020-03-01", periods=30)],
+        "sales": np.sin(np.arange(32.0)),
+    })  # fmt: skip
+    y = table.set_index(["shop", "day"])
+    forecaster = LSTMForecaster(4, sp=7).fit(y)
+    assert forecaster.cutoff.freqstr == "D"
+    expected = [("a", "2020-03-03"), ("a", "2020-03-04")]
+    expected += [("b", "2020-03-31"), ("b", "2020-04-01")]
+    forecast = forecaster.predict(fh=[1, 2])
+    assert [(shop, str(day.date())) for shop, day in forecast.index] == expected
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.RangeIndex(10),
+        pd.RangeIndex(10, name="t"),
+        pd.Index(np.arange(3, 13)),
+        pd.Index(np.arange(3, 13, dtype=np.int32)),
+        pd.period_range("2000", periods=10, freq="Q"),
+        pd.date_range("2000-01-31", periods=10, freq="ME"),
+    ],
+    ids=lambda index: f"{type(index).__name__}-{index.dtype}-{index.name}",
+)
+@pytest.mark.parametrize("steps", [[1], [-2, 0, 7], 3])
+def test_times_ahead_are_those_of_sktime(index, steps):
+    fh = ForecastingHorizon(steps, freq=index)
+    for horizon in (fh, fh.to_absolute(index[-1:])):
+        pd.testing.assert_index_equal(
+            _times_ahead(horizon, index[-1:]),
+            horizon.to_absolute_index(index[-1:]),
+            exact=True,
+        )
 
 
 def test_global_random_state_is_untouched():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sklstm import LSTMClassifier, LSTMRegressor, kernels, stream
+from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor, kernels, stream
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(30, 12, 3))
@@ -108,3 +108,5 @@ def test_what_cannot_be_streamed_says_why():
         stream(fit(LSTMRegressor, y=X[:, 0, 0]), method="predict_proba")
     with pytest.raises(ValueError, match="n_streams must be None or at least 1, got 0"):
         stream(fit(), n_streams=0)
+    with pytest.raises(TypeError, match=r"A forecaster reads what is new by update\(y"):
+        stream(LSTMForecaster())

@@ -81,6 +81,25 @@ def test_merge_prefers_new_rows_and_keeps_order():
     assert merge(y, None) is y
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.RangeIndex(6),
+        pd.RangeIndex(0, 12, 2, name="t"),
+        pd.period_range("2000", periods=6, freq="M"),
+        pd.date_range("2000", periods=6, freq="D", tz="UTC"),
+    ],
+    ids=lambda index: type(index).__name__,
+)
+def test_later_rows_are_appended_as_any_others_are_merged(index, dtype):
+    y = pd.DataFrame({"a": range(6), "b": range(6, 0, -1)}, index, dtype=dtype)
+    appended = merge(y[:4], y[4:])
+    pd.testing.assert_frame_equal(appended, y, check_freq=False)
+    overwritten = merge(y[:5], y[4:])  # one row is there already
+    pd.testing.assert_frame_equal(overwritten, y, check_freq=False)
+
+
 @pytest.mark.parametrize(
     ("frequency", "period"),
     [("M", 12), ("Q", 4), ("Y", 1), ("D", 7), ("h", 24), ("W", 52), ("15min", 96)],

@@ -60,6 +60,7 @@ axes[1].set(xlabel="Time step")
 # Integrated gradients say how much each value speaks for the class, on top of the mean
 # recording: red for, blue against. They add up to the logit, less that of the mean.
 sample = int(np.flatnonzero(y_test == "badminton")[0])
+# sphinx_gallery_thumbnail_number = 3
 AttributionDisplay.from_estimator(model, X_test, sample=sample)
 result = integrated_gradients(model, X_test)
 print(f"Largest gap to the sum, of 40 recordings: {np.abs(result.gap).max():.4f}")

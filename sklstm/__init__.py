@@ -7,7 +7,7 @@ from sklstm.generation import generate
 from sklstm.streaming import stream
 from sklstm.text import TokenSequences
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 __all__ = [
     "LSTMClassifier",
     "LSTMForecaster",

@@ -20,6 +20,27 @@ from sklstm.container import Codec
 
 MAX_FREQUENCY = 40  # characters
 
+# pandas 2.2 gave frequencies other names, and knows the old ones no longer from 3.0 on.
+# Files hold the new ones: {old: new}, of offsets and of periods, where pandas is older.
+TICKS = {"H": "h", "T": "min", "S": "s", "L": "ms", "U": "us", "N": "ns"}
+OFFSETS = {
+    **TICKS, "M": "ME", "Q": "QE", "A": "YE", "BM": "BME", "BQ": "BQE", "BA": "BYE",
+    "CBM": "CBME", "SM": "SME", "AS": "YS", "BAS": "BYS", "BH": "bh", "CBH": "cbh",
+}  # fmt: skip
+PERIODS = {**TICKS, "A": "Y"}
+if pd.offsets.MonthEnd().freqstr == "ME":
+    OFFSETS = PERIODS = {}
+
+
+def _rename(text, names):
+    """Return a frequency, such as "2Q-NOV", with the word in it replaced if named."""
+    number, word, rest = re.fullmatch(r"(-?\d*)([A-Za-z]*)(.*)", text, re.DOTALL).groups()
+    return number + names.get(word, word) + rest
+
+
+def _old(names):
+    return {new: old for old, new in names.items()}
+
 
 def _fields(state, *names):
     """Return the values of a dict that has these keys and no other."""
@@ -36,7 +57,7 @@ def _array(values, dtype, ndim=1):
 
 # ------------------------------------------------------------------------ frequencies
 def _offset_to_value(offset):
-    text = offset.freqstr
+    text = _rename(offset.freqstr, OFFSETS)
     if _offset(text) != offset:
         raise ValueError(f"The frequency {offset!r} cannot be written.")
     return text
@@ -45,7 +66,7 @@ def _offset_to_value(offset):
 def _offset(text):
     if type(text) is not str or len(text) > MAX_FREQUENCY:
         raise ValueError(f"its content has the frequency {str(text)[:40]!r}")
-    return to_offset(text)
+    return to_offset(_rename(text, _old(OFFSETS)))
 
 
 def _zone_to_value(zone):
@@ -66,7 +87,8 @@ def _zone(text):
         return datetime.timezone(-offset if sign == "-" else offset)
     if not re.fullmatch(r"[A-Za-z0-9_+-]{1,40}(/[A-Za-z0-9_+-]{1,40}){0,2}", text):
         raise ValueError(f"its content has the time zone {text[:40]!r}")
-    return zoneinfo.ZoneInfo(text)
+    zoneinfo.ZoneInfo(text)  # raises where there is none of this name
+    return pd.DatetimeTZDtype(tz=text).tz  # the one that this pandas takes for the name
 
 
 # ---------------------------------------------------------------------------- indexes
@@ -130,15 +152,16 @@ def _times(cls, letter, state):
 
 
 def _periods_to_value(index):
-    if _periods_type(index.freqstr) != index.dtype:
+    freq = _rename(index.freqstr, PERIODS)
+    if _periods_type(freq) != index.dtype:
         raise ValueError(f"The frequency {index.freq!r} cannot be written.")
-    return {"values": index.asi8, "freq": index.freqstr, "name": index.name}
+    return {"values": index.asi8, "freq": freq, "name": index.name}
 
 
 def _periods_type(text):
     if type(text) is not str or len(text) > MAX_FREQUENCY:
         raise ValueError(f"its content has the frequency {str(text)[:40]!r}")
-    return pd.PeriodDtype(text)
+    return pd.PeriodDtype(_rename(text, _old(PERIODS)))
 
 
 def _periods(state):

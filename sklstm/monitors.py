@@ -88,8 +88,7 @@ class FileMonitor:
     ...     path = f"{folder}/training.jsonl"
     ...     model = LSTMClassifier(hidden_size=4, max_iter=11, random_state=0)
     ...     model = model.set_callbacks(FileMonitor(path)).fit(X, X[:, 0] > 0)
-    ...     log = pd.read_json(path, lines=True)
-    >>> len(log) == model.n_iter_
+    ...     len(pd.read_json(path, lines=True)) == model.n_iter_
     True
     """
 

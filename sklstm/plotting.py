@@ -623,7 +623,8 @@ def _parts(frame):
     if frame.index.nlevels == 1:
         return {(): frame}
     keys = list(range(frame.index.nlevels - 1))
-    groups = frame.groupby(level=keys, sort=False)
+    # pandas 2 warns of a list of one level.
+    groups = frame.groupby(level=keys if len(keys) > 1 else 0, sort=False)
     return {
         key if isinstance(key, tuple) else (key,): part.droplevel(keys)
         for key, part in groups

@@ -437,10 +437,12 @@ def test_cuda_agrees_with_the_cpu(make_sequences):
 
 
 # ----------------------------------------------------------------------- callbacks
-callback = pytest.importorskip("sklearn.callback", reason="new in scikit-learn 1.9")
+@pytest.fixture
+def callback():
+    return pytest.importorskip("sklearn.callback", reason="new in scikit-learn 1.9")
 
 
-def test_scoring_monitor_logs_every_epoch(make_sequences):
+def test_scoring_monitor_logs_every_epoch(callback, make_sequences):
     X, y = make_sequences(30)
     monitor = callback.ScoringMonitor(scoring="accuracy")
     model = LSTMClassifier(**QUICK).set_callbacks(monitor).fit(X, y)
@@ -469,13 +471,14 @@ class StopAfter:
         return context.task_name == "epoch" and context.task_id == self.n_epochs - 1
 
 
+@pytest.mark.usefixtures("callback")
 def test_a_callback_can_stop_training(estimator, make_sequences):
     X, y = make_sequences(30)
     model = estimator(**QUICK).set_callbacks(StopAfter(4)).fit(X, y)
     assert model.n_iter_ == 4
 
 
-def test_callbacks_reach_through_grid_search_and_pipeline(make_sequences, capsys):
+def test_callbacks_reach_through_searches_and_pipelines(callback, make_sequences, capsys):
     pytest.importorskip("rich")
     X, y = make_sequences(30)
     pipeline = make_pipeline(LSTMClassifier(**QUICK))

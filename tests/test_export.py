@@ -287,7 +287,7 @@ def test_forecaster_goes_through_torch_export():
 # ---------------------------------------------------------------------------- errors
 def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="can be exported; got LogisticRegression"):
-        to_torch(LogisticRegression().fit(X[:, 0], LABELS))
+        to_torch(LogisticRegression(max_iter=1000).fit(X[:, 0], LABELS))
     with pytest.raises(NotFittedError):
         to_torch(LSTMClassifier())
     y = series(40)

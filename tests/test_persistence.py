@@ -595,6 +595,10 @@ def test_values_come_back(value):
         pd.date_range("2020", periods=3, freq="D", tz="UTC-03:30"),
         pd.DatetimeIndex(["2020-01-01", None]), pd.timedelta_range("1h", periods=4),
         pd.period_range("2020", periods=3, freq="Q-NOV"),
+        pd.period_range("2020", periods=3, freq=pd.offsets.YearEnd(month=3)),
+        pd.period_range("2020", periods=3, freq=pd.offsets.Hour(2)),
+        pd.date_range("2020", periods=3, freq=pd.offsets.YearBegin(2, month=3)),
+        pd.date_range("2020", periods=3, freq=pd.offsets.BQuarterEnd()),
         pd.MultiIndex.from_product([["a"], pd.period_range("2020", periods=2, freq="W")]),
     ],
 )  # fmt: skip
@@ -602,6 +606,12 @@ def test_indexes_come_back(index):
     _, back = unpack(pack(index, "any", FRAME_CODECS), {"any": lambda: FRAME_CODECS})
     assert_index_equal(index, back, exact=True)
     assert getattr(back, "freq", None) == getattr(index, "freq", None)
+
+
+def test_files_name_frequencies_as_pandas_does_from_2_2_on():
+    ends = pd.date_range("2020", periods=2, freq=pd.offsets.YearEnd(month=3))
+    for index, name in ((ends, b"YE-MAR"), (ends.to_period(), b"Y-MAR")):
+        assert b'"' + name + b'"' in pack(index, "any", FRAME_CODECS).replace(b"\\", b"")
 
 
 @pytest.mark.parametrize(("value", "message"), [

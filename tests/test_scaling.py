@@ -1,4 +1,4 @@
-"""More than one machine: searches and evaluations on a local Dask cluster."""
+"""More than one machine: searches and evaluations on local clusters of Dask and Ray."""
 
 import itertools
 import os
@@ -61,7 +61,9 @@ def kill_once_busy(client, victim, killed):
 def test_search_completes_when_a_worker_is_killed(client, make_sequences):
     X, y = make_sequences(300, 10)
     # Arrays of more than 1 kB live on one worker, and are lost with it, unless they are
-    # named in `scatter`: the data, and the rows of each split.
+    # named in `scatter`: the data, and the rows of each split. Dask drops copies that it
+    # takes for needless unless its memory manager is stopped.
+    client.amm.stop()
     splits = list(StratifiedKFold(2).split(X, y))
     search = GridSearchCV(
         LSTMClassifier(hidden_size=4, max_iter=4, random_state=0),
@@ -81,4 +83,42 @@ def test_search_completes_when_a_worker_is_killed(client, make_sequences):
     killer.join(timeout=30)
     assert killed
     assert victim not in client.scheduler_info()["workers"]
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], alone)
+
+
+@pytest.fixture
+def ray_cluster(monkeypatch):
+    """Start Ray with two processors on this machine."""
+    ray = pytest.importorskip("ray", reason="ray is no part of the extra 'test'")
+    joblib_of_ray = pytest.importorskip("ray.util.joblib")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    joblib_of_ray.register_ray()
+    yield ray
+    ray.shutdown()
+
+
+def test_search_completes_on_ray_when_a_worker_is_killed(
+    ray_cluster, make_sequences, tmp_path
+):
+    X, y = make_sequences(60, 10)
+    search = GridSearchCV(
+        LSTMClassifier(hidden_size=4, max_iter=4, random_state=0),
+        {"alpha": [1e-4, 1e-2], "stem": [None, "linear"]},
+        cv=2,
+        error_score="raise",
+    )
+    alone = search.fit(X, y).cv_results_["mean_test_score"]
+    here, note = os.getpid(), tmp_path / "killed"
+
+    def deadly(estimator, X, y):  # pickled by value, since it is no global name
+        if os.getpid() != here and not note.exists():
+            note.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return estimator.score(X, y)
+
+    again = {"max_restarts": 3, "max_task_retries": 3}
+    with parallel_config("ray", n_jobs=2, ray_remote_args=again):
+        search.set_params(scoring=deadly).fit(X, y)
+    assert int(note.read_text()) != here
     np.testing.assert_allclose(search.cv_results_["mean_test_score"], alone)

@@ -82,7 +82,7 @@ CHECKED = [estimator() for estimator in ESTIMATORS] + [
 ]
 
 
-@parametrize_with_checks(CHECKED, xfail_strict=True)
+@parametrize_with_checks(CHECKED)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_estimator_checks(estimator, check):
     check(estimator)

@@ -1,0 +1,173 @@
+"""What settings gain where data are small, long, ragged, multivariate or noisy.
+
+python benchmarks/settings.py [ROW ...]
+
+Each row has problems, made or from the training parts that sktime bundles, in several
+splits; on each split every setting is fitted to the same rows and scored on the same
+others. Printed are the mean score of each setting, the mean of its paired differences
+from the first one with their standard error, and the seconds per fit. Rare classes, gaps
+and outliers are in examples/plot_hard_data.py.
+"""
+
+import sys
+import time
+import warnings
+
+import numpy as np
+from sklearn.ensemble import VotingClassifier
+from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sktime.datasets import (
+    load_basic_motions,
+    load_italy_power_demand,
+    load_japanese_vowels,
+)
+
+from sklstm import LSTMClassifier, LSTMRegressor
+
+
+# -------------------------------------------------------------------------- problems
+def shapes(n_train, seed, *, n_timesteps=30, noise=1.0, n_channels=1, n_test=500):
+    """Make cylinders, bells and funnels (Saito 1994) in channel 0; the others are noise.
+
+    Returns X_train, y_train, X_test, y_test; X is (n, n_timesteps, n_channels).
+    """
+    rng = np.random.default_rng(seed)
+    y = rng.integers(3, size=n_train + n_test)
+    X = noise * rng.normal(size=(len(y), n_timesteps, n_channels))
+    for row, kind in zip(X, y, strict=True):
+        first = rng.integers(n_timesteps // 8, n_timesteps // 4)
+        length = rng.integers(n_timesteps // 4, 5 * n_timesteps // 8)
+        ramp = np.arange(length) / length
+        form = (np.ones(length), ramp, ramp[::-1])[kind]
+        row[first : first + length, 0] += (6 + rng.normal()) * form
+    return X[:n_train], y[:n_train], X[n_train:], y[n_train:]
+
+
+def mislabelled(seed):
+    """Make shapes, a fifth of whose training labels are those of another class."""
+    X_train, y_train, X_test, y_test = shapes(32, seed)
+    rng = np.random.default_rng(seed)
+    wrong = rng.uniform(size=32) < 0.2
+    y_train = np.where(wrong, (y_train + rng.integers(1, 3, 32)) % 3, y_train)
+    return X_train, y_train, X_test, y_test
+
+
+def marked(seed, n=600, n_timesteps=40):
+    """Make the adding problem: the sum of the two values that channel 1 marks."""
+    rng = np.random.default_rng(seed)
+    X = np.zeros((n, n_timesteps, 2))
+    X[:, :, 0] = rng.uniform(size=(n, n_timesteps))
+    for row in X:
+        row[rng.choice(n_timesteps, 2, replace=False), 1] = 1
+    y = X.prod(axis=2).sum(axis=1)
+    return X[: n // 2], y[: n // 2], X[n // 2 :], y[n // 2 :]
+
+
+def bundled(load, n_train, seed):
+    """Split the training part of a problem of sktime; X is a list of (T_i, C)."""
+    frames, y = load(split="train", return_type="df-list")
+    X = [frame.to_numpy() for frame in frames]
+    splits = StratifiedShuffleSplit(1, train_size=n_train, random_state=seed)
+    train, test = next(splits.split(y, y))
+    return [X[i] for i in train], y[train], [X[i] for i in test], y[test]
+
+
+# -------------------------------------------------------------------------- settings
+def classifier(**settings):
+    return lambda seed: LSTMClassifier(**settings, random_state=seed)
+
+
+def regressor(**settings):
+    return lambda seed: LSTMRegressor(**settings, random_state=seed)
+
+
+def vote(seed):
+    members = [(str(k), LSTMClassifier(random_state=10 * seed + k)) for k in range(3)]
+    return VotingClassifier(members, voting="soft")
+
+
+def zero_padded(sequences):
+    X = np.zeros((len(sequences), 29, sequences[0].shape[1]))
+    for row, sequence in zip(X, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return X
+
+
+def padding(seed):
+    model = LSTMClassifier(random_state=seed)
+    return make_pipeline(FunctionTransformer(zero_padded), model)
+
+
+CAUTIOUS = {
+    "default": classifier(),
+    "dropout=0.5": classifier(dropout=0.5),
+    "max_iter=30": classifier(max_iter=30),
+    "early_stopping": classifier(early_stopping=True),
+    "vote of 3": vote,
+}
+# name: ({problem: seed -> split}, {setting: seed -> model}, number of splits)
+ROWS = {
+    "small": ({
+        "shapes, 15 rows": lambda s: shapes(15, s),
+        "ItalyPowerDemand, 20 rows": lambda s: bundled(load_italy_power_demand, 20, s),
+    }, {**CAUTIOUS, "max_iter=300": classifier(max_iter=300)}, 4),
+    "noisy": ({"shapes, noise of 4, 32 rows": lambda s: shapes(32, s, noise=4.0)},
+              CAUTIOUS, 4),
+    "mislabelled": ({"shapes, a fifth wrong, 32 rows": mislabelled}, CAUTIOUS, 4),
+    "ragged": ({
+        "JapaneseVowels, 45 rows": lambda s: bundled(load_japanese_vowels, 45, s),
+    }, {
+        "default, a list": classifier(),
+        "padded with zeros": padding,
+        "pooling='last'": classifier(pooling="last"),
+    }, 4),
+    "multivariate": ({
+        "shapes in 1 of 20 channels, 32 rows": lambda s: shapes(32, s, n_channels=20),
+        "BasicMotions, 20 rows": lambda s: bundled(load_basic_motions, 20, s),
+    }, {
+        "default": classifier(),
+        "dropout=0.5": classifier(dropout=0.5),
+        "hidden_size=128": classifier(hidden_size=128),
+    }, 3),
+    "long": ({"shapes, 24 rows of 400 steps": lambda s: shapes(24, s, n_timesteps=400)}, {
+        "default": classifier(),
+        "stem=None": classifier(stem=None),
+    }, 3),
+    "far back": ({"adding problem, 40 steps, 300 rows": marked}, {
+        "default": regressor(),
+        "stem=None, alpha=0": regressor(stem=None, alpha=0),
+    }, 3),
+}  # fmt: skip
+
+
+def run(problem, make, settings, n_splits):
+    scores = np.empty((n_splits, len(settings)))
+    seconds = np.empty_like(scores)
+    for seed in range(n_splits):
+        X_train, y_train, X_test, y_test = make(seed)
+        for k, build in enumerate(settings.values()):
+            began = time.perf_counter()
+            model = build(seed).fit(X_train, y_train)
+            seconds[seed, k] = time.perf_counter() - began
+            scores[seed, k] = model.score(X_test, y_test)
+    gains = scores - scores[:, :1]
+    error = gains.std(axis=0, ddof=1) / np.sqrt(n_splits)
+    print(f"\n{problem}, {n_splits} splits")
+    for k, setting in enumerate(settings):
+        gain = f"{gains[:, k].mean():+.3f} +- {error[k]:.3f}" if k else ""
+        print(f"  {setting:20} {scores[:, k].mean():.3f}  {gain:16} "
+              f"{seconds[:, k].mean():6.1f} s", flush=True)  # fmt: skip
+
+
+def main():
+    warnings.simplefilter("ignore")
+    for name in sys.argv[1:] or ROWS:
+        problems, settings, n_splits = ROWS[name]
+        for problem, make in problems.items():
+            run(f"{name}: {problem}", make, settings, n_splits)
+
+
+if __name__ == "__main__":
+    main()

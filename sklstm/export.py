@@ -496,10 +496,10 @@ class ForecastModule(nn.Module):
         self.output_shape = ["n_series", model.horizon, len(model.quantiles)]
         self.metadata = {"quantiles": json.dumps(list(model.quantiles))}
         networks = {}  # by identity: members may share one
-        self.members, self.shares, sizes = nn.ModuleList(), [], []
-        for members, share in (
-            (model.trained, 1 - model.pretrained_share),
-            (model.pretrained, model.pretrained_share),
+        self.members, self.parts = nn.ModuleList(), []
+        for members, share, combine in (
+            (model.trained, 1 - model.pretrained_share, _median),
+            (model.pretrained, model.pretrained_share, _mean),
         ):
             if not share:
                 continue
@@ -508,9 +508,7 @@ class ForecastModule(nn.Module):
                 if key not in networks:
                     networks[key] = _Network(member.network)
                 self.members.append(_Member(member, networks[key], model))
-            self.shares.append(share)
-            sizes.append(len(members))
-        self.sizes = sizes
+            self.parts.append((share, len(members), combine))
         offsets = np.broadcast_to(model.offsets, self.output_shape[1:])
         self.offsets = _frozen(np.array(offsets, dtype=np.float64))
 
@@ -521,8 +519,8 @@ class ForecastModule(nn.Module):
         context = F.pad(history, (width, 0), value=torch.nan)[:, -width:]
         each = [member(context, first) for member in self.members]
         quantiles = 0.0
-        for share, size in zip(self.shares, self.sizes, strict=True):
-            quantiles, each = quantiles + share * _median(each[:size]), each[size:]
+        for share, size, combine in self.parts:
+            quantiles, each = quantiles + share * combine(each[:size]), each[size:]
         spread = quantiles[:, :, -1:] - quantiles[:, :, :1]
         quantiles = (quantiles + self.offsets * spread).sort(2).values
         return self._guarded(quantiles, context)
@@ -595,6 +593,7 @@ class _Member(nn.Module):
         self.network, self.log, self.scaling = network, member.log, member.scaling
         self.period, self.horizon = model.period, member.horizon
         self.widths = (*member.window_lengths, member.window_length)
+        self.n_shorter = member.n_shorter
         self.n_steps, self.context_length = model.horizon, model.context_length
         self.left = None
         if member.quantiles != model.quantiles:  # as in ForecastHead.interpolate
@@ -605,13 +604,17 @@ class _Member(nn.Module):
             self.share = _frozen((wanted - known[right - 1]) / gap)
 
     def forward(self, context, first):
-        last = self.widths[-1]
+        through, out = {}, None  # by width
         steps_back = torch.arange(self.context_length, 0, -1)
         n_steps = torch.where(torch.isnan(context), 0, steps_back).amax(1)
-        out = self._through(context, first, last)
-        for width in reversed(self.widths[:-1]):
-            fits = (n_steps <= width)[:, None, None]
-            out = torch.where(fits, self._through(context, first, width), out)
+        for i in reversed(range(len(self.widths))):
+            width = self.widths[max(i - self.n_shorter, 0)]
+            if width not in through:
+                through[width] = self._through(context, first, width)
+            fits = (n_steps <= self.widths[i])[:, None, None]
+            out = (
+                through[width] if out is None else torch.where(fits, through[width], out)
+            )
         out = out[:, : self.n_steps]
         if self.left is None:
             return out
@@ -735,6 +738,10 @@ def _median(each):
         return each[0]
     ordered = torch.stack(each, dim=3).sort(3).values
     return (ordered[:, :, :, (n - 1) // 2] + ordered[:, :, :, n // 2]) / 2
+
+
+def _mean(each):
+    return sum(each) / len(each)
 
 
 def _last_observed(values, width, otherwise):

@@ -55,6 +55,8 @@ class Member:
     window_lengths : tuple of int
         Shorter windows that it also knows, ascending: a series that fits into one is
         read through it, with less padding.
+    n_shorter : int
+        The window taken is so many sizes below the shortest that holds the series.
     """
 
     network: ForecastNetwork
@@ -63,6 +65,7 @@ class Member:
     scaling: str
     log: bool
     window_lengths: tuple = ()
+    n_shorter: int = 0
 
     @property
     def horizon(self) -> int:
@@ -73,7 +76,7 @@ class Member:
         """Return the length of the window through which each series is read."""
         widths = np.array([*self.window_lengths, self.window_length])
         history = np.minimum(ends - array.starts[series], self.window_length)
-        return widths[np.searchsorted(widths, history)]
+        return widths[np.maximum(np.searchsorted(widths, history) - self.n_shorter, 0)]
 
     def windows(
         self, array, period, series, ends, future=None, width=None, logs=None
@@ -158,8 +161,8 @@ def _log(values, wanted):
 class ForecastModel:
     """What a fitted forecaster knows: networks and how they are combined.
 
-    The median of the trained networks and the median of the pretrained ones are
-    averaged.
+    The median of the trained networks and the mean of the views of the pretrained one
+    are averaged.
 
     Attributes
     ----------
@@ -168,6 +171,8 @@ class ForecastModel:
     trained, pretrained : list of Member
     pretrained_share : float
         Weight of the pretrained ones, in [0, 1].
+    fine_tuned : bool
+        Whether the trained networks started at the pretrained weights.
     offsets : ndarray of shape (horizon, n_quantiles)
         Calibration, added to quantiles in units of the distance between the lowest and
         the highest.
@@ -183,6 +188,7 @@ class ForecastModel:
     trained: list = field(default_factory=list)
     pretrained: list = field(default_factory=list)
     pretrained_share: float = 0.0
+    fine_tuned: bool = False
     offsets: np.ndarray | float = 0.0
 
     @property
@@ -196,8 +202,8 @@ class ForecastModel:
         exog = (array.exog - self.exog_mean) / self.exog_scale
         return SeriesArray(array.values, array.starts, array.stops, exog)
 
-    def median_of(self, members, array, series, ends, future, device):
-        """Forecast with some members: (n, horizon, n_quantiles)."""
+    def forecast_of(self, members, array, series, ends, future, device):
+        """Forecast with the trained or the pretrained: (n, horizon, n_quantiles)."""
         # Views of one network that differ in `log` alone are computed together.
         views = {}
         for member in members:
@@ -213,7 +219,7 @@ class ForecastModel:
                 head = ForecastHead(same[0].quantiles)
                 blocks = head.interpolate(blocks, self.quantiles)
             each.extend(blocks)
-        return np.median(each, axis=0) if len(each) > 1 else each[0]
+        return (np.mean if members is self.pretrained else np.median)(each, axis=0)
 
     def block(self, array, series, ends, future, device) -> np.ndarray:
         """Forecast the `horizon` steps after `ends`: (n, horizon, n_quantiles)."""
@@ -223,19 +229,24 @@ class ForecastModel:
             (self.pretrained, self.pretrained_share),
         ):
             if share:
-                block = self.median_of(members, array, series, ends, future, device)
+                block = self.forecast_of(members, array, series, ends, future, device)
                 quantiles = quantiles + share * block
         spread = quantiles[:, :, -1:] - quantiles[:, :, :1]
         return np.sort(quantiles + self.offsets * spread, axis=2)
 
 
 class WindowBatches:
-    """Batches of windows drawn at random, `n_batches` of them in an epoch."""
+    """Batches of windows drawn at random, `n_batches` of them in an epoch.
+
+    `n_steps` of the steps that the member decodes are trained; None: all.
+    """
 
     def __init__(
         self, member, period, array, *, device, batch_size=1, n_batches=1, rng=None,
+        n_steps=None,
     ):  # fmt: skip
         self.member, self.period, self.array = member, period, array
+        self.n_steps = n_steps or member.horizon
         self.batch_size, self.n_batches = batch_size, n_batches
         self.rng, self.device = rng, device
         lengths = array.lengths
@@ -264,10 +275,10 @@ class WindowBatches:
             for start in range(0, n, size):
                 x, *of_steps = (a[start : start + size] for a in drawn)
                 which = ()
-                if self.member.horizon > STEPS_AT_ONCE:
-                    steps = self.rng.choice(
-                        self.member.horizon, STEPS_AT_ONCE, replace=False
-                    )
+                if self.n_steps > STEPS_AT_ONCE or self.n_steps < self.member.horizon:
+                    steps = np.arange(self.n_steps)
+                    if self.n_steps > STEPS_AT_ONCE:
+                        steps = self.rng.choice(steps, STEPS_AT_ONCE, replace=False)
                     which = (torch.from_numpy(np.sort(steps)).to(self.device),)
                     of_steps = [a[:, which[0]] for a in of_steps]
                 base, future, some_target, some_weight = of_steps
@@ -329,10 +340,10 @@ def _forward(network, windows, device) -> np.ndarray:
 class Validation:
     """Median error of a member on the last steps of some series, for early stopping."""
 
-    def __init__(self, member, period, array, device):
-        series = np.flatnonzero(array.lengths > member.horizon + 1)
+    def __init__(self, member, period, array, device, n_steps):
+        series = np.flatnonzero(array.lengths > n_steps + 1)
         held = WindowBatches(member, period, array, device=device)
-        ends = array.stops[series] - member.horizon
+        ends = array.stops[series] - n_steps
         self.inputs, self.target, self.weight = held.windows(series, ends)
         self.network, self.loss = member.network, ForecastHead(member.quantiles).loss
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import math
 import time
 import warnings
@@ -31,6 +32,7 @@ from sklstm.network import CELLS, ForecastNetwork, initialize
 from sklstm.pretrained import (
     MAX_PERIOD,
     MIN_LONGEST_PERIOD,
+    VIEWS,
     WINDOW_LENGTHS,
     load_pretrained,
 )
@@ -67,10 +69,15 @@ TRAINING_PARAMETERS = (
     "window_length", "segment_length", "hidden_size", "n_members", "max_steps",
     "batch_size", "scaling", "transform",
 )  # fmt: skip
+# From the pretrained weights on, where seasons are shorter than these steps: longer ones
+# ask for longer windows. At that share of the learning rate.
+TUNED = {"hidden_size": "auto", "n_members": 1, "max_steps": 150, "batch_size": 128}
+TUNED_PERIOD, TUNED_RATE = 24, 0.1
 LONGEST_WINDOW = 720  # of two weeks of hours, say, but not of minutes
-# Shares of the pretrained network that are tried; and values up to which it has half
-# without series to try them on, and up to which more steps than for short data only
-# overfit, unless seasons are long.
+# Shares of the pretrained network that are tried; beside a fine-tuned one, from a half
+# on: series set aside lie at the same times as those trained on, which flatters it. And
+# values up to which it has half without series to try them on, and up to which more
+# steps than for short data only overfit, unless seasons are long.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIXED_TOTAL = 20_000
 
@@ -147,9 +154,13 @@ class LSTMForecaster(BaseForecaster):
     pretrained : {"auto", "only", None}, default="auto"
         Use of the network that comes with the package, which was trained on generated
         series. "auto": with at most 2000 values it forecasts by itself, nothing is
-        trained; with more it is averaged with the trained network, with the share
-        `pretrained_share_` that was best on series set aside (with fewer than 40
-        series: half for up to 20,000 values, then nothing). It is not used with X, with
+        trained. With up to 100,000 and seasons of less than 24 steps, and in
+        `pretrain`, the trained network starts from its weights (`fine_tuned_`): 150
+        steps of 128 windows at a tenth of `learning_rate_init`; else from random ones.
+        Both are averaged, with the share `pretrained_share_` that was best on series set
+        aside (with fewer than 40 series: half if fine-tuned or for up to 20,000 values,
+        else nothing). Columns of a multivariate y are series of it. It is not used with
+        X, which needs a network that was trained with it, with
         seasons of more than 60 steps, for horizons of more than 48 steps beside a
         trained network, or where a parameter of the network or its training is given
         (`window_length`, `segment_length`, `hidden_size`, `num_layers`, `cell`,
@@ -174,6 +185,8 @@ class LSTMForecaster(BaseForecaster):
         What was chosen.
     n_members_ : int
         Networks that were trained; 0 if none was.
+    fine_tuned_ : bool
+        Whether the trained network started at the pretrained weights.
     pretrained_share_ : float
         Weight of the pretrained network in the forecast, 0 to 1.
     transform_ : str
@@ -303,13 +316,7 @@ class LSTMForecaster(BaseForecaster):
         table = self._read(y, X)
         model = copy.deepcopy(self.pretrained_model_)
         self._check_columns(table.frame, X, model)
-        array = model.standardize(table.flatten())
-        self._train_networks(
-            model,
-            array,
-            self._choices(array, model.period)["max_steps"],
-            self.learning_rate_init,
-        )
+        self._train_networks(model, model.standardize(table.flatten()))
         self.pretrained_model_ = model
         return self
 
@@ -376,15 +383,19 @@ class LSTMForecaster(BaseForecaster):
             model.pretrained, model.pretrained_share = shipped, 1.0
             self._report("took the pretrained network", began)
             return model, []
-        model.trained = self._new_members(model, array)
+        if shipped and model.horizon > shipped[0].horizon:
+            shipped = []
+        model.fine_tuned = bool(shipped) and period < TUNED_PERIOD
+        model.fine_tuned &= always or array.lengths.sum() <= MEDIUM_TOTAL
+        if model.fine_tuned:
+            model.trained = [_unfrozen(shipped[0], array)]
+        else:
+            model.trained = self._new_members(model, array)
         array = model.standardize(array)
         training, aside = self._set_aside(array)
-        history = self._train_networks(
-            model, training, self._choices(array, period)["max_steps"],
-            self.learning_rate_init, aside,
-        )  # fmt: skip
+        history = self._train_networks(model, training, aside=aside)
         began = time.perf_counter()
-        if shipped and model.horizon <= shipped[0].horizon:
+        if shipped:
             model.pretrained = shipped
             model.pretrained_share = self._best_share(model, array, aside)
         if aside is not None:
@@ -422,14 +433,15 @@ class LSTMForecaster(BaseForecaster):
         n_lengths = len(WINDOW_LENGTHS) - (period < MIN_LONGEST_PERIOD)
         *shorter, longest = WINDOW_LENGTHS[:n_lengths]
         return [
-            Member(network, quantiles, longest, "season", log, tuple(shorter))
-            for log in (False, True)
+            Member(network, quantiles, longest, "season", log, tuple(shorter), n_shorter)
+            for log, n_shorter in VIEWS
+            if n_shorter < 2 or period < MIN_LONGEST_PERIOD
         ]
 
     def _new_members(self, model, array):
         """Return networks to be trained, and how windows are made for them."""
         period = model.period
-        choices = self._choices(array, period)
+        choices = self._choices(model, array)
         longest = int(array.lengths.max())
         wanted = 24 if period == 1 else 4 * period
         if period >= 24:
@@ -475,10 +487,15 @@ class LSTMForecaster(BaseForecaster):
             )
         return members
 
-    def _train_networks(self, model, array, max_steps, learning_rate_init, aside=None):
+    def _train_networks(self, model, array, update=False, aside=None):
         """Train each network of a model in place; return their losses."""
         device = resolve_device(self.device)
-        batch_size = self._choices(array, model.period)["batch_size"]
+        choices = self._choices(model, array)
+        batch_size = choices["batch_size"]
+        max_steps = self.update_steps if update else choices["max_steps"]
+        learning_rate_init = self.learning_rate_init * (0.1 if update else 1.0)
+        if model.fine_tuned:
+            learning_rate_init *= TUNED_RATE
         n_epochs = max(1, round(max_steps / STEPS_PER_EPOCH))
         held = aside if self.early_stopping in (True, "auto") else None
         if held is None and self.early_stopping is True:
@@ -496,10 +513,11 @@ class LSTMForecaster(BaseForecaster):
             batches = WindowBatches(
                 member, model.period, array, device=device, batch_size=batch_size,
                 n_batches=math.ceil(max_steps / n_epochs), rng=rng,
+                n_steps=model.horizon,
             )  # fmt: skip
             validate = None
             if held is not None:
-                validate = Validation(member, model.period, held, device)
+                validate = Validation(member, model.period, held, device, model.horizon)
             n_threads = threads_for(batch_size, member.window_length, network)
             network.to(device)
             with (
@@ -559,7 +577,8 @@ class LSTMForecaster(BaseForecaster):
     def _best_share(self, model, array, aside):
         """Choose the share of the pretrained networks on series not trained on."""
         if aside is None:
-            return 0.5 if array.lengths.sum() <= MIXED_TOTAL else 0.0
+            few = array.lengths.sum() <= MIXED_TOTAL
+            return 0.5 if few or model.fine_tuned else 0.0
         horizon, period = model.horizon, model.period
         series, ends = self._held_out(model, aside)
         if len(series) < 8:
@@ -576,18 +595,19 @@ class LSTMForecaster(BaseForecaster):
         device = resolve_device(self.device)
         middle = len(model.quantiles) // 2
         trained, shipped = (
-            model.median_of(members, *arguments, device)[:, :, middle]
+            model.forecast_of(members, *arguments, device)[:, :, middle]
             for members in (model.trained, model.pretrained)
         )
+        shares = [share for share in SHARES if share >= 0.5 or not model.fine_tuned]
         errors = [
             np.nanmean(
                 np.abs(share * shipped + (1 - share) * trained - actual)
                 / difference[:, None]
             )
-            for share in SHARES
+            for share in shares
         ]
         return (
-            float(SHARES[int(np.nanargmin(errors))]) if np.isfinite(errors).any() else 0.5
+            float(shares[int(np.nanargmin(errors))]) if np.isfinite(errors).any() else 0.5
         )
 
     def _calibrate(self, model, array):
@@ -635,9 +655,7 @@ class LSTMForecaster(BaseForecaster):
             table = self._read(self._cur_y, self._cur_X)
             model = copy.deepcopy(self.model_)
             array = model.standardize(table.flatten())
-            self._train_networks(
-                model, array, self.update_steps, self.learning_rate_init / 10
-            )
+            self._train_networks(model, array, update=True)
             self.model_ = model
         return self
 
@@ -863,9 +881,11 @@ class LSTMForecaster(BaseForecaster):
         given = getattr(self, name)
         return value if given == "auto" else given
 
-    def _choices(self, array, period):
+    def _choices(self, model, array):
         """Return what size of network and training the number of values asks for."""
-        n = int(array.lengths.sum())
+        if model.fine_tuned:
+            return TUNED
+        n, period = int(array.lengths.sum()), model.period
         sizes = SHORT if n <= SHORT_TOTAL else MEDIUM if n <= MEDIUM_TOTAL else LARGE
         if SHORT_TOTAL < n <= MIXED_TOTAL and period < 24:
             sizes = {**sizes, "max_steps": SHORT["max_steps"]}
@@ -879,6 +899,7 @@ class LSTMForecaster(BaseForecaster):
         self.hidden_size_ = first.network.config["hidden_size"]
         self.n_members_ = len(model.trained)
         self.pretrained_share_ = model.pretrained_share
+        self.fine_tuned_ = model.fine_tuned
         self.transform_ = "log" if first.log else "none"
 
     def _check_parameters(self):
@@ -953,6 +974,17 @@ class LSTMForecaster(BaseForecaster):
             {**tiny, "n_members": 2, "horizon": 2, "window_length": 6, "sp": 3,
              "segment_length": 2, "cell": "gru", "scaling": "standard"},
         ]  # fmt: skip
+
+
+def _unfrozen(member, array):
+    """Return a copy of a pretrained member to be trained on, for series of an array."""
+    network = copy.deepcopy(member.network).requires_grad_(True)
+    widths = (*member.window_lengths, member.window_length)
+    longest = int(np.searchsorted(widths[:-1], array.lengths.max()))
+    return dataclasses.replace(
+        member, network=network, window_length=widths[longest],
+        window_lengths=widths[:longest],
+    )  # fmt: skip
 
 
 class _Plan:

@@ -23,6 +23,10 @@ WINDOW_LENGTHS = (12, 24, 48, 96, 192)
 # The longest window is for long seasons: on generated series of a period of 12 with a
 # steady trend it did worse than the one before, on held-out hours of M4 better.
 MIN_LONGEST_PERIOD = 24
+# What is averaged: of the logarithms or not; and through how many sizes of windows below
+# the shortest that holds the series (of long seasons, at most one: two days of hours are
+# too little).
+VIEWS = ((False, 0), (False, 1), (False, 2), (True, 0))
 
 
 def save_pretrained(network: ForecastNetwork, quantiles, path) -> None:

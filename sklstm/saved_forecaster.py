@@ -13,6 +13,7 @@ from sklstm.checks import (
     is_flag,
     is_floats,
     is_levels,
+    is_natural,
     is_number,
     is_one_of,
     is_scale,
@@ -85,6 +86,7 @@ def _member(state):
         "scaling": is_one_of("season", "last", "standard", "none"),
         "log": is_flag,
         "window_lengths": all_of(_is_length, tuple),
+        "n_shorter": is_natural,
     })  # fmt: skip
     config = state["network"].config
     widths = [*state["window_lengths"], state["window_length"]]
@@ -115,6 +117,7 @@ def _forecast_model(state):
         "trained": all_of(is_a(Member)),
         "pretrained": all_of(is_a(Member)),
         "pretrained_share": is_share,
+        "fine_tuned": is_flag,
         "offsets": lambda v: v == 0.0 if is_number(v) else is_floats(
             v, horizon, len(levels)
         ),

@@ -12,6 +12,7 @@ from generator import draw_period, extreme_series, generate, panel_of
 from sktime.datasets import load_airline, load_longley
 
 from sklstm import LSTMForecaster
+from sklstm.forecaster import TUNED
 from sklstm.pretrained import WEIGHTS, load_pretrained, save_pretrained
 from sklstm.windows import to_table
 
@@ -73,6 +74,40 @@ def test_a_larger_panel_mixes_both_by_what_is_best_on_series_set_aside():
     assert forecaster.n_members_ == 1
     only = LSTMForecaster(sp=12, pretrained="only").fit(y, fh=[1, 2, 3])
     assert only.n_members_ == 0
+
+
+def test_training_on_a_panel_goes_on_from_the_weights_of_the_package(monkeypatch):
+    monkeypatch.setattr("sklstm.forecaster.TUNED", {**TUNED, "max_steps": 2})
+    rng = np.random.default_rng(0)
+    y = panel_of(list(rng.normal(size=(50, 50)).cumsum(axis=1)))
+    fh = [1, 2, 3]
+    tuned = LSTMForecaster(sp=4, random_state=0).fit(y, fh=fh)
+    assert tuned.fine_tuned_
+    assert tuned.n_members_ == 1
+    shipped = load_pretrained()[0].state_dict()
+    weights = tuned.model_.trained[0].network.state_dict()
+    far = max(float((weights[name] - shipped[name]).abs().max()) for name in shipped)
+    assert 0 < far < 1e-2
+    scratch = LSTMForecaster(sp=4, random_state=0, pretrained=None, max_steps=2)
+    assert not scratch.fit(y, fh=fh).fine_tuned_
+    again = LSTMForecaster(sp=4, random_state=0).fit(y, fh=fh)
+    pd.testing.assert_frame_equal(again.predict(), tuned.predict())
+    twin = pickle.loads(pickle.dumps(tuned))
+    pd.testing.assert_frame_equal(twin.predict(), tuned.predict())
+
+
+def test_pretrain_goes_on_from_the_weights_of_the_package(monkeypatch):
+    monkeypatch.setattr("sklstm.forecaster.TUNED", {**TUNED, "max_steps": 2})
+    y, rng = load_airline(), np.random.default_rng(0)
+    panel = panel_of(list(rng.normal(size=(10, 30)).cumsum(axis=1)))
+    forecaster = LSTMForecaster(random_state=0).pretrain(panel, fh=[1, 2, 3])
+    forecaster = forecaster.clone().fit(y[:-3], fh=[1, 2, 3])
+    assert forecaster.fine_tuned_
+    assert forecaster.pretrained_share_ == 0.5  # ten series: too few to choose it on
+    network = forecaster.model_.trained[0].network
+    forecaster.update(y[-3:])
+    assert forecaster.model_.trained[0].network is not network
+    assert forecaster.predict().notna().all()
 
 
 def test_affine_equivariance():

@@ -98,7 +98,7 @@ class ConvRecurrent(nn.Module):
                     nn.BatchNorm1d(hidden_size),
                     nn.ReLU(),
                 )
-                for n, k in zip(sizes, (31, 15, 7), strict=True)
+                for n, k in zip(sizes, (11, 5, 3), strict=True)
             )
         )
         self.lstm = nn.LSTM(

@@ -29,8 +29,8 @@ from sklstm import kernels
 MAX_RECURRENT_STEPS = 160
 # From this length on, stem="auto" puts convolutions before the recurrence.
 MIN_CONV_TIMESTEPS = 8
-# Steps that each convolution sees at once, where sequences have twice as many.
-MAX_KERNEL_SIZES = (31, 15, 7)
+# Steps that each convolution sees at once, of short sequences and of long ones.
+MIN_KERNEL_SIZES, MAX_KERNEL_SIZES = (7, 5, 3), (31, 15, 7)
 # Shares of a window's trend, of its last season's trend, and of the way from its last to
 # its mean season that a forecast starts with.
 INITIAL_SHARES = (0.5, 0.0, 0.5)
@@ -188,8 +188,7 @@ class ConvStem(nn.Module):
     """Convolutions over time, strided so that the recurrence stays short.
 
     Three blocks of convolution, batch normalisation and ReLU, as in the
-    convolutional branch of LSTM-FCN (Karim et al., 2018), with longer kernels, as in
-    InceptionTime (Fawaz et al., 2020).
+    convolutional branch of LSTM-FCN (Karim et al., 2018).
     """
 
     def __init__(self, n_channels, hidden_size, kernel_sizes, strides):
@@ -247,13 +246,15 @@ class ConvStem(nn.Module):
 
 
 def conv_kernel_sizes(n_timesteps: int) -> tuple[int, ...]:
-    """Odd kernel sizes of `ConvStem`: a half, a quarter, an eighth of a short sequence.
+    """Kernel sizes of `ConvStem`: an eighth, a 16th and a 32nd of a sequence, in bounds.
 
-    Odd, so that an output has as many steps before it as behind it; at least 3.
+    Odd, so that an output has as many steps before it as behind it.
     """
     return tuple(
-        max(3, min(size, (n_timesteps // 2 ** (i + 1) - 1) | 1))
-        for i, size in enumerate(MAX_KERNEL_SIZES)
+        max(least, min(most, (n_timesteps // 2 ** (i + 3) - 1) | 1))
+        for i, (least, most) in enumerate(
+            zip(MIN_KERNEL_SIZES, MAX_KERNEL_SIZES, strict=True)
+        )
     )
 
 
@@ -576,7 +577,7 @@ class RecurrentNetwork(_Portable, nn.Module):
 
     def __init__(
         self, *, n_channels, n_outputs, hidden_size, num_layers, cell, bidirectional,
-        dropout, stem, pooling, strides, n_tokens, kernel_sizes=(7, 5, 3),
+        dropout, stem, pooling, strides, n_tokens, kernel_sizes=MIN_KERNEL_SIZES,
         embedding_size=None,
         freeze_embedding=False, token_dropout=0.0, variational_dropout=False,
         recurrent_dropout=0.0, residual=False, layer_norm=False,

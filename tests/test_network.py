@@ -314,12 +314,12 @@ def test_strides_bring_long_sequences_near_160_steps(n_timesteps):
 
 
 def test_kernels_are_long_where_sequences_are():
-    assert conv_kernel_sizes(64) == conv_kernel_sizes(5000) == (31, 15, 7)
-    assert conv_kernel_sizes(24) == (11, 5, 3)
-    for n_timesteps in range(1, 64):
-        for size in conv_kernel_sizes(n_timesteps):
-            assert size % 2 == 1
-            assert 3 <= size <= max(3, n_timesteps / 2)
+    assert conv_kernel_sizes(8) == conv_kernel_sizes(71) == (7, 5, 3)
+    assert conv_kernel_sizes(176) == (21, 11, 5)
+    assert conv_kernel_sizes(256) == conv_kernel_sizes(5000) == (31, 15, 7)
+    sizes = [conv_kernel_sizes(n_timesteps) for n_timesteps in range(1, 300)]
+    assert all(size % 2 == 1 for each in sizes for size in each)
+    assert sizes == sorted(sizes)
 
 
 def test_auto():

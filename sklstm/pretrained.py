@@ -26,7 +26,7 @@ MIN_LONGEST_PERIOD = 24
 # What is averaged: of the logarithms or not; and through how many sizes of windows below
 # the shortest that holds the series (of long seasons, at most one: two days of hours are
 # too little).
-VIEWS = ((False, 0), (False, 1), (False, 2), (True, 0))
+VIEWS = ((False, 0), (True, 0), (False, 1), (False, 2))
 
 
 def save_pretrained(network: ForecastNetwork, quantiles, path) -> None:

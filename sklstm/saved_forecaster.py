@@ -79,6 +79,8 @@ def restore(forecaster, fitted):
 
 
 def _member(state):
+    require(type(state) is dict, "its member is not described")
+    state = {"n_shorter": 0} | state  # which the first files lack
     require_fields("member", state, {
         "network": is_a(ForecastNetwork),
         "quantiles": all_of(is_share, tuple),
@@ -103,6 +105,7 @@ def _member(state):
 
 def _forecast_model(state):
     require(type(state) is dict, "its model is not described")
+    state = {"fine_tuned": False} | state  # which the first files lack
     columns = state.get("exog_columns")
     n_exog = len(columns) if type(columns) is tuple else None
     horizon, levels = state.get("horizon"), state.get("quantiles")

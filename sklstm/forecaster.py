@@ -1100,20 +1100,23 @@ def _check_regular(table):
     """Raise where rows of an instance are not equally far apart."""
     times = times_of(table.frame)
     if isinstance(times, pd.PeriodIndex):
-        gaps = np.diff(times.asi8)
-        regular = 1
+        wrong = np.diff(times.asi8) != 1
     elif isinstance(times, pd.DatetimeIndex):
-        if _reference_times(table).freq is not None or table.lengths.max() < 3:
+        freq = _reference_times(table).freq
+        if freq is None and table.lengths.max() >= 3:
+            raise ValueError(
+                "The DatetimeIndex of y has gaps or no regular frequency. Call "
+                "y.asfreq(...) first; the missing values that this makes are understood."
+            )
+        if freq is None or len(table.lengths) == 1:
             return
-        raise ValueError(
-            "The DatetimeIndex of y has gaps or no regular frequency. Call "
-            "y.asfreq(...) first; the missing values that this makes are understood."
+        # A day may be 24 hours or a day of the calendar, where clocks are changed.
+        wrong = (times[:-1] + freq != times[1:]) & (
+            times[:-1].tz_localize(None) + freq != times[1:].tz_localize(None)
         )
     else:
-        gaps, regular = np.diff(np.asarray(times)), _spacing(table)
-    between = np.ones(len(gaps), dtype=bool)
-    between[table.offsets[1:-1] - 1] = False
-    wrong = between & (gaps != regular)
+        wrong = np.diff(np.asarray(times)) != _spacing(table)
+    wrong[table.offsets[1:-1] - 1] = False  # between two instances
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(

@@ -466,6 +466,17 @@ def test_bad_input_is_named(y, settings, message):
         LSTMForecaster(**QUICK, **settings).fit(y, fh=[1])
 
 
+@pytest.mark.parametrize("freq", ["D", "h", "MS", "W", "B"])
+@pytest.mark.parametrize("tz", [None, "Europe/Berlin"])
+def test_gaps_of_any_series_of_a_panel_are_named(freq, tz):
+    times = pd.date_range("2020-03-20", periods=20, freq=freq, tz=tz)  # clocks change
+    whole = pd.DataFrame({"y": np.arange(20.0)}, times)
+    y = pd.concat({"a": whole, "b": whole[:12]}, names=["series", "time"])
+    LSTMForecaster().fit(y, fh=[1]).predict()
+    with pytest.raises(ValueError, match=r"gap between \('b', .* Insert the missing"):
+        LSTMForecaster().fit(y.drop(y.index[25]), fh=[1])
+
+
 def test_bad_exogenous_data_is_named():
     y, X = load_longley()
     forecaster = LSTMForecaster(**QUICK).fit(y[:-3], X=X[:-3], fh=[1, 2, 3])

@@ -219,6 +219,8 @@ class ForecastModel:
                 head = ForecastHead(same[0].quantiles)
                 blocks = head.interpolate(blocks, self.quantiles)
             each.extend(blocks)
+        if len(each) == 1:
+            return each[0]
         return (np.mean if members is self.pretrained else np.median)(each, axis=0)
 
     def block(self, array, series, ends, future, device) -> np.ndarray:

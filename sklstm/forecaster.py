@@ -659,6 +659,27 @@ class LSTMForecaster(BaseForecaster):
             self.model_ = model
         return self
 
+    def _check_X_y(self, X=None, y=None, **options):  # noqa: N802 - name of sktime
+        """Check and convert as sktime does; a series like the one before at once.
+
+        sktime asks seven times what type y is, which takes as long as a forecast.
+        """
+        if X is None and not options and self._is_like_before(y):
+            return None, y.to_frame()
+        return super()._check_X_y(X=X, y=y, **options)
+
+    def _is_like_before(self, y):
+        """Tell whether y is a series of numbers that goes on the one that was fitted."""
+        return (
+            self.is_fitted
+            and type(y) is pd.Series
+            and self._y_metadata["mtype"] == "pd.Series"
+            and [0 if y.name is None else y.name] == self._y_metadata["feature_names"]
+            and y.dtype.kind == "f"
+            and type(y.index) is type(self._cur_y.index)
+            and y.index.is_monotonic_increasing
+        )
+
     def _in_order(self, y):
         """Return y with the columns that were fitted, in their order."""
         columns = self._cur_y.columns
@@ -678,6 +699,9 @@ class LSTMForecaster(BaseForecaster):
         sktime asks again what type y is, which takes as long as a forecast, forgets the
         frequency when a row without one is added, and does not look for that of a panel.
         """
+        if y.index.nlevels == 1 and not isinstance(y.index, pd.DatetimeIndex):
+            self._cutoff = y.index[[-1]]
+            return
         before = self._cutoff
         cutoff = get_cutoff(y, before, return_index=True, convert_input=False)
         if isinstance(cutoff, pd.DatetimeIndex) and cutoff.freq is None:
@@ -693,6 +717,9 @@ class LSTMForecaster(BaseForecaster):
         names, columns = list(self._get_varnames()), self._cur_y.columns
         # To make an Index of a list takes as long as the rest of the frame.
         names = columns if names == columns.tolist() else names
+        if self._y_metadata["mtype"] == "pd.Series":  # so that sktime converts nothing
+            name = self._converter_store_y.get("name")
+            return pd.Series(median[:, 0], index=index, name=name)
         return pd.DataFrame(median, index=index, columns=names)
 
     def _predict_quantiles(self, fh, X, alpha):

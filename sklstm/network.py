@@ -14,6 +14,7 @@ generator, so neither construction nor training touches torch's global random st
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -526,6 +527,11 @@ class _Portable:
     """
 
     codes = {}  # name of a weight: (int8 codes, scales); replaced, never changed
+
+    @functools.cached_property
+    def n_weights(self) -> int:
+        """Number of weights, biases not counted."""
+        return sum(p.numel() for p in self.parameters() if p.ndim > 1)
 
     def __getstate__(self):
         arrays = {

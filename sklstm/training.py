@@ -90,8 +90,7 @@ def threads_for(n_rows: int, n_timesteps: int, network) -> int:
     """Return how many threads a batch is worth: one unless it is large."""
     if torch.get_num_threads() == 1:
         return 1
-    n_weights = sum(p.numel() for p in network.parameters() if p.ndim > 1)
-    work = n_rows * n_timesteps * n_weights
+    work = n_rows * n_timesteps * network.n_weights
     return torch.get_num_threads() if work >= MIN_PARALLEL_WORK else 1
 
 

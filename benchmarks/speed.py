@@ -263,8 +263,13 @@ def fit_ours(X, y):
     plain_classifier(64, 64, 10).fit(X, y)
 
 
+def fit_our_gru(X, y):
+    plain_classifier(64, 64, 10, cell="gru").fit(X, y)
+
+
 PEERS = {
     "ours": (fit_ours, "sklstm", {}),
+    "ours, GRU": (fit_our_gru, "sklstm", {}),
     "skorch": (fit_skorch, "skorch", {}),
     "Keras, tensorflow": (fit_keras, "tensorflow", {"KERAS_BACKEND": "tensorflow"}),
     "Keras, torch": (fit_keras, "keras", {"KERAS_BACKEND": "torch"}),

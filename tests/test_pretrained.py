@@ -64,7 +64,8 @@ def test_exogenous_data_are_learnt_from_instead():
         LSTMForecaster(pretrained="only").fit(y, X=X, fh=[1])
 
 
-def test_a_larger_panel_mixes_both_by_what_is_best_on_series_set_aside():
+def test_a_larger_panel_mixes_both_by_what_is_best_on_series_set_aside(monkeypatch):
+    monkeypatch.setattr("sklstm.forecaster.TUNED", {**TUNED, "max_steps": 20})
     rng = np.random.default_rng(0)
     season = np.sin(2 * np.pi * np.arange(60) / 12 + rng.normal(size=(60, 1)))
     y = panel_of(list(10 + season + 0.1 * rng.normal(size=(60, 60))))

@@ -50,29 +50,25 @@ SMALL = {
     },
 }  # fmt: skip
 SETTINGS = [
-    {"bidirectional": True},
+    {"bidirectional": True, "solver": "adamw"},
     {
         "num_layers": 2, "dropout": 0.1, "variational_dropout": True,
         "recurrent_dropout": 0.1,
     },
     {"early_stopping": True},
     {"batch_size": 8, "max_iter": 20},
-    {"solver": "adamw"},
     {"solver": "sgd", "learning_rate_init": 0.5},
-    {"missing": "mask"},
-    {"pooling": "last"},
-    {"pooling": "mean"},
+    {"missing": "mask", "pooling": "last"},
+    {"pooling": "mean", "dtype": "float64"},
     {"pooling": "max"},
-    {"pooling": "mean-max"},
     {"pooling": "attention"},
-    {"stem": "linear", "max_iter": 100},
+    {"stem": "linear", "max_iter": 100, "pooling": "mean-max"},
     {"stem": "conv"},
     {"cell": "gru"},
     {
         "cell": "peephole", "num_layers": 2, "residual": True, "layer_norm": True,
         "hidden_size": 8, "batch_size": 64, "learning_rate_init": 0.05,
     },
-    {"dtype": "float64"},
     {"augment": ["jitter", "mixup"], "oversample": True},
 ]  # fmt: skip
 CHECKED = [estimator() for estimator in ESTIMATORS] + [

@@ -210,9 +210,9 @@ def edited(rng, data):
         start = int(rng.integers(len(body)))
         noise = np.array([np.nan, np.inf, -1, 1e300], "<f8").tobytes() + rng.bytes(32)
         body[start : start + 64] = noise[: len(body) - start]
-    text = header["__metadata__"].get("content") if "__metadata__" in header else None
-    if text is not None:
-        header["__metadata__"]["content"] = json.dumps(text)
+    metadata = header.get("__metadata__")
+    if isinstance(metadata, dict) and "content" in metadata:
+        metadata["content"] = json.dumps(metadata["content"])
     text = json.dumps(header)
     if kind == "text":  # what json.dumps would not write
         changes = [

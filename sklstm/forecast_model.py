@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import warnings
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from sklstm import kernels
 from sklstm.heads import ForecastHead
 from sklstm.network import ForecastNetwork
 from sklstm.training import threads_for, torch_threads
@@ -310,6 +312,23 @@ class WindowBatches:
         return inputs, target, weight
 
 
+@contextlib.contextmanager
+def network_threads(n_threads, network):
+    """Run a block with our kernels on at most `n_threads`, and torch on one.
+
+    What a ForecastNetwork leaves to torch is small, and torch's threads spin while they
+    wait for each other: beside another busy process that took up to seven times as long.
+    Without our kernels torch has the threads.
+    """
+    with torch_threads(n_threads):
+        n_threads = torch.get_num_threads()  # what is allowed here
+        if not kernels.available(next(network.parameters())):
+            yield
+            return
+        with torch_threads(1), kernels.threads(n_threads):
+            yield
+
+
 def _forward(network, windows, device) -> np.ndarray:
     """Quantiles (n, horizon, n_quantiles) of normalised windows, float64.
 
@@ -323,7 +342,7 @@ def _forward(network, windows, device) -> np.ndarray:
     most = max(PREDICT_ROWS // math.ceil(horizon / STEPS_AT_ONCE) // fill, 1) * fill
     rows = min(most, math.ceil(n / fill) * fill)
     n_threads = threads_for(rows, windows.inputs.shape[1], network)
-    with torch_threads(n_threads), torch.inference_mode():
+    with network_threads(n_threads, network), torch.inference_mode():
         for start in range(0, n, rows):
             inputs = [
                 a[start : start + rows]

@@ -26,6 +26,7 @@ from sklstm.forecast_model import (
     WindowBatches,
     extended_by,
     guarded,
+    network_threads,
 )
 from sklstm.heads import ForecastHead
 from sklstm.network import CELLS, ForecastNetwork, initialize
@@ -521,7 +522,7 @@ class LSTMForecaster(BaseForecaster):
             n_threads = threads_for(batch_size, member.window_length, network)
             network.to(device)
             with (
-                torch_threads(n_threads),
+                network_threads(n_threads, network),
                 retained_memory(),
                 explain_out_of_memory(
                     device, batch_size=batch_size, hidden_size=self.hidden_size

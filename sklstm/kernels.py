@@ -16,6 +16,8 @@ the input, forget and output gate see the cell, one with peepholes (Gers & Schmi
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import ctypes
 import functools
 import itertools
@@ -35,6 +37,8 @@ from torch.nn import functional as F
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
 VERSION = 1  # of recurrence.c: a library left over from another is not called
+# None for as many as torch uses.
+_n_threads = contextvars.ContextVar("n_threads", default=None)
 
 
 class _Shape(ctypes.Structure):
@@ -310,9 +314,19 @@ def _chunks(x, cell, hidden_size, lengths=None):
     ]  # fmt: skip
 
 
+@contextlib.contextmanager
+def threads(n_threads: int):
+    """Let the kernels use as many threads for a block, however many torch uses."""
+    token = _n_threads.set(n_threads)
+    try:
+        yield
+    finally:
+        _n_threads.reset(token)
+
+
 def _share(jobs):
-    """Run jobs, which release the interpreter lock, on at most torch's threads."""
-    n_threads = min(torch.get_num_threads(), len(jobs))
+    """Run jobs, which release the interpreter lock, on some threads."""
+    n_threads = min(_n_threads.get() or torch.get_num_threads(), len(jobs))
 
     def run(first):
         for job in jobs[first::n_threads]:

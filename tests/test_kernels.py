@@ -1,5 +1,6 @@
 """The compiled layers say what torch and their equations say."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from sklstm import LSTMClassifier, kernels
+from sklstm.forecast_model import network_threads
 from sklstm.heads import ClassificationHead, RegressionHead
 from sklstm.network import CELLS, LSTMLayer, Recurrence, RecurrentNetwork, initialize
+from sklstm.pretrained import load_pretrained
 from sklstm.training import torch_threads
 
 needs_library = pytest.mark.skipif(
@@ -189,14 +192,32 @@ def test_chunks_of_rows_change_nothing_whatever_the_threads(cell, monkeypatch):
     monkeypatch.setattr(kernels, "CHUNK_WORK", 1e4)
     monkeypatch.setattr(kernels, "CHUNK_ROWS", 8)
     found = []
-    for n_threads in (1, 2):
-        with torch_threads(n_threads):
+    for n_threads, of_torch in ((1, 1), (2, 2), (2, 1)):
+        with torch_threads(of_torch), kernels.threads(n_threads):
             found.append(run())
     for output, _ in found:
         assert torch.equal(output, whole)
-    for a, b, c in zip(found[0][1], found[1][1], one_chunk, strict=True):
+    for a, b, c, d in zip(*(each for _, each in found), one_chunk, strict=True):
         assert torch.equal(a, b)
-        assert distance(a, c) < 1e-6
+        assert torch.equal(a, c)
+        assert distance(a, d) < 1e-6
+
+
+@needs_library
+def test_a_forecast_network_leaves_one_thread_to_torch():
+    network, _ = load_pretrained()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with network_threads(3, network):
+            assert torch.get_num_threads() == 1
+            assert kernels._n_threads.get() == 2
+        assert torch.get_num_threads() == 2
+        assert kernels._n_threads.get() is None
+        with network_threads(3, copy.deepcopy(network).double()):  # not for our kernels
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @needs_library

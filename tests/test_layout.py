@@ -21,7 +21,7 @@ ALLOWED = {
     "augmentation": set(),
     "estimators": LEAVES - {"windows"} | {"augmentation", "checkpoints"},
     "pretrained": {"network"},
-    "forecast_model": {"heads", "network", "training", "windows"},
+    "forecast_model": {"heads", "kernels", "network", "training", "windows"},
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
     "panel": {"estimators"},
     "streaming": {"kernels", "network", "sequences"},

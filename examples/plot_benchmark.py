@@ -76,7 +76,7 @@ print(error.round(2).to_string())
 
 classification = ClassificationBenchmark()
 classification.add_estimator(
-    LSTMTimeSeriesClassifier(max_iter=60, random_state=0), "LSTMTimeSeriesClassifier"
+    LSTMTimeSeriesClassifier(max_iter=40, random_state=0), "LSTMTimeSeriesClassifier"
 )
 classification.add_estimator(
     KNeighborsTimeSeriesClassifier(distance="euclidean"), "KNeighborsTimeSeries"

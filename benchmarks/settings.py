@@ -1,23 +1,25 @@
-"""What settings gain where data are small, long, ragged, multivariate or noisy.
+"""What settings gain where data are small, long, ragged, multivariate, noisy, spectra.
 
 python benchmarks/settings.py [ROW ...]
 
 Each row has problems, made or from the training parts that sktime bundles, in several
 splits; on each split every setting is fitted to the same rows and scored on the same
 others. Printed are the mean score of each setting, the mean of its paired differences
-from the first one with their standard error, and the seconds per fit. Rare classes, gaps
-and outliers are in examples/plot_hard_data.py.
+from the first one with their standard error, and the seconds per fit. Spectra are read
+from ../shared/data, and skipped where it is absent. Rare classes, gaps and outliers are
+in examples/plot_hard_data.py.
 """
 
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 from sklearn.ensemble import VotingClassifier
 from sklearn.model_selection import StratifiedShuffleSplit
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sktime.datasets import (
     load_basic_motions,
     load_italy_power_demand,
@@ -25,6 +27,8 @@ from sktime.datasets import (
 )
 
 from sklstm import LSTMClassifier, LSTMRegressor
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 # -------------------------------------------------------------------------- problems
@@ -74,6 +78,15 @@ def bundled(load, n_train, seed):
     return [X[i] for i in train], y[train], [X[i] for i in test], y[test]
 
 
+def ucr(name, seed):
+    """Split the training part of a problem of the UCR archive: three rows of four."""
+    with np.load(DATA / "ucr" / f"{name}.npz") as file:
+        X, y = file["X_train"], file["y_train"]
+    train, test = next(StratifiedShuffleSplit(1, random_state=seed, test_size=0.25)
+                       .split(X, y))  # fmt: skip
+    return X[train], y[train], X[test], y[test]
+
+
 # -------------------------------------------------------------------------- settings
 def classifier(**settings):
     return lambda seed: LSTMClassifier(**settings, random_state=seed)
@@ -98,6 +111,17 @@ def zero_padded(sequences):
 def padding(seed):
     model = LSTMClassifier(random_state=seed)
     return make_pipeline(FunctionTransformer(zero_padded), model)
+
+
+def scaled(seed):
+    return make_pipeline(StandardScaler(), LSTMClassifier(random_state=seed))
+
+
+def beside_deviation(seed):
+    deviation = StandardScaler(with_std=False)
+    both = FeatureUnion([("curve", "passthrough"), ("deviation", deviation)])
+    model = LSTMClassifier(n_channels=2, layout="channel-major", random_state=seed)
+    return make_pipeline(both, model)
 
 
 CAUTIOUS = {
@@ -139,6 +163,14 @@ ROWS = {
         "default": regressor(),
         "stem=None, alpha=0": regressor(stem=None, alpha=0),
     }, 3),
+    "spectra": ({
+        "OliveOil, 22 rows": lambda s: ucr("OliveOil", s),
+        "Coffee, 21 rows": lambda s: ucr("Coffee", s),
+    }, {
+        "default": classifier(),
+        "StandardScaler": scaled,
+        "deviation beside": beside_deviation,
+    }, 6),
 }  # fmt: skip
 
 
@@ -164,6 +196,9 @@ def run(problem, make, settings, n_splits):
 def main():
     warnings.simplefilter("ignore")
     for name in sys.argv[1:] or ROWS:
+        if name == "spectra" and not DATA.exists():
+            print(f"\n{name}: {DATA} is absent")
+            continue
         problems, settings, n_splits = ROWS[name]
         for problem, make in problems.items():
             run(f"{name}: {problem}", make, settings, n_splits)

@@ -715,12 +715,12 @@ class LSTMForecaster(BaseForecaster):
     def _predict(self, fh, X):
         quantiles, index = self._forecast(fh, X)
         median = quantiles[:, :, len(self.quantiles) // 2]
-        names, columns = list(self._get_varnames()), self._cur_y.columns
-        # To make an Index of a list takes as long as the rest of the frame.
-        names = columns if names == columns.tolist() else names
         if self._y_metadata["mtype"] == "pd.Series":  # so that sktime converts nothing
             name = self._converter_store_y.get("name")
             return pd.Series(median[:, 0], index=index, name=name)
+        names, columns = list(self._get_varnames()), self._cur_y.columns
+        # To make an Index of a list takes as long as the rest of the frame.
+        names = columns if names == columns.tolist() else names
         return pd.DataFrame(median, index=index, columns=names)
 
     def _predict_quantiles(self, fh, X, alpha):

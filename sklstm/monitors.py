@@ -161,7 +161,7 @@ class TensorBoardMonitor:
             If tensorboard is not installed.
         """
         try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional
         except ImportError as error:
             raise ImportError(
                 'TensorBoardMonitor needs tensorboard: pip install "sklstm[tensorboard]".'

@@ -64,7 +64,7 @@ def load_pretrained(path=WEIGHTS) -> tuple[ForecastNetwork, tuple[float, ...]]:
             config = json.loads(metadata["config"])
             quantiles = tuple(json.loads(metadata["quantiles"]))
             network = ForecastNetwork(**config)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
             network.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(

@@ -99,7 +99,7 @@ def _glibc():
     """Return the C library if it is glibc, else None."""
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
-        library.gnu_get_libc_version, library.mallopt, library.malloc_trim  # noqa: B018
+        library.gnu_get_libc_version, library.mallopt, library.malloc_trim  # noqa: B018 - are they there?
         return library
     return None
 

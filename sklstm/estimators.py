@@ -251,7 +251,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         sequences = encoder.read(X, self, reset=not going_on)
         y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
         if not going_on:
-            encoder.fit(sequences, rows, weight)
+            stem, *_ = self._resolve_auto(sequences.n_timesteps)
+            deviations = stem == "conv" and self.augment is None
+            encoder.fit(sequences, rows, weight, deviations=deviations)
         encoded = encoder.encode(sequences, rows)
         per_step, n_rows = self.target == "sequence", len(rows)
         if per_step:  # to the head, every step is a row
@@ -429,15 +431,19 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         )
         return rows.take(np.sort(kept)), rows.take(np.sort(held_out))
 
-    def _make_network(self, encoder, encoded, head, random):
+    def _resolve_auto(self, n_timesteps):
         # Convolutions see steps to come: with labels for them, only where asked for.
         is_sequence = self.target == "sequence"
-        stem, pooling, bidirectional = resolve_auto(
+        return resolve_auto(
             None if is_sequence and self.stem == "auto" else self.stem,
             None if is_sequence else self.pooling,
             self.bidirectional,
-            encoded.n_timesteps,
+            n_timesteps,
         )
+
+    def _make_network(self, encoder, encoded, head, random):
+        stem, pooling, bidirectional = self._resolve_auto(encoded.n_timesteps)
+        is_sequence = self.target == "sequence"
         strides = (1, 1, 1) if is_sequence else conv_strides(encoded.n_timesteps)
         n_tokens = len(encoder.vocabulary_) + N_RESERVED_TOKENS if encoder.tokens else 0
         vectors = self._read_embedding() if encoder.tokens else None
@@ -831,7 +837,10 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         steps of a channel together. Ignored for frames.
     standardize : bool, default=True
         Whether to bring each channel to mean 0 and standard deviation 1, over all
-        training sequences and steps. Ignored for tokens.
+        training sequences and steps. Where convolutions read sequences of one length
+        that hardly differ from their mean curve, as spectra do (1 % of the variance),
+        the distance from that curve is standardised too and read beside the values; not
+        with `augment`. Ignored for tokens.
     missing : {"error", "mask"}, default="error"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more
@@ -1298,7 +1307,10 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         steps of a channel together. Ignored for frames.
     standardize : bool, default=True
         Whether to bring each channel to mean 0 and standard deviation 1, over all
-        training sequences and steps. Ignored for tokens.
+        training sequences and steps. Where convolutions read sequences of one length
+        that hardly differ from their mean curve, as spectra do (1 % of the variance),
+        the distance from that curve is standardised too and read beside the values; not
+        with `augment`. Ignored for tokens.
     missing : {"error", "mask"}, default="error"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more

@@ -289,6 +289,10 @@ class SequenceModule(nn.Module):
             self.inputs = {"X": (torch.int64, ["n_samples", "n_timesteps"])}
         else:
             self.mean, self.scale = _frozen(encoder.mean_), _frozen(encoder.scale_)
+            self.curve = None
+            if encoder.curve_ is not None:
+                self.curve = _frozen(encoder.curve_)
+                self.deviation_scale = _frozen(encoder.deviation_scale_)
             shape = ["n_samples", "n_timesteps", encoder.n_channels_in_]
             self.inputs = {"X": (torch.float32, shape)}
         self.inputs["lengths"] = (torch.int64, ["n_samples"])
@@ -327,10 +331,16 @@ class SequenceModule(nn.Module):
         if self.marks_missing:  # trailing steps without any value are padding
             seen = (~absent).to(torch.int64).amax(2) * (steps < lengths[:, None])
             lengths = (seen * (steps + 1)).amax(1).clamp(min=1)
-        x = ((x.to(torch.float64) - self.mean) / self.scale).to(torch.float32)
+        raw = x.to(torch.float64)
+        groups = [(raw - self.mean) / self.scale]
+        if self.curve is not None:
+            # Its end goes on: (N, T, C).
+            curve = F.embedding(steps.clamp(max=len(self.curve) - 1), self.curve)
+            groups.append((raw - curve) / self.deviation_scale)
         if self.marks_missing:
-            x = torch.where(absent, 0.0, x)
-            x = torch.cat([x, absent.to(torch.float32)], dim=2)  # (N, T, 2 C)
+            groups = [torch.where(absent, 0.0, group) for group in groups]
+            groups.append(absent.to(torch.float64))
+        x = torch.cat(groups, dim=2).to(torch.float32)
         inside = (steps < lengths[:, None])[:, :, None]
         return torch.where(inside, x, 0.0), lengths, steps
 

@@ -75,7 +75,8 @@ def integrated_gradients(
         there is but one.
     baseline : float or array-like of shape (n_channels,), default=None
         A sequence of this value at every step is what X is compared with, in units of X.
-        None: each channel's mean in training (0 with ``standardize=False``). With
+        None: each channel's mean in training (0 with ``standardize=False``), at each
+        step where `fit` learnt the mean curve (see `standardize`). With
         ``stem="embedding"`` always None: the embedding of padding.
     n_steps : int, default=64
         Nodes of the quadrature; up to 16 times as many for sequences whose gap is more
@@ -143,7 +144,7 @@ def integrated_gradients(
     encoded = _encode(estimator, X)
     respond, n_responses = _response(estimator, response_method)
     columns = _target_columns(estimator, X, target, len(encoded), n_responses)
-    origin = _encoded_baseline(estimator, baseline)
+    origin = _encoded_baseline(estimator, baseline, encoded.n_timesteps)
     lengths = encoded.lengths
     attributions = np.zeros((*encoded.values.shape[:2], estimator.n_channels_in_))
     ends = np.empty((len(encoded), 2))  # responses to the baseline and the sequence
@@ -200,7 +201,7 @@ class _PathIntegral:
                 x = self.network.stem(x, None)[0]  # (N, W) -> (N, W, H)
         start = torch.zeros_like(x)
         if not self.tokens:
-            start += torch.as_tensor(self.origin, dtype=x.dtype)
+            start += torch.as_tensor(self.origin[: x.shape[1]], dtype=x.dtype)
         if lengths is not None:
             start *= step_mask(lengths, x.shape[1])[:, :, None]
         path = x - start
@@ -221,8 +222,8 @@ class _PathIntegral:
             each *= step_mask(lengths, each.shape[1])[:, :, None]
         if self.tokens:
             each = each.sum(2, keepdim=True)
-        elif each.shape[2] > self.n_channels:  # the indicators of missing values
-            each = each[:, :, : self.n_channels] + each[:, :, self.n_channels :]
+        else:  # deviations and indicators of missing values count for their channel
+            each = each.unflatten(2, (-1, self.n_channels)).sum(2)
         with torch.no_grad():
             ends = [self._respond(at, lengths, columns) for at in (start, x)]
         return each.numpy(), torch.stack(ends, dim=1).numpy()
@@ -302,24 +303,27 @@ def _target_columns(estimator, X, target, n_samples, n_responses):
     return np.broadcast_to(columns.astype(np.int64), n_samples).copy()
 
 
-def _encoded_baseline(estimator, baseline):
-    """Return the baseline as the network reads it: (n_encoded_channels,)."""
+def _encoded_baseline(estimator, baseline, n_timesteps):
+    """Return the baseline as the network reads it: (n_timesteps, n_encoded_channels)."""
     encoder = estimator.encoder_
     if encoder.tokens:
         if baseline is not None:
             raise ValueError("baseline must be None for tokens: it is that of padding.")
         return None
-    origin = np.zeros(encoder.n_encoded_channels_)
-    if baseline is not None:
+    n_channels = encoder.n_channels_in_
+    if baseline is None:
+        has_curve = encoder.curve_ is not None
+        baseline = encoder.curve(n_timesteps) if has_curve else encoder.mean_
+    else:
         baseline = np.asarray(baseline, dtype=np.float64)
-        n_channels = encoder.n_channels_in_
         if baseline.shape not in ((), (n_channels,)) or not np.isfinite(baseline).all():
             raise ValueError(
                 f"baseline must be a finite number, or one for each of {n_channels} "
                 f"channels; got {baseline.tolist()!r}."
             )
-        origin[:n_channels] = (baseline - encoder.mean_) / encoder.scale_
-    return origin
+    values = np.broadcast_to(baseline, (1, n_timesteps, n_channels))
+    sequence = Sequences(values, np.array([n_timesteps]))
+    return encoder.encode(sequence, np.array([0])).values[0]
 
 
 # ---------------------------------------------------------------------- importance

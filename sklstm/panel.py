@@ -89,7 +89,10 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
         network learns to do without any one. Only used with ``stem="embedding"``.
     standardize : bool, default=True
         Whether to bring each channel to mean 0 and standard deviation 1, over all
-        training sequences and steps. Ignored for tokens.
+        training sequences and steps. Where convolutions read sequences of one length
+        that hardly differ from their mean curve, as spectra do (1 % of the variance),
+        the distance from that curve is standardised too and read beside the values; not
+        with `augment`. Ignored for tokens.
     missing : {"error", "mask"}, default="mask"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more
@@ -410,7 +413,10 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
         network learns to do without any one. Only used with ``stem="embedding"``.
     standardize : bool, default=True
         Whether to bring each channel to mean 0 and standard deviation 1, over all
-        training sequences and steps. Ignored for tokens.
+        training sequences and steps. Where convolutions read sequences of one length
+        that hardly differ from their mean curve, as spectra do (1 % of the variance),
+        the distance from that curve is standardised too and read beside the values; not
+        with `augment`. Ignored for tokens.
     missing : {"error", "mask"}, default="mask"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more

@@ -101,6 +101,12 @@ def _encoder(state):
         "mean_": lambda v: is_floats(v, n_channels),
         "scale_": lambda v: is_scale(v, n_channels),
     }
+    if "curve_" in state:
+        n_timesteps = state.get("n_timesteps_in_")
+        learned |= {
+            "curve_": lambda v: is_floats(v, n_timesteps, n_channels),
+            "deviation_scale_": lambda v: is_scale(v, n_channels),
+        }
     if state.get("tokens"):
         learned = {
             "vocabulary_": lambda v: is_vector("i")(v) and bool((np.diff(v) > 0).all())

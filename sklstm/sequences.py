@@ -9,6 +9,7 @@ prediction cannot drift apart.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import warnings
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from sklearn.utils.validation import validate_data
 
 PADDING, UNKNOWN, N_RESERVED_TOKENS = 0, 1, 2
 CHUNK_ROWS = 256  # rows handled at once where a float64 intermediate is needed
+# Deviations from the mean curve are appended where their variance is at most this share
+# of that of the values.
+MAX_DEVIATION = 0.01
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,15 @@ class SequenceEncoder:
     flat_ : bool
         Whether X was 2-D in fit, so that its width is fixed.
     mean_, scale_ : ndarray of shape (n_channels_in_,), float64
+    curve_ : ndarray of shape (n_timesteps_in_, n_channels_in_), float64, or None
+        The mean of the sequences of `fit`, where deviations from it are appended.
+    deviation_scale_ : ndarray of shape (n_channels_in_,), float64
+        Standard deviation from the curve. Only with one.
     vocabulary_ : ndarray of shape (n_tokens,), int64
         Known tokens, sorted. Only for tokens.
     """
+
+    curve_ = None
 
     def __init__(
         self, n_channels, layout, standardize, missing, tokens, dtype, n_tokens=None
@@ -103,8 +113,13 @@ class SequenceEncoder:
 
     @property
     def n_encoded_channels_(self) -> int:
-        """Channels of the encoded values, indicators of missing values included."""
-        return self.n_channels_in_ * (2 if self.missing == "mask" else 1)
+        """Channels of the encoded values, deviations and indicators included."""
+        n_groups = 1 + (self.curve_ is not None) + (self.missing == "mask")
+        return self.n_channels_in_ * n_groups
+
+    def curve(self, n_timesteps: int) -> np.ndarray:
+        """Return the mean curve (n_timesteps, C); its end goes on in longer sequences."""
+        return self.curve_[np.minimum(np.arange(n_timesteps), len(self.curve_) - 1)]
 
     # ------------------------------------------------------------------ read
     def read(self, X, estimator, *, reset: bool) -> Sequences:
@@ -326,7 +341,9 @@ class SequenceEncoder:
         return np.where(steps < lengths[:, None], tokens, PADDING), lengths
 
     # ---------------------------------------------------------------- encode
-    def fit(self, sequences: Sequences, rows, weight: np.ndarray) -> SequenceEncoder:
+    def fit(
+        self, sequences: Sequences, rows, weight: np.ndarray, *, deviations=False
+    ) -> SequenceEncoder:
         """Learn the vocabulary, or each channel's mean and standard deviation.
 
         Parameters
@@ -337,6 +354,11 @@ class SequenceEncoder:
             The rows to learn from, in the order in which sums are taken.
         weight : ndarray of shape (n_rows,), float64
             Weight of each of these rows in the statistics.
+        deviations : bool
+            Whether to append, where these rows are equally long and hardly differ from
+            their mean curve (`MAX_DEVIATION`), how far each channel is from that curve:
+            what tells spectra apart may be a thousandth of what they have in common.
+            Ignored without `standardize` and for tokens.
 
         Returns
         -------
@@ -350,30 +372,38 @@ class SequenceEncoder:
         n_channels = sequences.values.shape[2]
         self.mean_ = np.zeros(n_channels)
         self.scale_ = np.ones(n_channels)
-        if self.standardize:
-            count = self._total(sequences, rows, weight, np.ones_like)
-            count = np.maximum(count, np.finfo(float).tiny)
-            self.mean_ = self._total(sequences, rows, weight, lambda x: x) / count
-            variance = self._total(
-                sequences, rows, weight, lambda x: (x - self.mean_) ** 2
-            )
-            scale = np.sqrt(variance / count)
-            # A channel that varies by no more than rounding error is constant.
-            constant = scale <= 1e-10 * np.maximum(np.abs(self.mean_), 1e-300)
-            self.scale_ = np.where(constant, 1.0, scale)
+        if not self.standardize:
+            return self
+        total = functools.partial(self._total, sequences, rows, weight)
+        # (T, C) each; summed over time for what is of a channel.
+        n_observed, sums = total(np.ones_like), total(lambda x: x)
+        count = np.maximum(n_observed.sum(axis=0), np.finfo(float).tiny)
+        self.mean_ = sums.sum(axis=0) / count
+        variance = total(lambda x: (x - self.mean_) ** 2).sum(axis=0) / count
+        self.scale_ = _scale(variance, self.mean_)
+        n_timesteps = sequences.n_timesteps
+        if not deviations or (sequences.lengths[rows] < n_timesteps).any():
+            return self
+        curve = np.where(
+            n_observed > 0, sums / np.where(n_observed > 0, n_observed, 1), self.mean_
+        )
+        apart = total(lambda x: (x - curve) ** 2).sum(axis=0) / count
+        if apart.any() and (apart <= MAX_DEVIATION * variance).all():
+            self.curve_, self.deviation_scale_ = curve, _scale(apart, self.mean_)
         return self
 
     def _total(self, sequences, rows, weight, function):
-        """Weighted float64 sum of function(x) over observed steps, per channel."""
-        total = np.zeros(sequences.values.shape[2])
-        steps = np.arange(sequences.n_timesteps)
+        """Weighted float64 sum of function(x) over rows where observed: (T, C)."""
+        n_timesteps = sequences.n_timesteps
+        total = np.zeros((n_timesteps, sequences.values.shape[2]))
+        steps = np.arange(n_timesteps)
         for start in range(0, len(rows), CHUNK_ROWS):
             chunk = rows[start : start + CHUNK_ROWS]
             values = sequences.values[chunk].astype(np.float64)  # (n, T, C)
             inside = steps < sequences.lengths[chunk, None]  # (n, T)
             use = inside[:, :, None] & ~np.isnan(values)
             each = np.where(use, function(np.where(use, values, self.mean_)), 0.0)
-            total += weight[start : start + CHUNK_ROWS] @ each.sum(axis=1)
+            total += np.tensordot(weight[start : start + CHUNK_ROWS], each, axes=1)
         return total
 
     def encode(self, sequences: Sequences, rows: np.ndarray) -> Sequences:
@@ -406,15 +436,24 @@ class SequenceEncoder:
         encoded = np.empty(shape, dtype=self.dtype)
         for start in range(0, len(rows), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
-            values = sequences.values[rows[chunk], :n_timesteps]
-            values = (values - self.mean_) / self.scale_  # float64 (n, T, C)
+            raw = sequences.values[rows[chunk], :n_timesteps]
+            values = (raw - self.mean_) / self.scale_  # float64 (n, T, C)
+            if self.curve_ is not None:
+                deviations = (raw - self.curve(n_timesteps)) / self.deviation_scale_
+                values = np.concatenate([values, deviations], axis=2)
             if self.missing == "mask":
                 absent = np.isnan(values)
                 values[absent] = 0.0
-                encoded[chunk, :, n_channels:] = absent
+                encoded[chunk, :, -n_channels:] = absent[:, :, :n_channels]
             values *= inside[chunk, :, None]
-            encoded[chunk, :, :n_channels] = values
+            encoded[chunk, :, : values.shape[2]] = values
         return Sequences(encoded, lengths)
+
+
+def _scale(variance, mean):
+    """Return the standard deviation, or 1 where it is no more than rounding error."""
+    scale = np.sqrt(variance)
+    return np.where(scale <= 1e-10 * np.maximum(np.abs(mean), 1e-300), 1.0, scale)
 
 
 def distinct_rows(

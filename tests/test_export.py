@@ -80,6 +80,16 @@ def test_residual_connections_and_layer_norms(bidirectional, tmp_path):
     check(fit(bidirectional=bidirectional, **settings), tmp_path)
 
 
+@pytest.mark.parametrize("missing", ["error", "mask"])
+def test_deviations_from_the_mean_curve(missing, tmp_path):
+    curve = 100 + 10 * np.cos(np.arange(12)[:, None] / [2, 3, 4])
+    alike = curve + 0.1 * rng.normal(size=(30, 1, 3))
+    model = fit(X=alike, missing=missing)
+    assert model.network_.config["n_channels"] == (6 if missing == "error" else 9)
+    ends = np.resize(curve, (50, 3)).astype(np.float32)
+    check(model, tmp_path, lambda n: ends[:n] + 0.02 * (numbers(n) - 100))
+
+
 def test_strided_convolutions(tmp_path):
     long = rng.normal(size=(12, 900, 3))
     model = fit(X=long, y=LABELS[:12], stem="conv", bidirectional=True)

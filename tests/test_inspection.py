@@ -62,6 +62,21 @@ def test_attributions_add_up(settings, ragged, make_sequences):
         assert (each[:length] != 0).any()
 
 
+def test_the_mean_curve_is_the_baseline_where_it_was_learnt():
+    rng = np.random.default_rng(0)
+    curve = np.cos(np.arange(20)[:, None] / [2, 3])
+    X = curve * (1 + 0.02 * rng.normal(size=(30, 1, 2)))
+    model = fit(X, rng.integers(2, size=30), missing="mask")
+    assert model.encoder_.curve_ is not None
+    X[:3, 4:6, 1] = np.nan
+    result = integrated_gradients(model, X, tol=0.005)
+    assert result.attributions.shape == (30, 20, 2)
+    (expected,) = model.decision_function(model.encoder_.curve_[None])
+    np.testing.assert_allclose(np.abs(result.baseline_response), abs(expected), atol=1e-5)
+    size = np.abs(result.attributions).sum(axis=(1, 2))
+    assert (np.abs(result.gap) <= 0.005 * size + 1e-5).all()
+
+
 @pytest.mark.parametrize("method", ["decision_function", "predict_proba"])
 def test_equals_the_definition(method, make_sequences):
     X, y = make_sequences(30, n_timesteps=7)

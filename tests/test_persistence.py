@@ -126,6 +126,14 @@ def test_classifier(settings, path):
     assert_array_equal(loaded.predict(X), model.predict(X))
 
 
+def test_mean_curve(path):
+    steps = np.arange(10.0)[:, None] / [1, 3]
+    X = np.cos(steps) + 0.01 * rows()[:, :1, :1]
+    model = LSTMClassifier(**SMALL).fit(X, labels())
+    assert model.encoder_.curve_.shape == (10, 2)
+    assert_same_state(model, there_and_back(model, path, include_optimizer=True))
+
+
 @pytest.mark.parametrize("y", [
     np.arange(30) % 2, np.arange(30) % 2 == 0, np.array(["u", "v", "w"] * 10, object),
     np.arange(90).reshape(30, 3) % 2, np.array([1.0, 2.0] * 15),

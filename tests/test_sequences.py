@@ -116,6 +116,53 @@ def test_constant_channel_keeps_scale_one():
     assert not reader.encode(sequences, np.arange(3)).values.any()
 
 
+def spectra(n=12, n_timesteps=20, apart=0.05):
+    rng = np.random.default_rng(0)
+    curve = np.cos(np.arange(n_timesteps)[:, None] / [3, 5])
+    return curve * (1 + apart * rng.normal(size=(n, 1, 2))) + [0, 100]
+
+
+def test_what_hardly_differs_is_read_beside_its_deviation():
+    X, weight = spectra(), np.arange(1.0, 13)
+    fitted = encoder().read(X, LSTMClassifier(), reset=True)
+    model = encoder()
+    model.read(X, LSTMClassifier(), reset=True)
+    model.fit(fitted, np.arange(12), weight, deviations=True)
+    values = model.encode(fitted, np.arange(12)).values
+    assert values.shape == (12, 20, 4)
+    assert model.n_encoded_channels_ == 4
+    deviation = X - np.average(X, axis=0, weights=weight)
+    scale = np.sqrt(np.average((deviation**2).mean(axis=1), axis=0, weights=weight))
+    np.testing.assert_allclose(values[:, :, 2:], deviation / scale, atol=1e-9)
+    # Of a longer sequence the end of the curve is taken off, of a shorter one its start.
+    for length in (25, 7):
+        row = np.resize(X[0], (length, 2))
+        some = model.read([row], LSTMClassifier(), reset=False)
+        curve = np.average(X, axis=0, weights=weight)
+        curve = curve[np.minimum(np.arange(length), 19)]
+        values = model.encode(some, np.array([0])).values[0]
+        np.testing.assert_allclose(values[:, 2:], (row - curve) / scale, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("X", "deviations", "settings"),
+    [
+        (spectra(), False, {}),
+        (spectra(apart=0.2), True, {}),
+        (spectra()[:1], True, {}),  # one sequence is its own mean
+        ([*spectra()[1:], spectra()[0, :9]], True, {}),
+        (spectra(), True, {"standardize": False}),
+    ],
+    ids=["not asked for", "differ", "one", "ragged", "unstandardised"],
+)
+def test_no_deviations(X, deviations, settings):
+    model = encoder(**settings)
+    sequences = model.read(X, LSTMClassifier(), reset=True)
+    model.fit(sequences, np.arange(len(X)), np.ones(len(X)), deviations=deviations)
+    assert model.curve_ is None
+    assert model.n_encoded_channels_ == 2
+
+
 def test_missing_mask_marks_inner_nan_and_trims_trailing_nan():
     nan = np.nan
     X = np.array([[1.0, nan, 3, nan], [5, 6, 7, 8]])[:, :, None]

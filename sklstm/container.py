@@ -12,6 +12,7 @@ so that every damage is noticed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -479,8 +480,18 @@ def write_whole(path, data: bytes) -> None:
     ----------
     path : path-like
     data : bytes
+
+    Raises
+    ------
+    OSError
+        If path is a folder, lies in none, or cannot be written.
     """
     path = Path(path).resolve()
+    # Else the error would name the new file.
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(unfinished, "xb") as file:

@@ -359,7 +359,7 @@ def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
                 save(LSTMClassifier(hidden_size=6), path)
         assert path.read_bytes() == before
         assert os.listdir(path.parent) == [path.name]
-    with pytest.raises(FileNotFoundError, match="No such file or directory: '.*absent'"):
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*absent'"):
         save(LSTMClassifier(), path.parent / "absent" / "model")
     with pytest.raises(IsADirectoryError, match=f"Is a directory: '{path.parent}'"):
         save(LSTMClassifier(), path.parent)

@@ -1,15 +1,16 @@
-"""What settings gain where data are small, long, ragged, multivariate, noisy, spectra.
+"""What settings gain where data are few, many, long, ragged, noisy, multivariate, spectra.
 
 python benchmarks/settings.py [ROW ...]
 
 Each row has problems, made or from the training parts that sktime bundles, in several
 splits; on each split every setting is fitted to the same rows and scored on the same
 others. Printed are the mean score of each setting, the mean of its paired differences
-from the first one with their standard error, and the seconds per fit. Spectra are read
-from ../shared/data, and skipped where it is absent. Rare classes, gaps and outliers are
+from the first one with their standard error, and the seconds per fit. Spectra and many
+rows are read from ../shared/data, and skipped where it is absent. Rare classes, gaps and outliers are
 in examples/plot_hard_data.py.
 """
 
+import functools
 import sys
 import time
 import warnings
@@ -156,6 +157,13 @@ ROWS = {
         "default": regressor(),
         "stem=None, alpha=0": regressor(stem=None, alpha=0),
     }, 3),
+    "many": ({
+        f"{name}, three rows of four": functools.partial(ucr, name)
+        for name in ("Fish", "MedicalImages", "WordSynonyms", "Adiac", "CricketX")
+    }, {
+        "augment=None": classifier(augment=None),
+        "default, a warp": classifier(),
+    }, 2),
     "spectra": ({
         "OliveOil, 22 rows": lambda s: ucr("OliveOil", s),
         "Coffee, 21 rows": lambda s: ucr("Coffee", s),
@@ -190,7 +198,7 @@ def run(problem, make, settings, n_splits):
 def main():
     warnings.simplefilter("ignore")
     for name in sys.argv[1:] or ROWS:
-        if name == "spectra" and not DATA.exists():
+        if name in ("many", "spectra") and not DATA.exists():
             print(f"\n{name}: {DATA} is absent")
             continue
         problems, settings, n_splits = ROWS[name]

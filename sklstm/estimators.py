@@ -95,6 +95,8 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
 # Sequences of more steps than the latter are trained, with bptt_steps="auto", on pieces
 # of at most the former.
 BPTT_STEPS, MAX_BPTT_STEPS = 500, 2000
+# augment="auto" warps time from so many sequences and steps on.
+MIN_WARPED_ROWS, MIN_WARPED_TIMESTEPS = 128, 64
 PREDICT_CHUNK = 8192  # rows encoded at once in prediction, to bound its memory
 PREDICT_VALUES = 2**25  # and raw outputs at once, where every time step has some
 TRAIN_SETTINGS = (
@@ -252,7 +254,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
         if not going_on:
             stem, *_ = self._resolve_auto(sequences.n_timesteps)
-            deviations = stem == "conv" and self.augment is None
+            deviations = stem == "conv" and self.augment in (None, "auto")
             encoder.fit(sequences, rows, weight, deviations=deviations)
         encoded = encoder.encode(sequences, rows)
         per_step, n_rows = self.target == "sequence", len(rows)
@@ -278,8 +280,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         if on_epoch is not None:
             on_epoch.begin(encoder, head, network, going_on)
         history = self._train(
-            network.to(device), head, training, validation, random,
-            encoder.n_channels_in_, max_iter=max_iter, learning_rate=learning_rate,
+            network.to(device), head, training, validation, random, encoder,
+            max_iter=max_iter, learning_rate=learning_rate,
             optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
         )  # fmt: skip
         self._keep(encoder, head, network.cpu(), history, going_on)
@@ -289,7 +291,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             on_epoch.finish()
         return history
 
-    def _train(self, network, head, training, validation, random, n_channels, **settings):
+    def _train(self, network, head, training, validation, random, encoder, **settings):
         device = random.dropout.device
         batch_size = self._batch_size(len(training))
         batches = SequenceBatches(
@@ -304,8 +306,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         per_step = self.target == "sequence"
         loss = functools.partial(step_loss, head.loss) if per_step else head.loss
         loss_gradient = head.loss_gradient
-        if self.augment is not None:
-            names = self._augmentations()
+        names = self._augmentations(network, encoder, training.encoded)
+        if names:
+            n_channels = encoder.n_channels_in_
             batches = AugmentedBatches(batches, names, n_channels, random.dropout)
             if "mixup" in names:
                 loss = functools.partial(mixed_loss, loss)
@@ -484,8 +487,19 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             self.embedding, dtype=np.float64, ensure_min_samples=2, input_name="embedding"
         )
 
-    def _augmentations(self):
-        return (self.augment,) if isinstance(self.augment, str) else self.augment
+    def _augmentations(self, network, encoder, encoded):
+        """Return the names of what varies the training sequences."""
+        if self.augment == "auto":
+            # Deviations are of sequences that are aligned, step by step.
+            warps = (
+                network.config["stem"] == "conv"
+                and self.target == "single"
+                and encoder.curve_ is None
+                and len(encoded) >= MIN_WARPED_ROWS
+                and encoded.n_timesteps >= MIN_WARPED_TIMESTEPS
+            )
+            return ("time-warp",) if warps else ()
+        return (self.augment,) if isinstance(self.augment, str) else self.augment or ()
 
     def _bptt_steps(self, n_timesteps, network):
         """Return over how many steps to carry gradients back; None for all."""
@@ -545,13 +559,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             validate_parameter_constraints(self._parameter_constraints, params, name)
         except InvalidParameterError as error:
             raise InvalidParameterError(f"{error}{self._hint(params)}") from None
-        if self.augment is not None:
+        if self.augment not in (None, "auto"):
             self._check_augment()
         if self.dtype == "float64" and self.device == "mps":
             raise ValueError('device="mps" has no float64; set dtype="float32".')
 
     def _check_augment(self):
-        names = self._augmentations()
+        names = (self.augment,) if isinstance(self.augment, str) else self.augment
         for name in names:
             if name not in AUGMENTATIONS:
                 raise InvalidParameterError(
@@ -840,7 +854,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         training sequences and steps. Where convolutions read sequences of one length
         that hardly differ from their mean curve, as spectra do (1 % of the variance),
         the distance from that curve is standardised too and read beside the values; not
-        with `augment`. Ignored for tokens.
+        where `augment` asks for something. Ignored for tokens.
     missing : {"error", "mask"}, default="error"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more
@@ -871,7 +885,7 @@ default="one-cycle"
         epoch, instead of how much its loss counts, so that rare ones are met several
         times rather than once with large gradients. An epoch has as many draws as
         there are distinct sequences.
-    augment : str, sequence of str or None, default=None
+    augment : str, sequence of str or None, default="auto"
         How sequences are varied at random in training, anew in every epoch: one or
         several (in any order) of
 
@@ -884,7 +898,9 @@ default="one-cycle"
           proportion, drawn uniformly [11]_.
 
         All act on standardised values. What is missing stays so. Not for tokens; with a
-        target for each step "jitter" and "scaling" only.
+        target for each step "jitter" and "scaling" only. "auto": a "time-warp" where
+        convolutions read at least 128 training sequences of at least 64 steps, but for
+        those that are read beside their deviations (see `standardize`); else nothing.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
         "one-cycle" and "cosine", the loss below which nothing is left to learn.
@@ -1019,6 +1035,7 @@ default="one-cycle"
 
     _parameter_constraints = {
         **BaseLSTM._parameter_constraints,
+        "augment": [StrOptions({"auto", *AUGMENTATIONS}), list, tuple, None],
         "class_weight": [StrOptions({"balanced"}), dict, list, tuple, None],
     }
 
@@ -1052,7 +1069,7 @@ default="one-cycle"
         max_iter=100,
         shuffle=True,
         oversample=False,
-        augment=None,
+        augment="auto",
         tol=1e-4,
         max_grad_norm=1.0,
         bptt_steps="auto",
@@ -1310,7 +1327,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         training sequences and steps. Where convolutions read sequences of one length
         that hardly differ from their mean curve, as spectra do (1 % of the variance),
         the distance from that curve is standardised too and read beside the values; not
-        with `augment`. Ignored for tokens.
+        where `augment` asks for something. Ignored for tokens.
     missing : {"error", "mask"}, default="error"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more

@@ -92,7 +92,7 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
         training sequences and steps. Where convolutions read sequences of one length
         that hardly differ from their mean curve, as spectra do (1 % of the variance),
         the distance from that curve is standardised too and read beside the values; not
-        with `augment`. Ignored for tokens.
+        where `augment` asks for something. Ignored for tokens.
     missing : {"error", "mask"}, default="mask"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more
@@ -123,7 +123,7 @@ default="one-cycle"
         epoch, instead of how much its loss counts, so that rare ones are met several
         times rather than once with large gradients. An epoch has as many draws as
         there are distinct sequences.
-    augment : str, sequence of str or None, default=None
+    augment : str, sequence of str or None, default="auto"
         How sequences are varied at random in training, anew in every epoch: one or
         several (in any order) of
 
@@ -136,7 +136,9 @@ default="one-cycle"
           proportion, drawn uniformly [11]_.
 
         All act on standardised values. What is missing stays so. Not for tokens; with a
-        target for each step "jitter" and "scaling" only.
+        target for each step "jitter" and "scaling" only. "auto": a "time-warp" where
+        convolutions read at least 128 training sequences of at least 64 steps, but for
+        those that are read beside their deviations (see `standardize`); else nothing.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
         "one-cycle" and "cosine", the loss below which nothing is left to learn.
@@ -265,7 +267,7 @@ default="one-cycle"
         max_iter=100,
         shuffle=True,
         oversample=False,
-        augment=None,
+        augment="auto",
         tol=1e-4,
         max_grad_norm=1.0,
         bptt_steps="auto",
@@ -416,7 +418,7 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
         training sequences and steps. Where convolutions read sequences of one length
         that hardly differ from their mean curve, as spectra do (1 % of the variance),
         the distance from that curve is standardised too and read beside the values; not
-        with `augment`. Ignored for tokens.
+        where `augment` asks for something. Ignored for tokens.
     missing : {"error", "mask"}, default="mask"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more

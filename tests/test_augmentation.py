@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from sklstm import LSTMClassifier, LSTMRegressor
 from sklstm.augmentation import (
@@ -183,6 +184,46 @@ def test_weights_and_order_hold_with_augmentation(make_sequences):
         weighted = model.fit(X, y, weight).decision_function(X)
         again = model.fit(X[repeated], y[repeated]).decision_function(X)
         np.testing.assert_array_equal(weighted, again)
+
+
+def long_rows(n=128, n_timesteps=64):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, n_timesteps, 1)), np.arange(n) % 2
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "same"),
+    [
+        ({}, {}, "time-warp"),
+        ({"n": 127}, {}, None),
+        ({"n_timesteps": 63}, {}, None),
+        ({}, {"stem": None}, None),
+        ({}, {"stem": "conv", "target": "sequence"}, None),
+    ],
+)
+def test_auto_warps_many_long_sequences_that_convolutions_read(change, settings, same):
+    X, y = long_rows(**change)
+    if "target" in settings:
+        y = np.repeat(y[:, None], X.shape[1], axis=1)
+    settings = {"hidden_size": 3, "max_iter": 1, "random_state": 0} | settings
+    losses = []
+    for augment in ("auto", same):
+        with pytest.warns(ConvergenceWarning):
+            model = LSTMClassifier(**settings, augment=augment).fit(X, y)
+        losses.append(model.loss_)
+    assert losses[0] == losses[1]
+
+
+def test_spectra_are_not_warped():
+    X, y = long_rows()
+    X = 0.01 * X + np.cos(np.arange(64))[:, None]
+    losses = []
+    for augment in ("auto", None):
+        model = LSTMClassifier(3, max_iter=1, random_state=0, augment=augment)
+        with pytest.warns(ConvergenceWarning):
+            losses.append(model.fit(X, y).loss_)
+        assert model.encoder_.curve_ is not None
+    assert losses[0] == losses[1]
 
 
 def test_early_stopping_looks_at_rows_as_they_are(make_sequences):

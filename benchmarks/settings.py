@@ -1,4 +1,4 @@
-"""What settings gain where data are few, many, long, ragged, noisy, multivariate, spectra.
+"""What settings gain where data are few, many, long, ragged, multivariate, noisy, alike.
 
 python benchmarks/settings.py [ROW ...]
 
@@ -6,8 +6,8 @@ Each row has problems, made or from the training parts that sktime bundles, in s
 splits; on each split every setting is fitted to the same rows and scored on the same
 others. Printed are the mean score of each setting, the mean of its paired differences
 from the first one with their standard error, and the seconds per fit. Spectra and many
-rows are read from ../shared/data, and skipped where it is absent. Rare classes, gaps and outliers are
-in examples/plot_hard_data.py.
+rows are read from ../shared/data, and skipped where it is absent. Rare classes, gaps and
+outliers are in examples/plot_hard_data.py.
 """
 
 import functools

@@ -39,7 +39,7 @@ PEERS = {
 TASK = {"ucr": "univariate", "mtsc": "multivariate"}
 MTSC = ["BasicMotions", "ERing", "Libras", "NATOPS", "JapaneseVowels"]
 TSER = ["FloodModeling1", "Covid3Month"]
-# Windows of the engines' sensors, cycles from one to the next in training, and the largest
+# Windows of the engines' sensors, cycles from one to the next in training, and the most
 # remaining life that is learnt. Of engines held out of the training part the RMSE is 18.1
 # with 60 cycles, 20.4 with 30 and 20.2 with 100 (20 epochs, two folds of 20 engines).
 CMAPSS_WINDOW, CMAPSS_STEP, CMAPSS_CAP = 60, 5, 125

@@ -166,7 +166,9 @@ def start_like_ours(network):
 
 def plain_classifier(hidden_size, batch_size, n_epochs, **settings):
     """LSTMClassifier doing what the loops above do, no more and no less."""
-    settings = {"stem": None, "pooling": "last", "dropout": 0.0} | settings
+    settings = {
+        "stem": None, "pooling": "last", "dropout": 0.0, "augment": None,
+    } | settings  # fmt: skip
     return LSTMClassifier(
         hidden_size=hidden_size, batch_size=batch_size, max_iter=n_epochs, alpha=0.0,
         learning_rate="constant", learning_rate_init=1e-3, max_grad_norm=None, tol=0.0,

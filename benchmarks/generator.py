@@ -3,9 +3,11 @@
 `generate` draws series that the pretrained network is trained on; nothing else teaches
 it. Each series is the sum, or for two in three the exponential of the sum, of
 
-- a level: for one in two a random walk with a drift that may be damped; for the others
-  a random walk, a drift that may be damped or bend, a slope that wanders, a
-  slow cycle, saturating growth, or a stationary AR(1) or AR(2) process;
+- a level: for two in five a random walk with a drift that may be damped; for one in
+  four a growth that comes and goes, as an economy's; for the others a random walk, a
+  drift that may be damped or bend, a slope that wanders, a slow cycle, saturating
+  growth, or a stationary AR(1) or AR(2) process. Drifts are mostly upwards, and
+  strongest in series without a season, whose steps are mostly years;
 - a season: an effect per phase (jagged), a few harmonics (smooth) or some special
   phases (as in calendars), which may grow and wander; now and then a second season;
 - noise: Gaussian or heavy-tailed, white or AR(1), of constant or changing variance;
@@ -25,7 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-PERIODS = np.array([1, 1, 1, 4, 4, 7, 7, 12, 12, 12, 12, 24, 24, 24, 0])  # 0: any
+# 0: any
+PERIODS = np.array([1, 1, 1, 1, 4, 4, 4, 7, 7, 12, 12, 12, 12, 24, 24, 24, 24, 24, 0])
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,10 @@ def generate(rng, n_series: int, n_timesteps: int, period: int) -> Generated:
     """
     n = n_series
     level = _level(rng, n, n_timesteps)
-    plain = rng.random(n) < 0.5
-    level[plain] = _plain_level(rng, n, n_timesteps)[plain]
+    kind = rng.random(n)
+    plain, growing = kind < 0.4, kind > 0.75
+    level[plain] = _plain_level(rng, n, n_timesteps, period)[plain]
+    level[growing] = _growing_level(rng, n, n_timesteps, period)[growing]
     season = _season(rng, n, n_timesteps, period)
     noise = _noise(rng, n, n_timesteps)
     level += _shifts(rng, n, n_timesteps, noise)
@@ -143,14 +148,29 @@ def _level(rng, n, n_timesteps):
     return np.where(_some(rng, n, 0.12) > 0, stationary, level)
 
 
-def _plain_level(rng, n, n_timesteps):
+def _drift(rng, n, period):
+    """Drift per step (n, 1); that of series without a season is of years."""
+    if period == 1:
+        return rng.choice([-1.0, 1.0, 1.0, 1.0, 1.0], (n, 1)) * _magnitude(rng, n, -3, -1)
+    return rng.choice([-1.0, 1.0, 1.0], (n, 1)) * _magnitude(rng, n, -4, -1.5)
+
+
+def _plain_level(rng, n, n_timesteps, period):
     """A random walk with drift, which may be damped: nothing bends or shifts."""
     t = np.arange(n_timesteps)
     steps = rng.standard_normal((n, n_timesteps))
     level = steps.cumsum(axis=1) * _magnitude(rng, n, -3.5, -1)
-    drift = rng.choice([-1.0, 1.0, 1.0], (n, 1)) * _magnitude(rng, n, -4, -1.5)
     damping = 1 - _magnitude(rng, n, -2.5, -1) * _some(rng, n, 0.3)
-    return level + (drift * damping**t).cumsum(axis=1)
+    return level + (_drift(rng, n, period) * damping**t).cumsum(axis=1)
+
+
+def _growing_level(rng, n, n_timesteps, period):
+    """A level whose growth per step is AR(1) around a drift, as an economy's."""
+    phi = rng.uniform(0.2, 0.99, n)
+    growth = _filter(rng.standard_normal((n, n_timesteps + 40)), phi)[:, 40:]
+    growth *= np.sqrt(1 - phi**2)[:, None] * _magnitude(rng, n, -3.5, -1.3)
+    drift = _drift(rng, n, period) * _some(rng, n, 0.7)
+    return (growth + drift).cumsum(axis=1)
 
 
 def _season(rng, n, n_timesteps, period):

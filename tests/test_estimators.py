@@ -572,7 +572,7 @@ def test_the_leaves_agree_in_what_they_share():
         "loss", "quantile", "epsilon", "normalize_y"
     }  # fmt: skip
     # Regularisation has defaults of its own in regression.
-    for name in set(shared) - {"alpha", "dropout"}:
+    for name in set(shared) - {"alpha", "augment", "dropout"}:
         assert classifier[name] == regressor[name]
         assert paragraph(LSTMClassifier, name) == paragraph(LSTMRegressor, name)
 

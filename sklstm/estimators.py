@@ -499,6 +499,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 and encoded.n_timesteps >= MIN_WARPED_TIMESTEPS
             )
             return ("time-warp",) if warps else ()
+        return self._named_augmentations()
+
+    def _named_augmentations(self):
         return (self.augment,) if isinstance(self.augment, str) else self.augment or ()
 
     def _bptt_steps(self, n_timesteps, network):
@@ -565,7 +568,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             raise ValueError('device="mps" has no float64; set dtype="float32".')
 
     def _check_augment(self):
-        names = (self.augment,) if isinstance(self.augment, str) else self.augment
+        names = self._named_augmentations()
         for name in names:
             if name not in AUGMENTATIONS:
                 raise InvalidParameterError(

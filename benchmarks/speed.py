@@ -2,11 +2,11 @@
 
     python benchmarks/speed.py [TABLE ...]
 
-TABLE is one or more of fit peers grid cold ragged predict memory forecaster peak cells
-files. All on the CPU, one thread (grid and predict say where not). Arms run interleaved
-in one process, or in alternating processes where a framework brings its own threads,
-warmed up; medians, and the spread from the fastest to the slowest. A peer that is not
-installed (`pip install sklstm[bench]`) is skipped with a message.
+TABLE is one or more of fit peers grid cold ragged predict memory forecaster week peak
+cells files. All on the CPU, one thread (grid and predict say where not). Arms run
+interleaved in one process, or in alternating processes where a framework brings its own
+threads, warmed up; medians, and the spread from the fastest to the slowest. A peer that
+is not installed (`pip install sklstm[bench]`) is skipped with a message.
 """
 
 import importlib.util
@@ -486,14 +486,31 @@ FORECASTERS = {
 
 def table_forecaster():
     """500 steps of 32 windows of 48, hidden 64, on 200 series of 300; horizon 24."""
+    compare_forecasters("forecaster", "windows of 48 steps")
+
+
+def table_week():
+    """The same with windows of a week of hours, which ours reads a day at a time."""
+    compare_forecasters("week", "windows of 168 steps, ours in its segments of 24")
+
+
+def compare_forecasters(table, title):
     names = [name for name, module in FORECASTERS.items() if is_installed(module)]
-    found = alternate("forecaster", names, 3)
+    found = alternate(table, names, 3)
     for key in ("first", "warm"):
         seconds = {name: [r[key] for r in runs] for name, runs in found.items()}
-        report(f"forecaster: {key} fit, 500 steps of 32 windows, hidden 64", seconds)
+        report(f"{table}: {key} fit, 500 steps of 32 {title}, hidden 64", seconds)
 
 
 def arm_forecaster(name):
+    return fit_forecaster(name, window_length=48, segment_length=1)
+
+
+def arm_week(name):
+    return fit_forecaster(name, window_length=168, segment_length="auto")
+
+
+def fit_forecaster(name, window_length, segment_length):
     import pandas as pd  # noqa: PLC0415
 
     rng = np.random.default_rng(0)
@@ -509,9 +526,9 @@ def arm_forecaster(name):
 
         def fit():
             LSTMForecaster(
-                sp=24, window_length=48, segment_length=1, hidden_size=64, num_layers=1,
-                max_steps=500, batch_size=32, n_members=1, pretrained=None,
-                early_stopping=False, random_state=0,
+                sp=24, window_length=window_length, segment_length=segment_length,
+                hidden_size=64, num_layers=1, max_steps=500, batch_size=32, n_members=1,
+                pretrained=None, early_stopping=False, random_state=0,
             ).fit(panel, fh=np.arange(1, 25))  # fmt: skip
 
     elif name.startswith("neuralforecast"):
@@ -527,8 +544,8 @@ def arm_forecaster(name):
 
         def fit():
             model = LSTM(
-                h=24, input_size=48, encoder_hidden_size=64, encoder_n_layers=1,
-                decoder_hidden_size=64, max_steps=500, batch_size=32,
+                h=24, input_size=window_length, encoder_hidden_size=64,
+                encoder_n_layers=1, decoder_hidden_size=64, max_steps=500, batch_size=32,
                 windows_batch_size=32, scaler_type="standard", recurrent=False, **quiet,
             )  # fmt: skip
             NeuralForecast([model], freq=1).fit(frame)
@@ -540,9 +557,9 @@ def arm_forecaster(name):
         series = [TimeSeries.from_values(v.astype(np.float32)) for v in values]
 
         def fit():
-            # 200 series of 229 windows; 500 batches of 32 in one epoch.
+            # At least 80 windows in each of 200 series: 500 batches of 32 in one epoch.
             BlockRNNModel(
-                input_chunk_length=48, output_chunk_length=24, model="LSTM",
+                input_chunk_length=window_length, output_chunk_length=24, model="LSTM",
                 hidden_dim=64, n_rnn_layers=1, batch_size=32, n_epochs=1, random_state=0,
                 pl_trainer_kwargs={"accelerator": "cpu", "enable_progress_bar": False,
                                    "max_steps": 500},
@@ -643,6 +660,7 @@ TABLES = (
     "predict",
     "memory",
     "forecaster",
+    "week",
     "peak",
     "cells",
     "files",

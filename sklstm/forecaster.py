@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
 import time
 import warnings
@@ -528,10 +529,14 @@ class LSTMForecaster(BaseForecaster):
                     device, batch_size=batch_size, hidden_size=self.hidden_size
                 ),
             ):
+                head = ForecastHead(member.quantiles)
                 trained = train(
                     network,
-                    ForecastHead(member.quantiles).loss,
+                    head.loss,
                     batches,
+                    differentiate=functools.partial(
+                        network.differentiate, head.loss_gradient
+                    ),
                     solver="adamw",
                     learning_rate="one-cycle",
                     learning_rate_init=learning_rate_init,

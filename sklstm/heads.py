@@ -397,6 +397,19 @@ class ForecastHead:
         # Twice the pinball loss of the median is the absolute error.
         return 2 * (each * weight).sum(1) / weight.sum(1).clamp(min=1)
 
+    def loss_gradient(self, raw, target, weight):
+        """Return the mean loss and its gradient: a level's share, or one less, weighted.
+
+        The pinball loss of an error e is -e times its gradient by the quantile, which
+        is 1 - alpha where the quantile is too high and -alpha elsewhere.
+        """
+        alpha = torch.tensor(self.quantiles, dtype=raw.dtype, device=raw.device)
+        error = target[:, :, None] - raw  # (N, Z, Q)
+        share = weight / weight.sum(1, keepdim=True).clamp(min=1)
+        share = share * (2 / len(raw) / len(alpha))  # (N, Z)
+        gradient = ((error < 0).to(alpha) - alpha).mul_(share[:, :, None])
+        return -(gradient * error).sum(), gradient
+
     def interpolate(self, quantiles, alpha) -> np.ndarray:
         """Return quantiles at any levels, from those at `self.quantiles`.
 

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import skip_init
 
 from sklstm import kernels
 
@@ -80,7 +79,26 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
-class RowLinear(nn.Linear):
+class _Unfilled:
+    """A module whose memory is left unfilled.
+
+    `torch.nn.utils.skip_init` imports a symbolic algebra, or a compiler: one to two
+    seconds in the first fit of a process.
+    """
+
+    def reset_parameters(self):
+        """Do nothing: `initialize` fills the parameters."""
+
+
+class Convolution(_Unfilled, nn.Conv1d):
+    """`torch.nn.Conv1d`."""
+
+
+class Embedding(_Unfilled, nn.Embedding):
+    """`torch.nn.Embedding`."""
+
+
+class RowLinear(_Unfilled, nn.Linear):
     """A linear map that rounds a row alike wherever it stands in a batch.
 
     Matrix kernels treat the last rows of an odd-sized batch differently; our own do not.
@@ -106,7 +124,7 @@ class LinearStem(nn.Module):
 
     def __init__(self, n_channels, hidden_size):
         super().__init__()
-        self.linear = skip_init(RowLinear, n_channels, hidden_size)
+        self.linear = RowLinear(n_channels, hidden_size)
         self.n_outputs = hidden_size
 
     def forward(self, x, lengths, generator=None):
@@ -123,7 +141,7 @@ class EmbeddingStem(nn.Module):
     def __init__(self, n_tokens, n_outputs, frozen, dropout):
         super().__init__()
         self.dropout = Dropout(dropout)
-        self.embedding = skip_init(nn.Embedding, n_tokens, n_outputs, padding_idx=0)
+        self.embedding = Embedding(n_tokens, n_outputs, padding_idx=0)
         self.embedding.weight.requires_grad_(not frozen)
         self.n_outputs = n_outputs
 
@@ -197,7 +215,7 @@ class ConvStem(nn.Module):
         self.strides = strides
         inputs = (n_channels, hidden_size, hidden_size)
         self.convolutions = nn.ModuleList(
-            skip_init(nn.Conv1d, n, hidden_size, k, stride=stride, bias=False)
+            Convolution(n, hidden_size, k, stride=stride, bias=False)
             for n, k, stride in zip(inputs, kernel_sizes, strides, strict=True)
         )
         self.norms = nn.ModuleList(MaskedBatchNorm(hidden_size) for _ in inputs)
@@ -270,11 +288,8 @@ def conv_strides(n_timesteps: int) -> tuple[int, ...]:
 
 
 # -------------------------------------------------------------------- recurrence
-class _Layer:
-    """One direction of one recurrent layer, with memory left unfilled."""
-
-    def reset_parameters(self):
-        """Do nothing: `initialize` fills the parameters."""
+class _Layer(_Unfilled):
+    """One direction of one recurrent layer."""
 
     def forward(self, x, factors=None, state=None):
         """(S, N, I) -> h of every step (S, N, H), and the state after the last.
@@ -401,6 +416,62 @@ class Recurrence(nn.Module):
         last, *_ = self._run(top, x, generator)[1]
         return self.hand_on(len(others), x[-1], last, generator)
 
+    def final_and_back(self, x, generator=None, lengths=None, need_x=False):
+        """Read as `final` does, with gradients by our kernels alone.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, S, I)
+        generator : torch.Generator
+        lengths : Tensor of shape (N,), int64, default=None
+        need_x : bool
+
+        Returns
+        -------
+        state : Tensor of shape (N, H)
+        backward : callable
+            ``backward(d_state)`` adds the gradients of the parameters to theirs and
+            returns that of x, (N, S, I), or None without `need_x`.
+        Or None where this is not possible: it takes plain layers, and rows ordered by
+        length if they are ragged.
+        """
+        layers = self.forwards
+        if not self.is_plain or not kernels.applies(x, *layers[0].weights):
+            return None
+        if lengths is not None and (lengths[1:] > lengths[:-1]).any():
+            return None
+        native = kernels.library(kernels.cell_of(layers[0].weights))
+        passes = []
+        x = kernels.readable(x.transpose(0, 1))  # (S, N, I)
+        for layer in layers:
+            dropped = self.recurrent_dropout.factors(layer.weight_hh_l0, generator)
+            weights = layer.weights_times(dropped)
+            (output, last), kept = kernels.forward(
+                native, x, weights, keep=True, lengths=lengths
+            )
+            state = last if layer is layers[-1] else output
+            factors = self.dropout.factors(state, generator)
+            passes.append((layer, x, weights, dropped, kept, factors))
+            x = state if factors is None else state * factors
+
+        def backward(d_state):
+            for layer, x, weights, dropped, kept, factors in reversed(passes):
+                if factors is not None:
+                    d_state = d_state * factors
+                d_states = (None, d_state) if layer is layers[-1] else (d_state, None)
+                gradients = [p.grad for p in layer.weights]
+                if dropped is not None:
+                    gradients[1] = torch.zeros_like(dropped)
+                d_state = kernels.backward(
+                    native, x, weights, kept, *d_states, gradients,
+                    need_x=need_x or layer is not layers[0], lengths=lengths,
+                )  # fmt: skip
+                if dropped is not None:
+                    layer.weight_hh_l0.grad.addcmul_(gradients[1], dropped)
+            return None if d_state is None else d_state.transpose(0, 1)
+
+        return x, backward
+
     def go_on(self, x, state, generator=None):
         """Read a piece of sequences; one direction.
 
@@ -447,7 +518,7 @@ class Pooling(nn.Module):
         self.bidirectional = bidirectional
         self.n_outputs = 2 * n_inputs if pooling == "mean-max" else n_inputs
         if pooling == "attention":
-            self.score = skip_init(RowLinear, n_inputs, n_inputs)
+            self.score = RowLinear(n_inputs, n_inputs)
             self.query = nn.Parameter(torch.empty(n_inputs))
 
     def forward(self, x, lengths):
@@ -625,7 +696,7 @@ class RecurrentNetwork(_Portable, nn.Module):
             n_read = self.pooling.n_outputs
         # Its gradient costs less than that of one step out of all.
         self.reads_final = pooling == "last" and not bidirectional
-        self.readout = skip_init(RowLinear, n_read, n_outputs)
+        self.readout = RowLinear(n_read, n_outputs)
 
     @property
     def rounds_alike(self):
@@ -677,49 +748,17 @@ class RecurrentNetwork(_Portable, nn.Module):
             differentiated so, of rows that are ordered by length if they are ragged.
         """
         x, lengths = inputs
-        layers, read = self.recurrence.forwards, self.readout
-        if (
-            not self.reads_final
-            or self.stem is not None
-            or not self.recurrence.is_plain
-            or not kernels.applies(x, *layers[0].weights)
-        ):
+        if not self.reads_final or self.stem is not None:
             return None
-        if lengths is not None and (lengths[1:] > lengths[:-1]).any():
+        passed = self.recurrence.final_and_back(x, generator, lengths)
+        if passed is None:
             return None
-        native = kernels.library(kernels.cell_of(layers[0].weights))
-        passes = []
-        x = kernels.readable(x.transpose(0, 1))  # (T, N, C)
-        for layer in layers:
-            dropped = self.recurrence.recurrent_dropout.factors(
-                layer.weight_hh_l0, generator
-            )
-            weights = layer.weights_times(dropped)
-            (output, last), kept = kernels.forward(
-                native, x, weights, keep=True, lengths=lengths
-            )
-            state = last if layer is layers[-1] else output
-            factors = self.recurrence.dropout.factors(state, generator)
-            passes.append((layer, x, weights, dropped, kept, factors))
-            x = state if factors is None else state * factors
-        raw = torch.addmm(read.bias, x, read.weight.t())  # (N, Q)
+        (state, backward), read = passed, self.readout
+        raw = torch.addmm(read.bias, state, read.weight.t())  # (N, Q)
         loss, d_raw = loss_gradient(raw, target, weight)
-        read.weight.grad.addmm_(d_raw.t(), x)
+        read.weight.grad.addmm_(d_raw.t(), state)
         read.bias.grad.add_(d_raw.sum(0))
-        d_state = d_raw @ read.weight
-        for layer, x, weights, dropped, kept, factors in reversed(passes):
-            if factors is not None:
-                d_state = d_state * factors
-            d_states = (None, d_state) if layer is layers[-1] else (d_state, None)
-            gradients = [p.grad for p in layer.weights]
-            if dropped is not None:
-                gradients[1] = torch.zeros_like(dropped)
-            d_state = kernels.backward(
-                native, x, weights, kept, *d_states, gradients,
-                need_x=layer is not layers[0], lengths=lengths,
-            )  # fmt: skip
-            if dropped is not None:
-                layer.weight_hh_l0.grad.addcmul_(gradients[1], dropped)
+        backward(d_raw @ read.weight)
         return loss
 
     @property
@@ -844,21 +883,21 @@ class ForecastNetwork(_Portable, nn.Module):
         self.linear_length = linear_length
         self.stem = None
         if segment_length > 1:
-            self.stem = skip_init(RowLinear, n_inputs * segment_length, hidden_size)
+            self.stem = RowLinear(n_inputs * segment_length, hidden_size)
         n_read = n_inputs if self.stem is None else hidden_size
         self.recurrence = Recurrence(
             n_read, hidden_size, num_layers, cell, False, dropout
         )
-        self.position = skip_init(nn.Embedding, horizon, self.n_position)
-        self.of_state = skip_init(RowLinear, hidden_size, hidden_size)
+        self.position = Embedding(horizon, self.n_position)
+        self.of_state = RowLinear(hidden_size, hidden_size)
         n_step = self.n_position + 4 + n_future
-        self.of_step = skip_init(RowLinear, n_step, hidden_size, bias=False)
-        self.correction = skip_init(RowLinear, hidden_size, n_quantiles)
+        self.of_step = RowLinear(n_step, hidden_size, bias=False)
+        self.correction = RowLinear(hidden_size, n_quantiles)
         self.shares = nn.Parameter(torch.empty(horizon, 3))
-        self.mixing = skip_init(RowLinear, hidden_size, 3, bias=False)
+        self.mixing = RowLinear(hidden_size, 3, bias=False)
         self.linear = None
         if linear_length:
-            self.linear = skip_init(RowLinear, linear_length, horizon, bias=False)
+            self.linear = RowLinear(linear_length, horizon, bias=False)
 
     def forward(self, x, base, future, steps=None, generator=None):
         """(N, W, I), (N, Z, 4), (N, Z, F) -> quantiles (N, Z, Q).
@@ -890,6 +929,95 @@ class ForecastNetwork(_Portable, nn.Module):
         above = F.softplus(raw[:, :, middle + 1 :]).cumsum(2)
         median = median[:, :, None]
         return torch.cat([median - below, median, median + above], dim=2)
+
+    @torch.no_grad()
+    def differentiate(self, loss_gradient, inputs, target, weight, generator=None):
+        """Add the gradients of a mean loss to those of the parameters, without autograd.
+
+        See `RecurrentNetwork.differentiate`. What `forward` does, and its chain rule
+        backwards; ``d_`` is the gradient of what follows. R = N Z rows are decoded.
+        """
+        x, base, future, *steps = inputs
+        steps = steps[0] if steps else None
+        read = x
+        if self.stem is not None:
+            read = x.reshape(len(x), -1, self.segment_length * x.shape[2])  # (N, S, G I)
+            segments, read = read, F.relu(self.stem(read))
+        passed = self.recurrence.final_and_back(
+            read, generator, need_x=self.stem is not None
+        )
+        if passed is None:
+            return None
+        state, backward = passed
+        n_rows, n_steps = base.shape[:2]
+        position, shares = self.position.weight, self.shares
+        if steps is not None:
+            position, shares = position[steps], shares[steps]
+        # What of_step makes of the position is the same for all rows.
+        of_position, of_base = self.of_step.weight.split(
+            [self.n_position, self.of_step.in_features - self.n_position], dim=1
+        )
+        known = torch.cat([base, future], dim=2).flatten(0, 1)  # (R, 4 + F)
+        hidden = (known @ of_base.t()).view(n_rows, n_steps, -1)  # (N, Z, H)
+        hidden += self.of_state(state)[:, None]
+        hidden += position @ of_position.t()
+        hidden = hidden.relu_().flatten(0, 1)  # (R, H)
+        readout = torch.cat([self.correction.weight, self.mixing.weight])  # (Q + 3, H)
+        raw = (hidden @ readout.t()).view(n_rows, n_steps, -1)  # (N, Z, Q + 3)
+        n_quantiles = len(self.correction.bias)
+        middle = n_quantiles // 2
+        raw[:, :, :n_quantiles] += self.correction.bias
+        change = base[:, :, 1:]  # (N, Z, 3)
+        shares = shares + raw[:, :, n_quantiles:]
+        median = base[:, :, 0] + (shares * change).sum(2) + raw[:, :, middle]
+        values = x[:, -self.linear_length :, 0]
+        if self.linear is not None:
+            linear = self.linear(values)  # (N, horizon)
+            median += linear if steps is None else linear[:, steps]
+        # Gap g lies between two levels: it moves all levels on its far side, by `far`.
+        gaps = torch.cat([raw[:, :, :middle], raw[:, :, middle + 1 : n_quantiles]], dim=2)
+        level = torch.arange(n_quantiles)
+        gap = level[:-1, None]  # (Q - 1, 1): below the middle number g is level g
+        far = torch.where(gap < middle, -1.0 * (level <= gap), 1.0 * (level > gap))
+        quantiles = median[:, :, None] + F.softplus(gaps) @ far  # (N, Z, Q)
+
+        loss, d_quantiles = loss_gradient(quantiles, target, weight)
+        d_median = d_quantiles.sum(2)  # (N, Z)
+        d_gaps = (d_quantiles @ far.t()) * torch.sigmoid(gaps)
+        d_shares = d_median[:, :, None] * change  # (N, Z, 3)
+        d_raw = torch.cat(
+            (
+                d_gaps[:, :, :middle],
+                d_median[:, :, None],
+                d_gaps[:, :, middle:],
+                d_shares,
+            ),
+            dim=2,
+        ).flatten(0, 1)  # (R, Q + 3)
+        d_readout = d_raw.t() @ hidden
+        self.correction.weight.grad += d_readout[:n_quantiles]
+        self.mixing.weight.grad += d_readout[n_quantiles:]
+        self.correction.bias.grad += d_raw[:, :n_quantiles].sum(0)
+        d_hidden = (d_raw @ readout).mul_(hidden > 0)
+        d_step = torch.cat([torch.empty_like(of_position), d_hidden.t() @ known], dim=1)
+        d_hidden = d_hidden.view(n_rows, n_steps, -1)
+        d_position = d_hidden.sum(0)  # (Z, H)
+        d_step[:, : self.n_position] = d_position.t() @ position
+        self.of_step.weight.grad += d_step
+        d_state = d_hidden.sum(1)  # (N, H)
+        self.of_state.weight.grad.addmm_(d_state.t(), state)
+        self.of_state.bias.grad += d_state.sum(0)
+        at = slice(None) if steps is None else steps
+        self.position.weight.grad[at] += d_position @ of_position
+        self.shares.grad[at] += d_shares.sum(0)
+        if self.linear is not None:
+            self.linear.weight.grad[at] += d_median.t() @ values
+        d_read = backward(d_state @ self.of_state.weight)
+        if self.stem is not None:
+            d_read = (d_read * (read > 0)).flatten(0, 1)  # (N S, H)
+            self.stem.weight.grad.addmm_(d_read.t(), segments.flatten(0, 1))
+            self.stem.bias.grad += d_read.sum(0)
+        return loss
 
 
 @torch.no_grad()

@@ -12,8 +12,15 @@ import torch
 
 from sklstm import LSTMClassifier, kernels
 from sklstm.forecast_model import network_threads
-from sklstm.heads import ClassificationHead, RegressionHead
-from sklstm.network import CELLS, LSTMLayer, Recurrence, RecurrentNetwork, initialize
+from sklstm.heads import ClassificationHead, ForecastHead, RegressionHead
+from sklstm.network import (
+    CELLS,
+    ForecastNetwork,
+    LSTMLayer,
+    Recurrence,
+    RecurrentNetwork,
+    initialize,
+)
 from sklstm.pretrained import load_pretrained
 from sklstm.training import torch_threads
 
@@ -438,6 +445,52 @@ def test_gradients_without_autograd_are_declined():
     ascending = torch.arange(9).clamp(min=1)
     args = (head.loss_gradient, (x, ascending), target, weight)
     assert network.differentiate(*args) is None
+
+
+FORECAST = {
+    "n_inputs": 3, "n_future": 1, "horizon": 5, "n_quantiles": 3, "segment_length": 1,
+    "linear_length": 0, "hidden_size": 11, "num_layers": 1, "cell": "lstm",
+    "dropout": 0.3,
+}  # fmt: skip
+
+
+@needs_library
+@pytest.mark.parametrize("steps", [(), (0, 2, 4)], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_layers": 2, "linear_length": 8},
+        {"segment_length": 4, "linear_length": 4, "n_quantiles": 7},
+        {"cell": "gru", "n_future": 0},
+        {"cell": "peephole"},
+    ],
+    ids=str,
+)
+def test_gradients_of_a_forecast_without_autograd(settings, steps):
+    generator = torch.Generator().manual_seed(0)
+    network = ForecastNetwork(**FORECAST | settings).train()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.3, generator=generator)
+        p.grad = torch.zeros_like(p)
+    n_quantiles, n_future = (network.config[k] for k in ("n_quantiles", "n_future"))
+    head = ForecastHead(np.arange(1, n_quantiles + 1) / (n_quantiles + 1))
+    n_steps = len(steps) or 5
+    x, base, future, target = (
+        torch.randn(shape, generator=generator)
+        for shape in ((9, 8, 3), (9, n_steps, 4), (9, n_steps, n_future), (9, n_steps))
+    )
+    weight = torch.randint(0, 2, (9, n_steps), generator=generator).float()
+    inputs = (x, base, future, *((torch.tensor(steps),) if steps else ()))
+    raw = network(*inputs, generator=torch.Generator().manual_seed(1))
+    loss = head.loss(raw, target, weight).mean()
+    expected = torch.autograd.grad(loss, network.parameters())
+    found = network.differentiate(
+        head.loss_gradient, inputs, target, weight, torch.Generator().manual_seed(1)
+    )
+    assert distance(found, loss) < 1e-6
+    for p, gradient in zip(network.parameters(), expected, strict=True):
+        assert distance(p.grad, gradient) < 1e-6
 
 
 @needs_library

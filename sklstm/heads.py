@@ -407,7 +407,7 @@ class ForecastHead:
         error = target[:, :, None] - raw  # (N, Z, Q)
         share = weight / weight.sum(1, keepdim=True).clamp(min=1)
         share = share * (2 / len(raw) / len(alpha))  # (N, Z)
-        gradient = ((error < 0).to(alpha) - alpha).mul_(share[:, :, None])
+        gradient = torch.where(error < 0, 1 - alpha, -alpha).mul_(share[:, :, None])
         return -(gradient * error).sum(), gradient
 
     def interpolate(self, quantiles, alpha) -> np.ndarray:

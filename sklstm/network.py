@@ -957,7 +957,8 @@ class ForecastNetwork(_Portable, nn.Module):
         of_position, of_base = self.of_step.weight.split(
             [self.n_position, self.of_step.in_features - self.n_position], dim=1
         )
-        known = torch.cat([base, future], dim=2).flatten(0, 1)  # (R, 4 + F)
+        known = torch.cat([base, future], dim=2) if future.shape[2] else base
+        known = known.flatten(0, 1)  # (R, 4 + F)
         hidden = (known @ of_base.t()).view(n_rows, n_steps, -1)  # (N, Z, H)
         hidden += self.of_state(state)[:, None]
         hidden += position @ of_position.t()
@@ -974,11 +975,8 @@ class ForecastNetwork(_Portable, nn.Module):
         if self.linear is not None:
             linear = self.linear(values)  # (N, horizon)
             median += linear if steps is None else linear[:, steps]
-        # Gap g lies between two levels: it moves all levels on its far side, by `far`.
         gaps = torch.cat([raw[:, :, :middle], raw[:, :, middle + 1 : n_quantiles]], dim=2)
-        level = torch.arange(n_quantiles)
-        gap = level[:-1, None]  # (Q - 1, 1): below the middle number g is level g
-        far = torch.where(gap < middle, -1.0 * (level <= gap), 1.0 * (level > gap))
+        far = _far_side(n_quantiles)
         quantiles = median[:, :, None] + F.softplus(gaps) @ far  # (N, Z, Q)
 
         loss, d_quantiles = loss_gradient(quantiles, target, weight)
@@ -998,12 +996,12 @@ class ForecastNetwork(_Portable, nn.Module):
         self.correction.weight.grad += d_readout[:n_quantiles]
         self.mixing.weight.grad += d_readout[n_quantiles:]
         self.correction.bias.grad += d_raw[:, :n_quantiles].sum(0)
-        d_hidden = (d_raw @ readout).mul_(hidden > 0)
-        d_step = torch.cat([torch.empty_like(of_position), d_hidden.t() @ known], dim=1)
+        d_hidden = (d_raw @ readout).mul_(hidden.sign_())  # which is not negative
+        d_step = self.of_step.weight.grad
+        d_step[:, self.n_position :].addmm_(d_hidden.t(), known)
         d_hidden = d_hidden.view(n_rows, n_steps, -1)
         d_position = d_hidden.sum(0)  # (Z, H)
-        d_step[:, : self.n_position] = d_position.t() @ position
-        self.of_step.weight.grad += d_step
+        d_step[:, : self.n_position].addmm_(d_position.t(), position)
         d_state = d_hidden.sum(1)  # (N, H)
         self.of_state.weight.grad.addmm_(d_state.t(), state)
         self.of_state.bias.grad += d_state.sum(0)
@@ -1018,6 +1016,17 @@ class ForecastNetwork(_Portable, nn.Module):
             self.stem.weight.grad.addmm_(d_read.t(), segments.flatten(0, 1))
             self.stem.bias.grad += d_read.sum(0)
         return loss
+
+
+@functools.lru_cache(maxsize=8)
+def _far_side(n_quantiles):
+    """Which levels a gap between two of them moves, and where to: (Q - 1, Q).
+
+    Those on its far side from the median: down below it, up above it.
+    """
+    level = torch.arange(n_quantiles)
+    gap = level[:-1, None]  # gap g lies between levels g and g + 1
+    return torch.where(gap < n_quantiles // 2, -1.0 * (level <= gap), 1.0 * (level > gap))
 
 
 @torch.no_grad()

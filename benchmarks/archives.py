@@ -39,8 +39,10 @@ PEERS = {
 TASK = {"ucr": "univariate", "mtsc": "multivariate"}
 MTSC = ["BasicMotions", "ERing", "Libras", "NATOPS", "JapaneseVowels"]
 TSER = ["FloodModeling1", "Covid3Month"]
-# Windows of the engines' sensors and the largest remaining life that is learnt.
-CMAPSS_WINDOW, CMAPSS_CAP = 30, 125
+# Windows of the engines' sensors and the largest remaining life that is learnt. Sensors
+# are smoothed exponentially with these weights of what is new.
+CMAPSS_WINDOW, CMAPSS_STRIDE, CMAPSS_CAP = 30, 4, 125
+CMAPSS_SMOOTHING = 0.3, 0.1, 0.02
 
 
 def published(table):
@@ -66,20 +68,27 @@ def load(folder, name):
 
 
 def cmapss():
-    """Windows of FD001: the last values before each cycle, and the life that remains."""
+    """Windows of FD001: the last values before each cycle, and the life that remains.
+
+    A row of a window is its cycle, and the sensors that vary, smoothed on three scales.
+    """
     archive = np.load(DATA / "cmapss" / "cmapss_FD001.npz")
     train, test = archive["train"], archive["test"]
     moving = 2 + np.flatnonzero(train[:, 2:].std(axis=0) > 1e-6)
 
     def windows(rows, ends):
-        return [rows[max(end - CMAPSS_WINDOW, 0) : end][:, moving] for end in ends]
+        sensors = pd.DataFrame(rows[:, moving])
+        smooth = [sensors.ewm(alpha=alpha).mean() for alpha in CMAPSS_SMOOTHING]
+        features = np.column_stack([rows[:, 1], *smooth])
+        return [features[max(end - CMAPSS_WINDOW, 0) : end] for end in ends]
 
     X, y, X_test = [], [], []
     for unit in np.unique(train[:, 0]):
         rows = train[train[:, 0] == unit]
-        ends = np.arange(len(rows), 0, -1)
+        # Every fourth window: neighbours say nearly the same.
+        ends = np.arange(len(rows), 0, -CMAPSS_STRIDE)
         X += windows(rows, ends)
-        y += np.minimum(np.arange(len(rows)), CMAPSS_CAP).tolist()
+        y += np.minimum(len(rows) - ends, CMAPSS_CAP).tolist()
     for unit in np.unique(test[:, 0]):
         rows = test[test[:, 0] == unit]
         X_test += windows(rows, [len(rows)])

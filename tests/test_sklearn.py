@@ -50,21 +50,17 @@ SMALL = {
     },
 }  # fmt: skip
 SETTINGS = [
-    {"bidirectional": True, "solver": "adamw"},
+    {"bidirectional": True, "solver": "adamw", "early_stopping": True},
     {
         "num_layers": 2, "dropout": 0.1, "variational_dropout": True,
         "recurrent_dropout": 0.1,
     },
-    {"early_stopping": True},
-    {"batch_size": 8, "max_iter": 20},
     {"solver": "sgd", "learning_rate_init": 0.5},
-    {"missing": "mask", "pooling": "last"},
+    {"missing": "mask", "pooling": "last", "batch_size": 8, "max_iter": 20},
     {"pooling": "mean", "dtype": "float64"},
-    {"pooling": "max"},
-    {"pooling": "attention"},
     {"stem": "linear", "max_iter": 100, "pooling": "mean-max"},
-    {"stem": "conv"},
-    {"cell": "gru"},
+    {"stem": "conv", "pooling": "attention"},
+    {"cell": "gru", "pooling": "max"},
     {
         "cell": "peephole", "num_layers": 2, "residual": True, "layer_norm": True,
         "hidden_size": 8, "batch_size": 64, "learning_rate_init": 0.05,

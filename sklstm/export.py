@@ -24,7 +24,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from sklstm import kernels
-from sklstm.forecast_model import GUARD_WIDTH, MAX_LOG, ROUNDING, ForecastModel
+from sklstm.forecast_model import (
+    GUARD_WIDTH,
+    MAX_LOG,
+    N_WEEKS,
+    ROUNDING,
+    ForecastModel,
+)
 from sklstm.heads import ClassificationHead
 from sklstm.network import CELLS, POOLINGS, ConvStem, EmbeddingStem, RecurrentNetwork
 from sklstm.onnx_graph import Graph, Symbol
@@ -505,11 +511,12 @@ class ForecastModule(nn.Module):
         self.inputs = {"history": (torch.float64, ["n_series", "n_timesteps"])}
         self.output_shape = ["n_series", model.horizon, len(model.quantiles)]
         self.metadata = {"quantiles": json.dumps(list(model.quantiles))}
+        self.day = model.period
         networks = {}  # by identity: members may share one
         self.members, self.parts = nn.ModuleList(), []
-        for members, share, combine in (
-            (model.trained, 1 - model.pretrained_share, _median),
-            (model.pretrained, model.pretrained_share, _mean),
+        for members, share, combine, by_week in (
+            (model.trained, 1 - model.pretrained_share, _median, False),
+            (model.pretrained, model.pretrained_share, _mean, model.has_weeks),
         ):
             if not share:
                 continue
@@ -518,7 +525,7 @@ class ForecastModule(nn.Module):
                 if key not in networks:
                     networks[key] = _Network(member.network)
                 self.members.append(_Member(member, networks[key], model))
-            self.parts.append((share, len(members), combine))
+            self.parts.append((share, len(members), combine, by_week))
         offsets = np.broadcast_to(model.offsets, self.output_shape[1:])
         self.offsets = _frozen(np.array(offsets, dtype=np.float64))
 
@@ -527,10 +534,17 @@ class ForecastModule(nn.Module):
         first = torch.where(torch.isnan(history[:, 0]), 0.0, history[:, 0])
         width = self.context_length
         context = F.pad(history, (width, 0), value=torch.nan)[:, -width:]
-        each = [member(context, first) for member in self.members]
-        quantiles = 0.0
-        for share, size, combine in self.parts:
-            quantiles, each = quantiles + share * combine(each[:size]), each[size:]
+        quantiles, members = 0.0, iter(self.members)
+        for share, size, combine, by_week in self.parts:
+            read, of_weeks = context, 0.0
+            if by_week:
+                week = 7 * self.day
+                effects = _week_effects(context[:, -N_WEEKS * week :], self.day)
+                read = context - effects[:, torch.arange(-width, 0) % week]
+                ahead = torch.arange(self.output_shape[1]) % week
+                of_weeks = effects[:, ahead][:, :, None]
+            each = [next(members)(read, first) for _ in range(size)]
+            quantiles = quantiles + share * (combine(each) + of_weeks)
         spread = quantiles[:, :, -1:] - quantiles[:, :, :1]
         quantiles = (quantiles + self.offsets * spread).sort(2).values
         return self._guarded(quantiles, context)
@@ -739,6 +753,38 @@ class _Member(nn.Module):
         used = observed & (2 * count >= period)
         distance = torch.where(used, seasons - mean - climb[:, None], 0.0)
         return distance.sum(1) / used.to(torch.float64).sum(1).clamp(min=1)
+
+
+def _week_effects(context, period):
+    """See `windows.week_effects`: (N, weeks * 7 * P) -> (N, 7 * P)."""
+    week = 7 * period
+    change = context[:, week:] - context[:, :-week]
+    known = ~torch.isnan(change)
+    n_known = known.to(torch.float64).sum(1).clamp(min=1)
+    slope = torch.where(known, change, 0.0).sum(1) / n_known / week  # (N,)
+    weeks = context.reshape(-1, N_WEEKS, week)
+    observed = ~torch.isnan(weeks)
+    count = observed.to(torch.float64).sum(2)[:, :, None]  # (N, weeks, 1)
+    mean = torch.where(observed, weeks, 0.0).sum(2)[:, :, None] / count.clamp(min=1)
+    climb = slope[:, None] * (torch.arange(week) - (week - 1) / 2).double()
+    used = observed & (8 * count >= 7 * week)
+    distance = torch.where(used, weeks - mean - climb[:, None], 0.0)
+    shape = (-1, N_WEEKS, 7, period)
+    days, of_days = distance.reshape(*shape), used.to(torch.float64).reshape(*shape)
+    mean = days.sum(2) / of_days.sum(2).clamp(min=1)  # (N, weeks, P)
+    distance = ((days - mean[:, :, None]) * of_days).reshape(-1, N_WEEKS, week)
+    used = used.to(torch.float64)
+    n_used = used.sum(1)  # (N, week)
+    effects = distance.sum(1) / n_used.clamp(min=1)
+    residual = (distance - effects[:, None]) * used
+    n_free = (n_used - 1).clamp(min=0).sum(1)
+    variance = (residual * residual).sum(2).sum(1) / n_free.clamp(min=1)
+    inverse = (n_used > 0).to(torch.float64) / n_used.clamp(min=1)
+    doubt = variance * inverse.sum(1)
+    power = (effects * effects).sum(1)
+    sure = (n_free > 0) & (power > doubt)
+    share = torch.where(sure, (power - doubt) / torch.where(sure, power, 1.0), 0.0)
+    return (share * share)[:, None] * effects
 
 
 def _median(each):

@@ -19,7 +19,7 @@ from sklstm import kernels
 from sklstm.heads import ForecastHead
 from sklstm.network import ForecastNetwork
 from sklstm.training import threads_for, torch_threads
-from sklstm.windows import SeriesArray, make_windows
+from sklstm.windows import SeriesArray, make_windows, week_effects
 
 PREDICT_ROWS = 512
 # Torch's kernels treat a single row, and the last rows of some batch sizes, differently.
@@ -33,6 +33,10 @@ WINDOWS_AT_ONCE = 4096
 # spend longer on calls than on work.
 WINDOWS_DRAWN = 1024
 MAX_LOG = 700.0  # exp of more overflows
+# Seasons of so many steps are days, of hours or half-hours. The pretrained network knows
+# one season, so it is given series less what so many weeks say of the time of the week.
+DAYS = (24, 48)
+N_WEEKS = 6
 # A forecast may leave the range of its window and of the seasonal naive forecast by
 # this many times the width of that range, and no more.
 GUARD_WIDTH = 3.0
@@ -197,7 +201,14 @@ class ForecastModel:
     def context_length(self) -> int:
         """Values that a forecast depends on."""
         members = self.trained + self.pretrained
-        return max(member.window_length for member in members) + self.period
+        longest = max(member.window_length for member in members) + self.period
+        of_weeks = N_WEEKS * 7 * self.period if self.has_weeks else 0
+        return max(longest, of_weeks)
+
+    @property
+    def has_weeks(self) -> bool:
+        """Whether the pretrained networks are told of the time of the week."""
+        return bool(self.pretrained) and self.period in DAYS
 
     def standardize(self, array: SeriesArray) -> SeriesArray:
         """Standardise exogenous data."""
@@ -206,6 +217,32 @@ class ForecastModel:
 
     def forecast_of(self, members, array, series, ends, future, device):
         """Forecast with the trained or the pretrained: (n, horizon, n_quantiles)."""
+        if members is self.pretrained and self.has_weeks:
+            out = np.empty((len(series), self.horizon, len(self.quantiles)))
+            ahead = np.arange(self.horizon) % (7 * self.period)
+            for start in range(0, len(series), PREDICT_ROWS):
+                rows = slice(start, start + PREDICT_ROWS)
+                rest, effects = self.without_weeks(array, series[rows], ends[rows])
+                numbers = np.arange(len(rest))
+                out[rows] = self._forecast_of(
+                    members, rest, numbers, rest.stops, future[rows], device
+                )
+                out[rows] += effects[:, ahead, None]
+            return out
+        return self._forecast_of(members, array, series, ends, future, device)
+
+    def without_weeks(self, array, series, ends):
+        """Return series up to positions `ends` less their weeks, and `week_effects`."""
+        width = N_WEEKS * 7 * self.period
+        values = array.gather(series, ends[:, None] - width + np.arange(width))
+        effects = week_effects(values, self.period)
+        values -= np.tile(effects, N_WEEKS)
+        stops = (np.arange(len(series)) + 1) * width
+        starts = stops - np.minimum(ends - array.starts[series], width)
+        exog = np.zeros((width, array.exog.shape[1]))
+        return SeriesArray(values.ravel(), starts, stops, exog), effects
+
+    def _forecast_of(self, members, array, series, ends, future, device):
         # Views of one network that differ in `log` alone are computed together.
         views = {}
         for member in members:

@@ -702,6 +702,8 @@ def _forecast_states(forecaster):
     network, segment = member.network, member.network.segment_length
     array = model.standardize(to_table(*forecaster._context()).flatten())
     series = np.arange(len(array))
+    if not model.trained and model.has_weeks:
+        array = model.without_weeks(array, series, array.stops)[0]
     widths = member.widths(array, series, array.stops)
 
     def batches():

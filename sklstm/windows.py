@@ -487,6 +487,55 @@ def _phase_effects(values, observed, period, slope):
     return distance.sum(axis=1) / np.maximum(used.sum(axis=1), 1)
 
 
+def week_effects(values, period):
+    """Return what the time of the week adds to that of the day, as far as it is sure.
+
+    It is the mean over weeks of what is left of a value without the mean of its week,
+    the trend, and the mean of its time of the day in that week. It is multiplied with
+    the square of the share of its variance that is not the noise of a mean of so many
+    weeks: nothing is left where weeks do not agree. The share itself (James & Stein,
+    1961, the positive part) is too sure where what disturbs an hour lasts for days. A
+    week counts if seven eighths of it are observed.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, n_weeks * 7 * period), float64
+        The last values before the forecast, NaN where missing or before the start.
+    period : int
+        Steps of a day.
+
+    Returns
+    -------
+    effects : ndarray of shape (n, 7 * period), float64
+        The first is that of the first step ahead.
+    """
+    n, week = len(values), 7 * period
+    change = values[:, week:] - values[:, :-week]
+    known = ~np.isnan(change)
+    slope = np.where(known, change, 0.0).sum(1) / np.maximum(known.sum(1), 1) / week
+    weeks = values.reshape(n, -1, week)
+    observed = ~np.isnan(weeks)
+    count = observed.sum(axis=2, keepdims=True)
+    mean = np.where(observed, weeks, 0.0).sum(2, keepdims=True) / np.maximum(count, 1)
+    climb = slope[:, None] * (np.arange(week) - (week - 1) / 2)  # (n, week)
+    used = observed & (8 * count >= 7 * week)
+    distance = np.where(used, weeks - mean - climb[:, None], 0.0)
+    # (n, n_weeks, 7, period): less the mean over the days
+    days, of_days = (a.reshape(n, -1, 7, period) for a in (distance, used))
+    mean = days.sum(2, keepdims=True) / np.maximum(of_days.sum(2, keepdims=True), 1)
+    distance = np.where(of_days, days - mean, 0.0).reshape(weeks.shape)
+    n_used = used.sum(axis=1)  # (n, week)
+    effects = distance.sum(axis=1) / np.maximum(n_used, 1)
+    residual = np.where(used, distance - effects[:, None], 0.0)
+    n_free = np.maximum(n_used - 1, 0).sum(axis=1)
+    variance = (residual**2).sum(axis=(1, 2)) / np.maximum(n_free, 1)
+    doubt = variance * np.where(n_used > 0, 1 / np.maximum(n_used, 1), 0.0).sum(axis=1)
+    power = (effects**2).sum(axis=1)
+    sure = (n_free > 0) & (power > doubt)
+    share = np.where(sure, 1 - doubt / np.where(sure, power, 1.0), 0.0)
+    return share[:, None] ** 2 * effects
+
+
 def make_windows(
     context, period, horizon, *, exog=None, future=None, fallback=0.0, scaling="season"
 ) -> Windows:

@@ -227,6 +227,14 @@ def test_pretrained_forecaster(n, sp, tmp_path):
     check_forecaster(forecaster.fit(y), y, tmp_path)
 
 
+@pytest.mark.parametrize("n", [300, 1200])
+def test_pretrained_forecaster_of_hours_that_differ_by_the_week(n, tmp_path):
+    y = series(n)
+    y += 5 * (np.arange(n) // 24 % 7 > 4)
+    y[rng.random(n) < 0.05] = np.nan
+    check_forecaster(LSTMForecaster(horizon=30, sp=24).fit(y), y, tmp_path)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -113,6 +113,21 @@ def test_pretrain_goes_on_from_the_weights_of_the_package(monkeypatch):
     assert forecaster.predict().notna().all()
 
 
+def test_hours_differ_by_the_day_of_the_week():
+    hours = np.arange(24 * 7 * 5)
+    y = 10 + 3 * np.sin(hours / 24 * 2 * np.pi) - 4.0 * (hours // 24 % 7 >= 5)
+    y = pd.Series(y + 0.3 * np.random.default_rng(0).normal(size=len(y)))
+    friday = 24 * (7 * 4 + 5)  # the end of the fifth
+    forecaster = LSTMForecaster(sp=24).fit(y[:friday], fh=np.arange(1, 49))
+    assert forecaster.pretrained_share_ == 1.0
+    assert np.abs(forecaster.predict() - y[friday:]).mean() < 0.6
+    assert forecaster.model_.context_length == 6 * 7 * 24
+    # A horizon in blocks goes on with the week where the one before ended.
+    forecaster.fit(y[:friday], fh=np.arange(1, 24 * 9 - 23))
+    days = forecaster.predict().to_numpy().reshape(8, 24).mean(axis=1)
+    assert days[2:7].min() > 8.5 > 7.5 > days[[0, 1, 7]].max()
+
+
 def test_affine_equivariance():
     y = load_airline().astype(float)
     # Of values that are not all positive there is no logarithm: one view only.

@@ -11,6 +11,7 @@ from sklstm.windows import (
     merge,
     seasonal_naive,
     to_table,
+    week_effects,
 )
 
 
@@ -184,6 +185,27 @@ def test_trends_and_phases_by_hand():
     np.testing.assert_allclose(drift, [4, 4, 8, 8])
     # The last season's mean is 17; plus the effect, from the naive forecast.
     np.testing.assert_allclose(smooth, [1, -1, 1, -1], atol=1e-6)
+
+
+def test_what_the_time_of_the_week_adds():
+    period, rng = 4, np.random.default_rng(0)
+    week = rng.normal(size=(7, period))
+    week -= week.mean(axis=0)  # the time of the day
+    day, steps = rng.normal(size=period), np.arange(6 * 28)
+    values = np.tile(week.ravel(), 6) + np.tile(day, 42) + 0.3 * steps + 5
+    np.testing.assert_allclose(week_effects(values[None], period), [week.ravel()])
+    # Noise is taken off, gaps are passed over, weeks before the start do not count.
+    noisy = values + 0.3 * rng.normal(size=(400, 168))
+    noisy[rng.random(noisy.shape) < 0.03] = np.nan
+    noisy[:, :60] = np.nan
+    error = week_effects(noisy, period) - week.ravel()
+    assert np.abs(error).mean() < 0.3
+    noise = rng.normal(size=(400, 168))
+    found = week_effects(noise, period)
+    assert (found == 0).all(axis=1).mean() > 0.4
+    assert (found**2).mean() < 0.05  # a mean over six weeks has 1/6
+    values[:-28] = np.nan
+    assert not week_effects(values[None], period).any()  # a single week
 
 
 def test_gaps_leave_trends_and_phases_finite():

@@ -161,11 +161,11 @@ class LSTMForecaster(BaseForecaster):
         steps of 128 windows at a tenth of `learning_rate_init`; else from random ones.
         Both are averaged, with the share `pretrained_share_` that was best on series set
         aside (with fewer than 40 series: half if fine-tuned or for up to 20,000 values,
-        else nothing). Columns of a multivariate y are series of it. Of hours and half-hours it is told
-        of the time of the week, by up to six weeks. It is not used with
-        X, which needs a network that was trained with it, with
-        seasons of more than 60 steps, for horizons of more than 48 steps beside a
-        trained network, or where a parameter of the network or its training is given
+        else nothing). Columns of a multivariate y are series of it. Of hours and
+        half-hours up to six weeks are read, for the time of the week. It is not used
+        with X, which needs a network that was trained with it, with seasons of more
+        than 60 steps, for horizons of more than 48 steps beside a trained network, or
+        where a parameter of the network or its training is given
         (`window_length`, `segment_length`, `hidden_size`, `num_layers`, `cell`,
         `scaling`, `transform`, `n_members`, `max_steps`, `batch_size`,
         ``early_stopping=True``). "only": nothing is ever trained. None: never used.

@@ -1,6 +1,6 @@
 """Train the network that LSTMForecaster ships with, on generated series alone.
 
-    python benchmarks/pretrain.py DIRECTORY [--steps 12000] [--threads 1]
+    python benchmarks/pretrain.py DIRECTORY [--steps 12000] [--threads 1] [--relative]
 
 Writes DIRECTORY/checkpoint.pt every 250 steps, goes on from it when started again with
 the same arguments, and writes DIRECTORY/pretrained.safetensors at the end. What is kept
@@ -78,6 +78,19 @@ def _importance(inputs):
     return 1 / (difference / np.maximum(both.sum(1), 1) + 0.1)
 
 
+def _certainty(quantiles, weight, importance):
+    """Weight of each series by how exactly it can be forecast, with a mean of 1.
+
+    One over the root of the width of its own quartiles, which know nothing of the target:
+    weights that did would bend the quantiles.
+    """
+    middle = len(QUANTILES) // 2
+    width = (quantiles[:, :, middle + 1] - quantiles[:, :, middle - 1]).detach()
+    width = (width * weight).sum(1) / weight.sum(1).clamp(min=1)
+    certainty = 1 / torch.sqrt(width * importance + 0.05)
+    return certainty / certainty.mean()
+
+
 def relative_error(network, batches):
     """Mean absolute error of the median, over that of the seasonal naive forecast."""
     ratios = []
@@ -102,6 +115,9 @@ def main():
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, help="weights to start from")
+    parser.add_argument(
+        "--relative", action="store_true", help="weigh series by their own quartiles"
+    )
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     checkpoint = arguments.directory / "checkpoint.pt"
@@ -141,7 +157,10 @@ def main():
                 a.to(device) for a in draw_batch(rng)
             )
             flat.grad.zero_()
-            loss = head.loss(network(x, base, future), target, weight)
+            quantiles = network(x, base, future)
+            loss = head.loss(quantiles, target, weight)
+            if arguments.relative:
+                importance = importance * _certainty(quantiles, weight, importance)
             loss = (loss * importance).mean()
             loss.backward()
             norm = torch.linalg.vector_norm(flat.grad)

@@ -78,8 +78,9 @@ TUNED_PERIOD, TUNED_RATE = 24, 0.1
 LONGEST_WINDOW = 720  # of two weeks of hours, say, but not of minutes
 # Shares of the pretrained network that are tried; beside a fine-tuned one, from a half
 # on: series set aside lie at the same times as those trained on, which flatters it. And
-# values up to which it has half without series to try them on, and up to which more
-# steps than for short data only overfit, unless seasons are long.
+# values up to which, unless seasons are long, nothing is trained where it is apt, more
+# steps than for short data only overfit where not; and up to which it has half without
+# series to try shares on.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIXED_TOTAL = 20_000
 
@@ -155,10 +156,11 @@ class LSTMForecaster(BaseForecaster):
         steps bring no gain.
     pretrained : {"auto", "only", None}, default="auto"
         Use of the network that comes with the package, which was trained on generated
-        series. "auto": with at most 2000 values it forecasts by itself, nothing is
-        trained. With up to 100,000 and seasons of less than 24 steps, and in
-        `pretrain`, the trained network starts from its weights (`fine_tuned_`): 150
-        steps of 128 windows at a tenth of `learning_rate_init`; else from random ones.
+        series. "auto": with at most 2000 values, or 20,000 with seasons of less than 24
+        steps, it forecasts by itself, nothing is trained. With up to 100,000 and such
+        seasons, and in `pretrain`, the trained network starts from its weights
+        (`fine_tuned_`): 150 steps of 128 windows at a tenth of `learning_rate_init`;
+        else from random ones.
         Both are averaged, with the share `pretrained_share_` that was best on series set
         aside (with fewer than 40 series: half if fine-tuned or for up to 20,000 values,
         else nothing). Columns of a multivariate y are series of it. Of hours and
@@ -379,7 +381,8 @@ class LSTMForecaster(BaseForecaster):
                 f"training ({', '.join(TRAINING_PARAMETERS)}, cell, num_layers, "
                 "early_stopping=True)."
             )
-        is_short = array.lengths.sum() <= SHORT_TOTAL and not always
+        most = MIXED_TOTAL if period < TUNED_PERIOD else SHORT_TOTAL
+        is_short = array.lengths.sum() <= most and not always
         if shipped and (is_short or self.pretrained == "only"):
             most = shipped[0].horizon
             model.horizon = min(self.horizon or most, most)

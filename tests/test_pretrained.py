@@ -66,6 +66,7 @@ def test_exogenous_data_are_learnt_from_instead():
 
 def test_a_larger_panel_mixes_both_by_what_is_best_on_series_set_aside(monkeypatch):
     monkeypatch.setattr("sklstm.forecaster.TUNED", {**TUNED, "max_steps": 20})
+    monkeypatch.setattr("sklstm.forecaster.MIXED_TOTAL", 2000)
     rng = np.random.default_rng(0)
     season = np.sin(2 * np.pi * np.arange(60) / 12 + rng.normal(size=(60, 1)))
     y = panel_of(list(10 + season + 0.1 * rng.normal(size=(60, 60))))
@@ -79,6 +80,7 @@ def test_a_larger_panel_mixes_both_by_what_is_best_on_series_set_aside(monkeypat
 
 def test_training_on_a_panel_goes_on_from_the_weights_of_the_package(monkeypatch):
     monkeypatch.setattr("sklstm.forecaster.TUNED", {**TUNED, "max_steps": 2})
+    monkeypatch.setattr("sklstm.forecaster.MIXED_TOTAL", 2000)
     rng = np.random.default_rng(0)
     y = panel_of(list(rng.normal(size=(50, 50)).cumsum(axis=1)))
     fh = [1, 2, 3]

@@ -85,7 +85,7 @@ def cmapss():
     X, y, X_test = [], [], []
     for unit in np.unique(train[:, 0]):
         rows = train[train[:, 0] == unit]
-        # Every fourth window: neighbours say nearly the same.
+        # Neighbouring windows say nearly the same.
         ends = np.arange(len(rows), 0, -CMAPSS_STRIDE)
         X += windows(rows, ends)
         y += np.minimum(len(rows) - ends, CMAPSS_CAP).tolist()

@@ -511,7 +511,7 @@ class ForecastModule(nn.Module):
         self.inputs = {"history": (torch.float64, ["n_series", "n_timesteps"])}
         self.output_shape = ["n_series", model.horizon, len(model.quantiles)]
         self.metadata = {"quantiles": json.dumps(list(model.quantiles))}
-        self.day = model.period
+        self.period = model.period
         networks = {}  # by identity: members may share one
         self.members, self.parts = nn.ModuleList(), []
         for members, share, combine, by_week in (
@@ -538,8 +538,8 @@ class ForecastModule(nn.Module):
         for share, size, combine, by_week in self.parts:
             read, of_weeks = context, 0.0
             if by_week:
-                week = 7 * self.day
-                effects = _week_effects(context[:, -N_WEEKS * week :], self.day)
+                week = 7 * self.period
+                effects = _week_effects(context[:, -N_WEEKS * week :], self.period)
                 read = context - effects[:, torch.arange(-width, 0) % week]
                 ahead = torch.arange(self.output_shape[1]) % week
                 of_weeks = effects[:, ahead][:, :, None]

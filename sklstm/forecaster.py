@@ -77,11 +77,11 @@ TUNED = {"hidden_size": "auto", "n_members": 1, "max_steps": 150, "batch_size": 
 TUNED_PERIOD, TUNED_RATE = 24, 0.1
 LONGEST_WINDOW = 720  # of two weeks of hours, say, but not of minutes
 # Shares of the pretrained network that are tried; beside a fine-tuned one, from a half
-# on: series set aside lie at the same times as those trained on, which flatters it. And
-# values up to which, unless seasons are long, nothing is trained where it is apt, more
-# steps than for short data only overfit where not; and up to which it has half without
-# series to try shares on.
+# on: series set aside lie at the same times as those trained on, which flatters it.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Values of short seasons up to which nothing is trained, and where the pretrained network
+# is not apt, more steps than for short data only overfit. Without series to try shares
+# on, it has half up to here.
 MIXED_TOTAL = 20_000
 
 
@@ -385,9 +385,13 @@ class LSTMForecaster(BaseForecaster):
         is_short = array.lengths.sum() <= most and not always
         if shipped and (is_short or self.pretrained == "only"):
             most = shipped[0].horizon
+            n_steps = min(model.horizon, most)
             model.horizon = min(self.horizon or most, most)
             model.pretrained, model.pretrained_share = shipped, 1.0
             self._report("took the pretrained network", began)
+            if self.pretrained == "auto" and len(array) >= MIN_ASIDE_SERIES:
+                self._calibrate(model, array, n_steps)  # it was trained on none of them
+                self._report(f"calibrated on {len(array)} series", began)
             return model, []
         if shipped and model.horizon > shipped[0].horizon:
             shipped = []
@@ -405,7 +409,7 @@ class LSTMForecaster(BaseForecaster):
             model.pretrained = shipped
             model.pretrained_share = self._best_share(model, array, aside)
         if aside is not None:
-            self._calibrate(model, aside)
+            self._calibrate(model, aside, model.horizon)
             self._report(
                 f"calibrated on {len(aside)} series; share of the pretrained network "
                 f"{model.pretrained_share:g}",
@@ -575,14 +579,14 @@ class LSTMForecaster(BaseForecaster):
         return array.take(np.sort(order[n_aside:])), array.take(np.sort(order[:n_aside]))
 
     @staticmethod
-    def _held_out(model, aside):
-        """Return the last three horizons of each series, where it is long enough."""
-        shortest = np.arange(3) * model.horizon + model.horizon + model.period + 1
+    def _held_out(model, aside, n_steps):
+        """Return where the last `n_steps` of long enough series begin, thrice over."""
+        shortest = np.arange(1, 4) * n_steps + model.period + 1
         series, back = np.nonzero(aside.lengths[:, None] > shortest)
         if not len(series):
-            series = np.flatnonzero(aside.lengths > model.horizon)
+            series = np.flatnonzero(aside.lengths > n_steps)
             back = np.zeros(len(series), dtype=int)
-        return series, aside.stops[series] - (back + 1) * model.horizon
+        return series, aside.stops[series] - (back + 1) * n_steps
 
     def _best_share(self, model, array, aside):
         """Choose the share of the pretrained networks on series not trained on."""
@@ -590,7 +594,7 @@ class LSTMForecaster(BaseForecaster):
             few = array.lengths.sum() <= MIXED_TOTAL
             return 0.5 if few or model.fine_tuned else 0.0
         horizon, period = model.horizon, model.period
-        series, ends = self._held_out(model, aside)
+        series, ends = self._held_out(model, aside, horizon)
         if len(series) < 8:
             return 0.5
         actual = aside.gather(series, ends[:, None] + np.arange(horizon))
@@ -620,13 +624,14 @@ class LSTMForecaster(BaseForecaster):
             float(shares[int(np.nanargmin(errors))]) if np.isfinite(errors).any() else 0.5
         )
 
-    def _calibrate(self, model, array):
+    def _calibrate(self, model, array, n_steps):
         """Shift quantiles so that each covers what it says on series not trained on.
 
         Split conformal prediction, per step and level (Romano et al., 2019): the shift
-        is that quantile of the errors. The median stays.
+        is that quantile of the errors. The median is not shifted. Later steps are shifted
+        as the last of `n_steps`.
         """
-        series, ends = self._held_out(model, array)
+        series, ends = self._held_out(model, array, n_steps)
         if len(series) < 8:
             return
         device = resolve_device(self.device)
@@ -648,6 +653,7 @@ class LSTMForecaster(BaseForecaster):
                 axis=1,
             )
         offsets[:, len(self.quantiles) // 2] = 0.0
+        offsets[n_steps:] = offsets[n_steps - 1]
         model.offsets = np.nan_to_num(offsets)
 
     def _update(self, y, X=None, update_params=True):

@@ -938,17 +938,16 @@ class ForecastNetwork(_Portable, nn.Module):
         backwards; ``d_`` is the gradient of what follows. R = N Z rows are decoded.
         """
         x, base, future, *steps = inputs
+        if not kernels.applies(x, *self.recurrence.forwards[0].weights):
+            return None
         steps = steps[0] if steps else None
         read = x
         if self.stem is not None:
-            read = x.reshape(len(x), -1, self.segment_length * x.shape[2])  # (N, S, G I)
-            segments, read = read, F.relu(self.stem(read))
-        passed = self.recurrence.final_and_back(
+            segments = x.reshape(len(x), -1, self.segment_length * x.shape[2])
+            read = F.relu(self.stem(segments))  # (N, S, G I) -> (N, S, H)
+        state, backward = self.recurrence.final_and_back(
             read, generator, need_x=self.stem is not None
         )
-        if passed is None:
-            return None
-        state, backward = passed
         n_rows, n_steps = base.shape[:2]
         position, shares = self.position.weight, self.shares
         if steps is not None:

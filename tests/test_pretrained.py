@@ -236,6 +236,23 @@ def test_intervals_cover_generated_series():
     assert 0.75 <= np.mean(inside) <= 0.85
 
 
+def test_a_panel_is_calibrated_without_training():
+    walks = np.random.default_rng(0).normal(size=(90, 70)).cumsum(axis=1)
+    y, fh = panel_of(list(walks[:, :-6])), np.arange(1, 7)
+    auto = LSTMForecaster(sp=1).fit(y, fh=fh)
+    assert auto.n_members_ == 0
+    offsets = auto.model_.offsets
+    assert offsets[:6].any(axis=0)[[0, 1, 2, 4, 5, 6]].all()
+    np.testing.assert_array_equal(offsets[6:], offsets[[5] * (len(offsets) - 6)])
+    only = LSTMForecaster(sp=1, pretrained="only").fit(y, fh=fh)
+    assert only.model_.offsets == 0.0
+    pd.testing.assert_frame_equal(auto.predict(), only.predict())
+    interval = auto.predict_interval(coverage=0.9).to_numpy()
+    actual = walks[:, -6:].ravel()
+    covered = (interval[:, 0] <= actual) & (actual <= interval[:, 1])
+    assert 0.85 <= covered.mean() <= 0.95
+
+
 def test_guard_looks_at_the_steps_asked_for_alone():
     """Growth goes far beyond its history in 48 steps, but not in 3 (warnings fail)."""
     y = pd.Series(100 * 1.25 ** np.arange(18))

@@ -17,7 +17,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from sklearn.ensemble import VotingClassifier
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -97,11 +96,6 @@ def regressor(**settings):
     return lambda seed: LSTMRegressor(**settings, random_state=seed)
 
 
-def vote(seed):
-    members = [(str(k), LSTMClassifier(random_state=10 * seed + k)) for k in range(3)]
-    return VotingClassifier(members, voting="soft")
-
-
 def zero_padded(sequences):
     X = np.zeros((len(sequences), 29, sequences[0].shape[1]))
     for row, sequence in zip(X, sequences, strict=True):
@@ -123,7 +117,7 @@ CAUTIOUS = {
     "dropout=0.5": classifier(dropout=0.5),
     "max_iter=30": classifier(max_iter=30),
     "early_stopping": classifier(early_stopping=True),
-    "vote of 3": vote,
+    "n_members=3": classifier(n_members=3),
 }
 # name: ({problem: seed -> split}, {setting: seed -> model}, number of splits)
 ROWS = {
@@ -157,6 +151,13 @@ ROWS = {
         "default": regressor(),
         "stem=None, alpha=0": regressor(stem=None, alpha=0),
     }, 3),
+    "few": ({
+        f"{name}, three rows of four": functools.partial(ucr, name)
+        for name in ("FaceFour", "MoteStrain", "ArrowHead", "Lightning7", "ECG200")
+    }, {
+        "n_members=1": classifier(n_members=1),
+        "default, three": classifier(),
+    }, 4),
     "many": ({
         f"{name}, three rows of four": functools.partial(ucr, name)
         for name in ("Fish", "MedicalImages", "WordSynonyms", "Adiac", "CricketX")
@@ -198,7 +199,7 @@ def run(problem, make, settings, n_splits):
 def main():
     warnings.simplefilter("ignore")
     for name in sys.argv[1:] or ROWS:
-        if name in ("many", "spectra") and not DATA.exists():
+        if name in ("few", "many", "spectra") and not DATA.exists():
             print(f"\n{name}: {DATA} is absent")
             continue
         problems, settings, n_splits = ROWS[name]

@@ -167,7 +167,7 @@ def start_like_ours(network):
 def plain_classifier(hidden_size, batch_size, n_epochs, **settings):
     """LSTMClassifier doing what the loops above do, no more and no less."""
     settings = {
-        "stem": None, "pooling": "last", "dropout": 0.0, "augment": None,
+        "stem": None, "pooling": "last", "dropout": 0.0, "augment": None, "n_members": 1,
     } | settings  # fmt: skip
     return LSTMClassifier(
         hidden_size=hidden_size, batch_size=batch_size, max_iter=n_epochs, alpha=0.0,
@@ -636,7 +636,8 @@ def table_files():
     with tempfile.TemporaryDirectory() as folder:
         path, pickled = f"{folder}/model", f"{folder}/pickled"
         for stem in (None, "conv"):
-            model = LSTMClassifier(stem=stem, max_iter=100, random_state=0).fit(X, y)
+            model = LSTMClassifier(stem=stem, max_iter=100, n_members=1, random_state=0)
+            model.fit(X, y)
             n_bytes = 4 * sum(p.numel() for p in model.network_.parameters())
             joblib.dump(model, pickled)
             arms = {

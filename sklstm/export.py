@@ -277,8 +277,59 @@ class _Recurrence(nn.Module):
 
 
 # --------------------------------------------------------- classifier and regressor
+class _SequenceNetwork(nn.Module):
+    """A network of a classifier or regressor: x, lengths, steps -> raw outputs (N, Q)."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.stem = _Stem(network.stem)
+        self.recurrence = _Recurrence(network.recurrence)
+        self.skips = network.skips
+        self.pooling = network.config["pooling"]
+        if self.pooling not in POOLINGS:
+            raise NotImplementedError(
+                'A model with target="sequence" cannot be exported: it has no pooling.'
+            )
+        if self.pooling == "attention":
+            self.score = _Linear(network.pooling.score)
+            self.query = _frozen(network.pooling.query.float())
+        self.readout = _Linear(network.readout)
+
+    def forward(self, x, lengths, steps):
+        x, lengths, steps = self.stem(x, lengths, steps)
+        states = self.recurrence(x, lengths, steps)
+        x = torch.cat([states, x], dim=2) if self.skips else states  # (N, S, D + I)
+        pool = getattr(self, "_" + self.pooling.replace("-", "_"))
+        return self.readout(pool(x, lengths, steps))
+
+    def _last(self, x, lengths, steps):
+        at_last = (steps == lengths[:, None] - 1)[:, :, None]
+        last = torch.where(at_last, x, 0.0).sum(1)  # (N, D)
+        if not len(self.recurrence.backwards):
+            return last
+        half = self.recurrence.backwards[-1].hidden_size
+        # The backward direction has read the whole sequence at its first step.
+        return torch.cat([last[:, :half], x[:, 0, half:]], dim=1)
+
+    def _mean(self, x, lengths, steps):
+        inside = (steps < lengths[:, None])[:, :, None]
+        return torch.where(inside, x, 0.0).sum(1) / lengths[:, None]
+
+    def _max(self, x, lengths, steps):
+        inside = (steps < lengths[:, None])[:, :, None]
+        return torch.where(inside, x, -torch.inf).amax(1)
+
+    def _mean_max(self, *states):
+        return torch.cat([self._mean(*states), self._max(*states)], dim=1)
+
+    def _attention(self, x, lengths, steps):
+        score = (torch.tanh(self.score(x)) * self.query).sum(2)  # (N, S)
+        score = torch.where(steps < lengths[:, None], score, -torch.inf)
+        return (score.softmax(1)[:, :, None] * x).sum(1)
+
+
 class SequenceModule(nn.Module):
-    """Encoder, network and link of a classifier or regressor.
+    """Encoder, networks and link of a classifier or regressor.
 
     Parameters
     ----------
@@ -302,18 +353,7 @@ class SequenceModule(nn.Module):
             shape = ["n_samples", "n_timesteps", encoder.n_channels_in_]
             self.inputs = {"X": (torch.float32, shape)}
         self.inputs["lengths"] = (torch.int64, ["n_samples"])
-        self.stem = _Stem(network.stem)
-        self.recurrence = _Recurrence(network.recurrence)
-        self.skips = network.skips
-        self.pooling = network.config["pooling"]
-        if self.pooling not in POOLINGS:
-            raise NotImplementedError(
-                'A model with target="sequence" cannot be exported: it has no pooling.'
-            )
-        if self.pooling == "attention":
-            self.score = _Linear(network.pooling.score)
-            self.query = _frozen(network.pooling.query.float())
-        self.readout = _Linear(network.readout)
+        self.members = nn.ModuleList(map(_SequenceNetwork, network.members))
         if isinstance(head, ClassificationHead):
             self.link = _Probability(head)
         else:
@@ -324,11 +364,10 @@ class SequenceModule(nn.Module):
     def forward(self, x, lengths):
         """(N, T, C) or tokens (N, T), (N,) -> probabilities or values."""
         encode = self._tokens if self.tokens else self._values
-        x, lengths, steps = self.stem(*encode(x, lengths))
-        states = self.recurrence(x, lengths, steps)
-        x = torch.cat([states, x], dim=2) if self.skips else states  # (N, S, D + I)
-        pool = getattr(self, "_" + self.pooling.replace("-", "_"))
-        return self.link(self.readout(pool(x, lengths, steps)))
+        given = encode(x, lengths)
+        first, *others = (member(*given) for member in self.members)
+        raw = sum(others, start=first) / len(self.members) if others else first
+        return self.link(raw)
 
     def _values(self, x, lengths):
         """Standardise as `SequenceEncoder.encode`, in float64, rounded once."""
@@ -367,31 +406,6 @@ class SequenceModule(nn.Module):
         known = torch.take(self.vocabulary, place) == x
         numbers = torch.where(known, place + N_RESERVED_TOKENS, UNKNOWN)
         return torch.where(steps < lengths[:, None], numbers, PADDING), lengths, steps
-
-    def _last(self, x, lengths, steps):
-        at_last = (steps == lengths[:, None] - 1)[:, :, None]
-        last = torch.where(at_last, x, 0.0).sum(1)  # (N, D)
-        if not len(self.recurrence.backwards):
-            return last
-        half = self.recurrence.backwards[-1].hidden_size
-        # The backward direction has read the whole sequence at its first step.
-        return torch.cat([last[:, :half], x[:, 0, half:]], dim=1)
-
-    def _mean(self, x, lengths, steps):
-        inside = (steps < lengths[:, None])[:, :, None]
-        return torch.where(inside, x, 0.0).sum(1) / lengths[:, None]
-
-    def _max(self, x, lengths, steps):
-        inside = (steps < lengths[:, None])[:, :, None]
-        return torch.where(inside, x, -torch.inf).amax(1)
-
-    def _mean_max(self, *states):
-        return torch.cat([self._mean(*states), self._max(*states)], dim=1)
-
-    def _attention(self, x, lengths, steps):
-        score = (torch.tanh(self.score(x)) * self.query).sum(2)  # (N, S)
-        score = torch.where(steps < lengths[:, None], score, -torch.inf)
-        return (score.softmax(1)[:, :, None] * x).sum(1)
 
 
 def _frozen_integers(array):

@@ -524,7 +524,7 @@ def attention_weights(estimator, X):
     Parameters
     ----------
     estimator : LSTMClassifier or LSTMRegressor
-        Fitted with ``pooling="attention"``.
+        Fitted with ``pooling="attention"``. Of several networks, the first.
     X : array-like, ragged list or frame of n_samples sequences
         As in `predict`.
 
@@ -589,7 +589,7 @@ def gate_activations(estimator, X=None, *, layer=0, direction="forward"):
     Parameters
     ----------
     estimator : LSTMClassifier, LSTMRegressor or LSTMForecaster
-        Fitted. Of a forecaster, the first of its networks while it reads the window
+        Fitted. Of several networks the first; a forecaster's while it reads the window
         before the cutoff.
     X : array-like, ragged list or frame of n_samples sequences
         As in `predict`. Ignored for a forecaster, whose samples are its series: all

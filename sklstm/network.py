@@ -624,7 +624,7 @@ class _Portable:
 
 
 class RecurrentNetwork(_Portable, nn.Module):
-    """stem -> recurrence -> pooling -> readout.
+    """stem -> recurrence -> pooling -> readout; or the mean of several such members.
 
     Parameters
     ----------
@@ -650,6 +650,9 @@ class RecurrentNetwork(_Portable, nn.Module):
         Probability that a token is read as unknown in training.
     variational_dropout, recurrent_dropout, residual, layer_norm
         As `Recurrence` takes them.
+    n_members : int
+        Networks that differ in nothing but their weights. The stem, recurrence, pooling
+        and readout of this module are the first; the others are whole ones, in `others`.
     """
 
     def __init__(
@@ -657,7 +660,7 @@ class RecurrentNetwork(_Portable, nn.Module):
         dropout, stem, pooling, strides, n_tokens, kernel_sizes=MIN_KERNEL_SIZES,
         embedding_size=None,
         freeze_embedding=False, token_dropout=0.0, variational_dropout=False,
-        recurrent_dropout=0.0, residual=False, layer_norm=False,
+        recurrent_dropout=0.0, residual=False, layer_norm=False, n_members=1,
     ):  # fmt: skip
         super().__init__()
         variants = {
@@ -672,7 +675,7 @@ class RecurrentNetwork(_Portable, nn.Module):
             "pooling": pooling, "kernel_sizes": kernel_sizes, "strides": strides,
             "n_tokens": n_tokens, "embedding_size": embedding_size,
             "freeze_embedding": freeze_embedding,
-            "token_dropout": token_dropout, **variants,
+            "token_dropout": token_dropout, **variants, "n_members": n_members,
         }  # fmt: skip
         stems = {
             "linear": lambda: LinearStem(n_channels, hidden_size),
@@ -697,6 +700,15 @@ class RecurrentNetwork(_Portable, nn.Module):
         # Its gradient costs less than that of one step out of all.
         self.reads_final = pooling == "last" and not bidirectional
         self.readout = RowLinear(n_read, n_outputs)
+        alone = self.config | {"n_members": 1}
+        self.others = nn.ModuleList(
+            RecurrentNetwork(**alone) for _ in range(n_members - 1)
+        )
+
+    @property
+    def members(self):
+        """The networks of which raw outputs are the mean; the first is this one alone."""
+        return [self, *self.others]
 
     @property
     def rounds_alike(self):
@@ -707,7 +719,17 @@ class RecurrentNetwork(_Portable, nn.Module):
         return kernels.available(*self.recurrence.forwards[0].weights)
 
     def embed(self, x, lengths, generator=None):
-        """(N, T, C) -> pooled state (N, P); without pooling every state (N, S, D)."""
+        """(N, T, C) -> pooled state (N, P); without pooling every state (N, S, D).
+
+        Those of all members, side by side.
+        """
+        states = self._embed(x, lengths, generator)
+        if not self.others:
+            return states
+        others = [other.embed(x, lengths, generator) for other in self.others]
+        return torch.cat([states, *others], dim=-1)
+
+    def _embed(self, x, lengths, generator=None):
         if self.stem is not None:
             x, lengths = self.stem(x, lengths, generator)  # (N, S, I)
         return self.pool(x, lengths, generator)
@@ -726,7 +748,56 @@ class RecurrentNetwork(_Portable, nn.Module):
 
     def forward(self, x, lengths=None, generator=None):
         """(N, T, C) -> raw outputs (N, Q); without pooling (N, S, Q)."""
-        return self.readout(self.embed(x, lengths, generator))
+        raw = self.readout(self._embed(x, lengths, generator))
+        if not self.others:
+            return raw
+        others = [other(x, lengths, generator) for other in self.others]
+        return torch.stack([raw, *others]).mean(0)
+
+    def differentiate_members(
+        self, loss, each, run, inputs, target, weight, generator=None
+    ):
+        """Add the gradient of each member's own mean loss: members learn by themselves.
+
+        That of the loss of their mean would let each be wrong where others make up for
+        it.
+
+        Parameters
+        ----------
+        loss : callable
+            ``loss(raw, target, weight)`` -> losses of the rows (N,).
+        each : sequence of callable or None
+            How else than by autograd to differentiate each member, as `differentiate`.
+        run : callable
+            `map`, or that of an executor of threads.
+        inputs, target, weight : a batch
+        generator : torch.Generator
+
+        Returns
+        -------
+        loss : Tensor of shape ()
+            The mean of theirs.
+        """
+        place = inputs[0].device
+        seeds = [None] * len(each)
+        if generator is not None:
+            seeds = torch.randint(2**62, (len(each),), generator=generator, device=place)
+            seeds = seeds.tolist()
+        # A thread starts without the precision of this one.
+        autocast = torch.is_autocast_enabled(place.type)
+
+        def differentiate(member, how, seed):
+            own = None if seed is None else torch.Generator(place).manual_seed(seed)
+            with torch.autocast(place.type, torch.bfloat16, enabled=autocast):
+                value = None if how is None else how(inputs, target, weight, own)
+                if value is None:
+                    raw = member.readout(member._embed(*inputs, own))
+                    raw = raw.to(member.readout.weight.dtype)
+                    value = loss(raw, target, weight).mean()
+                    value.backward()
+            return value.detach()
+
+        return torch.stack(list(run(differentiate, self.members, each, seeds))).mean()
 
     @torch.no_grad()
     def differentiate(self, loss_gradient, inputs, target, weight, generator=None):

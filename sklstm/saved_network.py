@@ -34,6 +34,7 @@ def is_triple(value):
 # Settings of networks of either class.
 CONFIG = {
     **dict.fromkeys(("hidden_size", "num_layers", "n_channels", "n_outputs"), is_count),
+    "n_members": is_count,
     **dict.fromkeys(("n_inputs", "horizon", "n_quantiles", "segment_length"), is_count),
     **dict.fromkeys(("n_tokens", "n_future", "linear_length"), is_natural),
     "embedding_size": optional(is_count),
@@ -79,7 +80,8 @@ def _network(cls, state):
     require_fields("network", state, {"config": is_a(dict), "arrays": is_a(dict)})
     config, arrays = state["config"], state["arrays"]
     require_fields("network", config, {k: CONFIG[k] for k in config if k in CONFIG})
-    require(config.get("num_layers", 1) <= len(arrays), "its network lacks layers")
+    n_layers = config.get("num_layers", 1) * config.get("n_members", 1)
+    require(n_layers <= len(arrays), "its network lacks layers")
     dtypes = {a.dtype for a in arrays.values() if type(a) is np.ndarray}
     dtypes -= {np.dtype(np.int8)}  # weights that compress has rounded
     require(len(dtypes) == 1, "its network has weights of several types")

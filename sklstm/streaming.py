@@ -20,7 +20,7 @@ def stream(estimator, n_streams=None, method="predict"):
     ----------
     estimator : LSTMClassifier or LSTMRegressor
         Fitted; not bidirectional, and without convolutions (``stem=None``, "linear" or
-        "embedding"), which would need steps that are yet to come.
+        "embedding"), which would need steps that are yet to come; a single network.
     n_streams : int, default=None
         Sequences that are read side by side. None means one, without an axis for it.
     method : {"predict", "predict_proba", "predict_log_proba", "embed"}, \
@@ -65,6 +65,11 @@ default="predict"
     if n_streams is not None and n_streams < 1:
         raise ValueError(f"n_streams must be None or at least 1, got {n_streams}.")
     network = estimator.network_
+    if network.others:
+        raise ValueError(
+            f"Only a single network can be streamed; this estimator averages "
+            f"{estimator.n_members_}. Fit with n_members=1."
+        )
     if isinstance(network.stem, ConvStem):
         raise ValueError(
             'A network with stem="conv" cannot be streamed: its convolutions read steps '

@@ -13,6 +13,7 @@ import math
 import os
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,6 +93,35 @@ def threads_for(n_rows: int, n_timesteps: int, network) -> int:
         return 1
     work = n_rows * n_timesteps * network.n_weights
     return torch.get_num_threads() if work >= MIN_PARALLEL_WORK else 1
+
+
+@contextlib.contextmanager
+def side_by_side(n_jobs: int, n_threads: int, device):
+    """Share torch's threads among jobs that do not depend on their order.
+
+    Parameters
+    ----------
+    n_jobs : int
+    n_threads : int
+        What a job by itself is worth.
+    device : torch.device
+
+    Yields
+    ------
+    run : callable
+        As `map`; jobs run at the same time where the device is a CPU of several threads.
+    """
+    n_all, n_workers = torch.get_num_threads(), 1
+    if device.type == "cpu" and threading.current_thread() is threading.main_thread():
+        n_workers = min(n_jobs, n_all)
+    n_threads = min(n_threads, n_all // n_workers)
+    with torch_threads(n_threads), contextlib.ExitStack() as stack:
+        run = map
+        if n_workers > 1:  # torch has a number of threads for each of them
+            start = functools.partial(torch.set_num_threads, n_threads)
+            pool = ThreadPoolExecutor(n_workers, initializer=start)
+            run = stack.enter_context(pool).map
+        yield run
 
 
 @functools.cache

@@ -1,0 +1,182 @@
+"""Several networks whose raw outputs are averaged."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from sklstm import LSTMClassifier, LSTMRegressor, compress, load, save, to_torch
+from sklstm.inspection import gate_activations, integrated_gradients
+from sklstm.network import RecurrentNetwork, initialize
+from sklstm.streaming import stream
+
+QUICK = {"hidden_size": 4, "max_iter": 12, "random_state": 0, "n_members": 3}
+CONFIG = {
+    "n_channels": 2, "n_outputs": 3, "hidden_size": 4, "num_layers": 1, "cell": "lstm",
+    "bidirectional": False, "dropout": 0.0, "stem": None, "pooling": "last",
+    "strides": (1, 1, 1), "n_tokens": 0,
+}  # fmt: skip
+STEMS = [
+    {"stem": None, "pooling": "last"},
+    {"stem": "linear", "pooling": "attention"},
+    {"stem": "conv", "pooling": "mean-max", "bidirectional": True},
+]
+
+
+def made(**settings):
+    network = RecurrentNetwork(**CONFIG | settings)
+    initialize(network, torch.Generator().manual_seed(0))
+    return network
+
+
+@pytest.mark.parametrize("settings", STEMS)
+def test_raw_outputs_are_the_mean_of_those_of_the_members(settings):
+    network = made(**settings, n_members=3)  # without dropout
+    x = torch.randn(5, 9, 2, generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([9, 7, 4, 2, 1])
+    alone = []
+    for i, member in enumerate(network.members):
+        prefix = f"others.{i - 1}." if i else ""
+        single = RecurrentNetwork(**CONFIG | settings)
+        state = network.state_dict()
+        single.load_state_dict({k: state[prefix + k] for k in single.state_dict()})
+        assert member.config["n_members"] == (1 if i else 3)
+        alone.append(single)
+    raw = torch.stack([single(x, lengths) for single in alone])
+    assert not torch.equal(raw[0], raw[1])
+    torch.testing.assert_close(network(x, lengths), raw.mean(0))
+    embedded = torch.cat([single.embed(x, lengths) for single in alone], dim=1)
+    assert torch.equal(network.embed(x, lengths), embedded)
+
+
+def test_the_first_member_starts_as_a_single_network_does():
+    alone, several = made().state_dict(), made(n_members=2).state_dict()
+    assert all(torch.equal(several[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize("settings", STEMS)
+def test_each_member_is_given_the_gradient_of_its_own_loss(settings):
+    network = made(**settings, n_members=3).train()
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(5, 9, 2, generator=generator)
+    target, weight = torch.randn(5, 3, generator=generator), torch.rand(5)
+
+    def loss(raw, target, weight):
+        return ((raw - target) ** 2).sum(1) * weight
+
+    expected = copy.deepcopy(network)
+    values = []
+    for member in expected.members:
+        values.append(loss(member.readout(member._embed(x, None)), target, weight).mean())
+        values[-1].backward()
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    each = [None] * 3
+    value = network.differentiate_members(loss, each, map, (x, None), target, weight)
+    torch.testing.assert_close(value, torch.stack(values).mean())
+    for ours, theirs in zip(network.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("estimator", [LSTMClassifier, LSTMRegressor])
+@pytest.mark.parametrize(
+    "settings", [{}, {"stem": None}, {"stem": None, "target": "sequence"}]
+)
+def test_it_is_one_estimator_like_any_other(
+    estimator, settings, make_sequences, tmp_path
+):
+    X, y = make_sequences(40, 10, ragged=True)
+    if "target" in settings:
+        y = [np.repeat(label, len(row)) for row, label in zip(X, y, strict=True)]
+    model = estimator(**QUICK, **settings).fit(X, y)
+    answer = np.concatenate(model.predict(X).tolist(), axis=None)
+    assert model.n_members_ == 3
+    again = estimator(**QUICK, **settings).fit(X, y)
+    save(model, tmp_path / "model")
+    for other in (again, load(tmp_path / "model"), pickle.loads(pickle.dumps(model))):
+        assert other.n_members_ == 3
+        same = np.concatenate(other.predict(X).tolist(), axis=None)
+        np.testing.assert_array_equal(same, answer)
+    assert len(pickle.dumps(compress(model))) < len(pickle.dumps(model))
+    n_iter = model.n_iter_
+    assert model.set_params(warm_start=True).fit(X, y).n_iter_ > n_iter
+
+
+def test_bounded_gradients_through_time_are_those_of_each_member(make_sequences):
+    X, y = make_sequences(20, 12)
+    settings = QUICK | {"stem": None, "n_members": 2}
+    for target in ("single", "sequence"):
+        labels = np.repeat(y[:, None], 12, axis=1) if target == "sequence" else y
+        losses = [
+            LSTMClassifier(**settings, target=target, bptt_steps=bptt_steps)
+            .fit(X, labels)
+            .loss_
+            for bptt_steps in (4, None)
+        ]
+        assert losses[0] != losses[1]
+        assert losses[0] < 0.7
+
+
+@pytest.mark.parametrize("settings", [{"augment": ["mixup"]}, {"dtype": "bfloat16"}])
+def test_as_many_threads_as_there_are_make_the_same_model(settings, make_sequences):
+    X, y = make_sequences(40, 20)
+    n_threads, answers = torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            model = LSTMClassifier(**QUICK, **settings).fit(X, y)
+            assert torch.get_num_threads() == n
+            answers.append(model.predict_proba(X))
+    finally:
+        torch.set_num_threads(n_threads)
+    np.testing.assert_array_equal(*answers)
+
+
+def test_exported_module_averages_too(make_sequences):
+    X, y = make_sequences(30, 12)
+    model = LSTMClassifier(**QUICK, stem="conv").fit(X, y)
+    module = to_torch(model)
+    probability = module(torch.from_numpy(X), torch.full((30,), 12))
+    np.testing.assert_allclose(probability, model.predict_proba(X), atol=1e-5)
+
+
+def test_inspection_explains_the_mean_and_shows_the_first(make_sequences):
+    X, y = make_sequences(30, 12)
+    model = LSTMRegressor(**QUICK).fit(X, y)
+    result = integrated_gradients(model, X[:4])
+    change = result.response - result.baseline_response
+    np.testing.assert_allclose(result.attributions.sum((1, 2)), change, atol=1e-2)
+    np.testing.assert_allclose(result.response, model.predict(X[:4]), atol=1e-5)
+    assert gate_activations(model, X[:4]).forget_gate.shape[2] == 4
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_timesteps", "settings", "n_members"),
+    [
+        (12, 32, {}, 3),
+        (12, 31, {}, 1),
+        (342, 32, {}, 2),
+        (513, 32, {}, 1),
+        (12, 32, {"stem": None}, 1),
+        (12, 32, {"target": "sequence"}, 1),
+    ],
+)
+def test_auto_averages_convolutions_over_few_sequences(
+    n_rows, n_timesteps, settings, n_members, make_sequences
+):
+    X, y = make_sequences(n_rows, n_timesteps, seed=1)
+    if "target" in settings:
+        y = np.repeat(y[:, None], n_timesteps, axis=1)
+    model = LSTMClassifier(2, max_iter=11, random_state=0, batch_size=64, **settings)
+    assert model.fit(X, y).n_members_ == n_members
+
+
+def test_what_is_of_one_network_alone_says_so(make_sequences):
+    X, y = make_sequences(20)
+    model = LSTMClassifier(**QUICK, stem=None).fit(X, y)
+    with pytest.raises(ValueError, match=r"single network .*averages 3\. Fit with n"):
+        stream(model)
+    with pytest.raises(ValueError, match='n_members=2 is not for stem="embedding"'):
+        LSTMClassifier(stem="embedding", n_members=2).fit([[1, 2], [2, 1]], [0, 1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
-import math
+import itertools
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -70,6 +70,7 @@ from sklstm.sequences import (
     split_steps,
 )
 from sklstm.training import (
+    JoinedBatches,
     Randomness,
     SequenceBatches,
     explain_out_of_memory,
@@ -280,13 +281,14 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             network = copy.deepcopy(self.network_)
         else:
             network = self._make_network(encoder, encoded, head, random)
+        draws = random.of_members(len(network.members))
         if checkpoint is not None:
             identity = self._identity(network, training, validation, random, n_iter)
-            checkpoint.begin(identity, [random.order, random.dropout])
+            checkpoint.begin(identity, [*itertools.chain(*draws)])
         if on_epoch is not None:
             on_epoch.begin(encoder, head, network, going_on)
         history = self._train(
-            network.to(device), head, training, validation, random, encoder,
+            network.to(device), head, training, validation, draws, encoder,
             max_iter=max_iter, learning_rate=learning_rate,
             optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
         )  # fmt: skip
@@ -297,25 +299,30 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             on_epoch.finish()
         return history
 
-    def _train(self, network, head, training, validation, random, encoder, **settings):
-        device = random.dropout.device
+    def _train(self, network, head, training, validation, draws, encoder, **settings):
+        orders, dropouts = draws
+        device = dropouts[0].device
         batch_size = self._batch_size(len(training))
         batches = SequenceBatches(
             *training,
             batch_size=batch_size,
             shuffle=self.shuffle,
             oversample=self.oversample,
-            generator=random.order,
+            generator=orders[0],
             device=device,
             dtype=torch.float64 if self.dtype == "float64" else torch.float32,
         )
+        batches = [batches.in_order_of(order) for order in orders]
         per_step = self.target == "sequence"
         loss = functools.partial(step_loss, head.loss) if per_step else head.loss
         loss_gradient = head.loss_gradient
         names = self._augmentations(network, encoder, training.encoded)
         if names:
             n_channels = encoder.n_channels_in_
-            batches = AugmentedBatches(batches, names, n_channels, random.dropout)
+            batches = [
+                AugmentedBatches(each, names, n_channels, dropout)
+                for each, dropout in zip(batches, dropouts, strict=True)
+            ]
             if "mixup" in names:
                 loss = functools.partial(mixed_loss, loss)
                 loss_gradient = functools.partial(mixed_gradient, loss_gradient)
@@ -332,9 +339,6 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 for member in network.members
             ]
         own = {name: getattr(self, name) for name in TRAIN_SETTINGS}
-        if self.max_grad_norm is not None:
-            # The norm over all members is that of one times the root of their number.
-            own["max_grad_norm"] = self.max_grad_norm * math.sqrt(len(each))
         n_timesteps = training.encoded.n_timesteps
         n_threads = threads_for(batch_size, n_timesteps, network.members[-1])
         with (
@@ -344,16 +348,19 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 device, batch_size=batch_size, hidden_size=self.hidden_size
             ),
         ):
-            differentiate = each[0]
-            if len(each) > 1:
+            if len(each) == 1:
+                (batches,), (generator,), (differentiate,) = batches, dropouts, each
+            else:
+                batches, generator = JoinedBatches(batches), dropouts
                 differentiate = functools.partial(
-                    network.differentiate_members, loss, each, run
+                    network.differentiate_members, loss, each, run, self.max_grad_norm
                 )
+                own["max_grad_norm"] = None  # of all together
             return train(
                 network,
                 loss,
                 batches,
-                generator=random.dropout,
+                generator=generator,
                 bfloat16=self.dtype == "bfloat16",
                 differentiate=differentiate,
                 validate=None
@@ -904,9 +911,9 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         every channel as the end of the sequence and show the network, in one more
         channel per channel, which other values are missing. Infinity is an error.
     n_members : int or "auto", default="auto"
-        Networks to train, each from a start of its own, on the same batches and side by
-        side where the CPU has several cores; their raw outputs are averaged. "auto":
-        where convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
+        Networks to train, each from a start and with orders of its own, side by side
+        where the CPU has several cores; their raw outputs are averaged. "auto": where
+        convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
         for up to 512; else 1. Must be 1 with ``stem="embedding"``.
     solver : {"adam", "adamw", "sgd"}, default="adam"
         "sgd" has Nesterov momentum of 0.9.
@@ -1397,9 +1404,9 @@ default="squared_error"
     normalize_y : bool, default=True
         Whether targets are brought to mean 0 and standard deviation 1 in training.
     n_members : int or "auto", default="auto"
-        Networks to train, each from a start of its own, on the same batches and side by
-        side where the CPU has several cores; their raw outputs are averaged. "auto":
-        where convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
+        Networks to train, each from a start and with orders of its own, side by side
+        where the CPU has several cores; their raw outputs are averaged. "auto": where
+        convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
         for up to 512; else 1. Must be 1 with ``stem="embedding"``.
     solver : {"adam", "adamw", "sgd"}, default="adam"
         "sgd" has Nesterov momentum of 0.9.

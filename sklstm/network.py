@@ -755,12 +755,12 @@ class RecurrentNetwork(_Portable, nn.Module):
         return torch.stack([raw, *others]).mean(0)
 
     def differentiate_members(
-        self, loss, each, run, inputs, target, weight, generator=None
+        self, loss, each, run, max_grad_norm, inputs, targets, weights, generators
     ):
         """Add the gradient of each member's own mean loss: members learn by themselves.
 
         That of the loss of their mean would let each be wrong where others make up for
-        it.
+        it. So each becomes what it would be if it were trained alone.
 
         Parameters
         ----------
@@ -770,34 +770,39 @@ class RecurrentNetwork(_Portable, nn.Module):
             How else than by autograd to differentiate each member, as `differentiate`.
         run : callable
             `map`, or that of an executor of threads.
-        inputs, target, weight : a batch
-        generator : torch.Generator
+        max_grad_norm : float or None
+            To which the gradient of each is scaled down; gradients must be zero before.
+        inputs, targets, weights, generators : sequence
+            A batch, and a torch.Generator, for each member.
 
         Returns
         -------
         loss : Tensor of shape ()
             The mean of theirs.
         """
-        place = inputs[0].device
-        seeds = [None] * len(each)
-        if generator is not None:
-            seeds = torch.randint(2**62, (len(each),), generator=generator, device=place)
-            seeds = seeds.tolist()
         # A thread starts without the precision of this one.
-        autocast = torch.is_autocast_enabled(place.type)
+        place = inputs[0][0].device.type
+        autocast = torch.is_autocast_enabled(place)
 
-        def differentiate(member, how, seed):
-            own = None if seed is None else torch.Generator(place).manual_seed(seed)
-            with torch.autocast(place.type, torch.bfloat16, enabled=autocast):
-                value = None if how is None else how(inputs, target, weight, own)
+        def differentiate(member, how, x, target, weight, generator):
+            with torch.autocast(place, torch.bfloat16, enabled=autocast):
+                value = None if how is None else how(x, target, weight, generator)
                 if value is None:
-                    raw = member.readout(member._embed(*inputs, own))
+                    raw = member.readout(member._embed(*x, generator))
                     raw = raw.to(member.readout.weight.dtype)
                     value = loss(raw, target, weight).mean()
                     value.backward()
+            if max_grad_norm is not None:
+                own = [
+                    parameter
+                    for name, parameter in member.named_parameters()
+                    if not name.startswith("others.") and parameter.grad is not None
+                ]
+                nn.utils.clip_grad_norm_(own, max_grad_norm)
             return value.detach()
 
-        return torch.stack(list(run(differentiate, self.members, each, seeds))).mean()
+        batches = inputs, targets, weights, generators
+        return torch.stack([*run(differentiate, self.members, each, *batches)]).mean()
 
     @torch.no_grad()
     def differentiate(self, loss_gradient, inputs, target, weight, generator=None):

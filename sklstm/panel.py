@@ -98,9 +98,9 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
         every channel as the end of the sequence and show the network, in one more
         channel per channel, which other values are missing. Infinity is an error.
     n_members : int or "auto", default="auto"
-        Networks to train, each from a start of its own, on the same batches and side by
-        side where the CPU has several cores; their raw outputs are averaged. "auto":
-        where convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
+        Networks to train, each from a start and with orders of its own, side by side
+        where the CPU has several cores; their raw outputs are averaged. "auto": where
+        convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
         for up to 512; else 1. Must be 1 with ``stem="embedding"``.
     solver : {"adam", "adamw", "sgd"}, default="adam"
         "sgd" has Nesterov momentum of 0.9.
@@ -442,9 +442,9 @@ default="squared_error"
     normalize_y : bool, default=True
         Whether targets are brought to mean 0 and standard deviation 1 in training.
     n_members : int or "auto", default="auto"
-        Networks to train, each from a start of its own, on the same batches and side by
-        side where the CPU has several cores; their raw outputs are averaged. "auto":
-        where convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
+        Networks to train, each from a start and with orders of its own, side by side
+        where the CPU has several cores; their raw outputs are averaged. "auto": where
+        convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
         for up to 512; else 1. Must be 1 with ``stem="embedding"``.
     solver : {"adam", "adamw", "sgd"}, default="adam"
         "sgd" has Nesterov momentum of 0.9.

@@ -188,6 +188,17 @@ class Randomness:
         self.order = torch.Generator().manual_seed(seeds[1])
         self.dropout = torch.Generator(device).manual_seed(seeds[2])
         self.split_seed = seeds[3]
+        self._drawn_from = [seed, n_iter]
+
+    def of_members(self, n_members):
+        """Return orders and dropouts of several networks; the first has those of one."""
+        orders, dropouts = [self.order], [self.dropout]
+        for i in range(1, n_members):
+            seeds = np.random.SeedSequence([*self._drawn_from, i]).generate_state(2)
+            orders.append(torch.Generator().manual_seed(int(seeds[0])))
+            dropout = torch.Generator(self.dropout.device).manual_seed(int(seeds[1]))
+            dropouts.append(dropout)
+        return orders, dropouts
 
 
 # ------------------------------------------------------------------------ batches
@@ -286,6 +297,12 @@ class SequenceBatches:
                 len(rows),
             )
 
+    def in_order_of(self, generator):
+        """Return batches of the same rows, ordered by another generator."""
+        other = copy.copy(self)
+        other.generator = generator
+        return other
+
     def _drawn(self):
         """Return n rows, each as often as its weight says, rounded up or down."""
         n = len(self.chances)
@@ -307,6 +324,27 @@ class SequenceBatches:
         # Equal sizes first, as np.array_split cuts them.
         batches = sorted((batches[i] for i in shuffled.tolist()), key=len, reverse=True)
         return np.concatenate(batches)
+
+
+class JoinedBatches:
+    """A batch for each of several networks at a time.
+
+    Parameters
+    ----------
+    each : sequence of batches, all of the same number and sizes
+    """
+
+    def __init__(self, each):
+        self.each = each
+
+    def __len__(self):
+        return len(self.each[0])
+
+    def __iter__(self):
+        """Yield (inputs, targets, weights, number of rows); a tuple of each but this."""
+        for batches in zip(*self.each, strict=True):
+            *joined, sizes = zip(*batches, strict=True)
+            yield *joined, sizes[0]
 
 
 # --------------------------------------------------------------------- optimisers
@@ -454,7 +492,7 @@ def train(
     max_iter, n_iter_no_change : int
         In epochs.
     generator : torch.Generator
-        Drives dropout, on the network's device.
+        Drives dropout, on the network's device; handed on to `differentiate`.
     bfloat16 : bool
         Whether to compute in bfloat16, with parameters and gradients in float32.
     differentiate : callable, default=None

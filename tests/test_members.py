@@ -73,11 +73,23 @@ def test_each_member_is_given_the_gradient_of_its_own_loss(settings):
         values[-1].backward()
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    each = [None] * 3
-    value = network.differentiate_members(loss, each, map, (x, None), target, weight)
+    batches = [(x, None)] * 3, [target] * 3, [weight] * 3, [None] * 3
+    value = network.differentiate_members(loss, [None] * 3, map, None, *batches)
     torch.testing.assert_close(value, torch.stack(values).mean())
     for ours, theirs in zip(network.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"stem": None}, {"stem": "conv", "augment": ["time-warp", "jitter"]}]
+)
+def test_a_member_becomes_what_it_would_alone(settings, make_sequences):
+    X, y = make_sequences(40, 16)
+    settings = {**QUICK, "dropout": 0.3, "max_grad_norm": 0.1, **settings}
+    several = LSTMRegressor(**settings).fit(X, y).network_.state_dict()
+    alone = LSTMRegressor(**settings | {"n_members": 1}).fit(X, y).network_.state_dict()
+    for name in alone:
+        torch.testing.assert_close(several[name], alone[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("estimator", [LSTMClassifier, LSTMRegressor])

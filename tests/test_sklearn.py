@@ -55,7 +55,7 @@ SETTINGS = [
         "num_layers": 2, "dropout": 0.1, "variational_dropout": True,
         "recurrent_dropout": 0.1,
     },
-    {"solver": "sgd", "learning_rate_init": 0.5},
+    {"solver": "sgd", "learning_rate_init": 0.2},
     {"missing": "mask", "pooling": "last", "batch_size": 8, "max_iter": 20},
     {"pooling": "mean", "dtype": "float64"},
     {"stem": "linear", "max_iter": 100, "pooling": "mean-max"},

@@ -327,19 +327,18 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 loss = functools.partial(mixed_loss, loss)
                 loss_gradient = functools.partial(mixed_gradient, loss_gradient)
         bptt_steps = self._bptt_steps(training.encoded.n_timesteps, network)
-        each = [None for _ in network.members]  # by autograd
-        if bptt_steps is not None:
-            each = [
-                functools.partial(member.differentiate_truncated, loss, bptt_steps)
-                for member in network.members
-            ]
-        elif not per_step:
-            each = [
-                functools.partial(member.differentiate, loss_gradient)
-                for member in network.members
-            ]
+
+        def differentiate_of(member):
+            if bptt_steps is not None:
+                return functools.partial(member.differentiate_truncated, loss, bptt_steps)
+            if per_step:
+                return None  # by autograd
+            return functools.partial(member.differentiate, loss_gradient)
+
+        each = [differentiate_of(member) for member in network.members]
         own = {name: getattr(self, name) for name in TRAIN_SETTINGS}
         n_timesteps = training.encoded.n_timesteps
+        # The last of them is never all of them: its weights are those of one.
         n_threads = threads_for(batch_size, n_timesteps, network.members[-1])
         with (
             side_by_side(len(each), n_threads, device) as run,

@@ -90,6 +90,15 @@ def test_deviations_from_the_mean_curve(missing, tmp_path):
     check(model, tmp_path, lambda n: ends[:n] + 0.02 * (numbers(n) - 100))
 
 
+@pytest.mark.parametrize("stem", [None, "conv"])
+def test_several_networks(stem, tmp_path):
+    settings = {"stem": stem, "n_members": 3, "missing": "mask"}
+    check(fit(**settings), tmp_path)
+    quantiles = {"loss": "quantile", "quantile": [0.1, 0.5, 0.9]}
+    y = rng.normal(size=len(LABELS))
+    check(fit(LSTMRegressor, y=y, **settings, **quantiles), tmp_path)
+
+
 def test_strided_convolutions(tmp_path):
     long = rng.normal(size=(12, 900, 3))
     model = fit(X=long, y=LABELS[:12], stem="conv", bidirectional=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklstm import LSTMClassifier, LSTMRegressor, compress, load, save, to_torch
+from sklstm import LSTMClassifier, LSTMRegressor, compress, load, save
 from sklstm.inspection import gate_activations, integrated_gradients
 from sklstm.network import RecurrentNetwork, initialize
 from sklstm.streaming import stream
@@ -144,14 +144,6 @@ def test_as_many_threads_as_there_are_make_the_same_model(settings, make_sequenc
     finally:
         torch.set_num_threads(n_threads)
     np.testing.assert_array_equal(*answers)
-
-
-def test_exported_module_averages_too(make_sequences):
-    X, y = make_sequences(30, 12)
-    model = LSTMClassifier(**QUICK, stem="conv").fit(X, y)
-    module = to_torch(model)
-    probability = module(torch.from_numpy(X), torch.full((30,), 12))
-    np.testing.assert_allclose(probability, model.predict_proba(X), atol=1e-5)
 
 
 def test_inspection_explains_the_mean_and_shows_the_first(make_sequences):

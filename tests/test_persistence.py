@@ -712,6 +712,7 @@ def long_fit(cls, settings, checkpoint):
 
 @pytest.mark.parametrize(("cls", "settings"), [
     (LSTMClassifier, {"early_stopping": True, "dropout": 0.3}),
+    (LSTMClassifier, {"n_members": 2, "augment": "jitter"}),
     (LSTMRegressor, {"learning_rate": "adaptive", "solver": "sgd", "stem": None,
                      "n_iter_no_change": 5}),
 ])  # fmt: skip

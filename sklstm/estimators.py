@@ -98,7 +98,8 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
 # Sequences of more steps than the latter are trained, with bptt_steps="auto", on pieces
 # of at most the former.
 BPTT_STEPS, MAX_BPTT_STEPS = 500, 2000
-# augment="auto" warps time from so many sequences and steps on.
+# augment="auto" warps time from so many steps on, but not for the first network of those
+# that read fewer sequences.
 MIN_WARPED_ROWS, MIN_WARPED_TIMESTEPS = 128, 64
 # n_members="auto" averages at most so many networks, which read so many sequences
 # together, from so many steps on.
@@ -316,16 +317,16 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         per_step = self.target == "sequence"
         loss = functools.partial(step_loss, head.loss) if per_step else head.loss
         loss_gradient = head.loss_gradient
-        names = self._augmentations(network, encoder, training.encoded)
-        if names:
-            n_channels = encoder.n_channels_in_
-            batches = [
-                AugmentedBatches(each, names, n_channels, dropout)
-                for each, dropout in zip(batches, dropouts, strict=True)
-            ]
-            if "mixup" in names:
-                loss = functools.partial(mixed_loss, loss)
-                loss_gradient = functools.partial(mixed_gradient, loss_gradient)
+        augmentations = self._augmentations(network, encoder, training.encoded)
+        batches = [
+            AugmentedBatches(each, names, encoder.n_channels_in_, dropout)
+            if names
+            else each
+            for each, names, dropout in zip(batches, augmentations, dropouts, strict=True)
+        ]
+        if "mixup" in augmentations[0]:
+            loss = functools.partial(mixed_loss, loss)
+            loss_gradient = functools.partial(mixed_gradient, loss_gradient)
         bptt_steps = self._bptt_steps(training.encoded.n_timesteps, network)
 
         def differentiate_of(member):
@@ -500,6 +501,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             residual=self.residual,
             layer_norm=self.layer_norm,
             n_members=n_members,
+            link=head.link,
         )
         network.to(torch.float64 if self.dtype == "float64" else torch.float32)
         with torch_threads(1):  # orthogonalisation rounds by the number of threads
@@ -528,18 +530,20 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         )
 
     def _augmentations(self, network, encoder, encoded):
-        """Return the names of what varies the training sequences."""
-        if self.augment == "auto":
-            # Deviations are of sequences that are aligned, step by step.
-            warps = (
-                network.config["stem"] == "conv"
-                and self.target == "single"
-                and encoder.curve_ is None
-                and len(encoded) >= MIN_WARPED_ROWS
-                and encoded.n_timesteps >= MIN_WARPED_TIMESTEPS
-            )
-            return ("time-warp",) if warps else ()
-        return self._named_augmentations()
+        """Return the names of what varies the training sequences of each member."""
+        n_members = len(network.members)
+        if self.augment != "auto":
+            return [self._named_augmentations()] * n_members
+        # Deviations are of sequences that are aligned, step by step.
+        if (
+            network.config["stem"] != "conv"
+            or self.target == "sequence"
+            or encoder.curve_ is not None
+            or encoded.n_timesteps < MIN_WARPED_TIMESTEPS
+        ):
+            return [()] * n_members
+        of_first = ("time-warp",) if len(encoded) >= MIN_WARPED_ROWS else ()
+        return [of_first, *[("time-warp",)] * (n_members - 1)]
 
     def _named_augmentations(self):
         return (self.augment,) if isinstance(self.augment, str) else self.augment or ()
@@ -911,7 +915,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         channel per channel, which other values are missing. Infinity is an error.
     n_members : int or "auto", default="auto"
         Networks to train, each from a start and with orders of its own, side by side
-        where the CPU has several cores; their raw outputs are averaged. "auto": where
+        where the CPU has several cores; their probabilities are averaged. "auto": where
         convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
         for up to 512; else 1. Must be 1 with ``stem="embedding"``.
     solver : {"adam", "adamw", "sgd"}, default="adam"
@@ -954,8 +958,9 @@ default="one-cycle"
 
         All act on standardised values. What is missing stays so. Not for tokens; with a
         target for each step "jitter" and "scaling" only. "auto": a "time-warp" where
-        convolutions read at least 128 training sequences of at least 64 steps, but for
-        those that are read beside their deviations (see `standardize`); else nothing.
+        convolutions read at least 64 steps, but for sequences that are read beside
+        their deviations (see `standardize`); of less than 128 sequences, the first of
+        the networks (see `n_members`) reads them as they are.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
         "one-cycle" and "cosine", the loss below which nothing is left to learn.
@@ -1404,7 +1409,7 @@ default="squared_error"
         Whether targets are brought to mean 0 and standard deviation 1 in training.
     n_members : int or "auto", default="auto"
         Networks to train, each from a start and with orders of its own, side by side
-        where the CPU has several cores; their raw outputs are averaged. "auto": where
+        where the CPU has several cores; their predictions are averaged. "auto": where
         convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
         for up to 512; else 1. Must be 1 with ``stem="embedding"``.
     solver : {"adam", "adamw", "sgd"}, default="adam"

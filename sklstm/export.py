@@ -365,9 +365,10 @@ class SequenceModule(nn.Module):
         """(N, T, C) or tokens (N, T), (N,) -> probabilities or values."""
         encode = self._tokens if self.tokens else self._values
         given = encode(x, lengths)
-        first, *others = (member(*given) for member in self.members)
-        raw = sum(others, start=first) / len(self.members) if others else first
-        return self.link(raw)
+        each = [member(*given) for member in self.members]
+        if self.link.averages:
+            return _mean([self.link(raw) for raw in each])
+        return self.link(_mean(each))
 
     def _values(self, x, lengths):
         """Standardise as `SequenceEncoder.encode`, in float64, rounded once."""
@@ -460,7 +461,7 @@ class _Stem(nn.Module):
 class _Probability(nn.Module):
     """Raw outputs -> what `predict_proba` says."""
 
-    output = "probabilities"
+    output, averages = "probabilities", True
 
     def __init__(self, head):
         super().__init__()
@@ -477,7 +478,7 @@ class _Probability(nn.Module):
 class _Value(nn.Module):
     """Raw outputs -> what `predict` of a regressor says."""
 
-    output = "y"
+    output, averages = "y", False  # quantiles are put in order once
 
     def __init__(self, head):
         super().__init__()
@@ -811,7 +812,9 @@ def _median(each):
 
 
 def _mean(each):
-    return sum(each) / len(each)
+    """Mean of equally shaped tensors."""
+    first, *others = each
+    return sum(others, start=first) / len(each) if others else first
 
 
 def _last_observed(values, width, otherwise):

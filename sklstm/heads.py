@@ -87,6 +87,11 @@ class ClassificationHead(_Head):
         """Raw outputs of the network."""
         return 1 if self.binary_ else len(self.classes_)
 
+    @property
+    def link(self) -> str:
+        """What makes probabilities of raw outputs."""
+        return "sigmoid" if self.binary_ or self.multilabel_ else "softmax"
+
     def encode(self, y) -> np.ndarray:
         """Return the target: class numbers (n,), or 0/1 for multilabel (n, n_labels)."""
         if self.multilabel_:
@@ -274,6 +279,8 @@ class RegressionHead(_Head):
     one_d_ : bool
         Whether y was one-dimensional.
     """
+
+    link = "identity"
 
     def __init__(self, loss, quantile, epsilon, normalize_y):
         self.loss_name = loss

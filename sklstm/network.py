@@ -653,6 +653,9 @@ class RecurrentNetwork(_Portable, nn.Module):
     n_members : int
         Networks that differ in nothing but their weights. The stem, recurrence, pooling
         and readout of this module are the first; the others are whole ones, in `others`.
+    link : {"identity", "sigmoid", "softmax"}
+        What makes of raw outputs what members average: raw outputs are those of the mean
+        of the members' values or probabilities. Ignored with one member.
     """
 
     def __init__(
@@ -661,6 +664,7 @@ class RecurrentNetwork(_Portable, nn.Module):
         embedding_size=None,
         freeze_embedding=False, token_dropout=0.0, variational_dropout=False,
         recurrent_dropout=0.0, residual=False, layer_norm=False, n_members=1,
+        link="identity",
     ):  # fmt: skip
         super().__init__()
         variants = {
@@ -676,6 +680,7 @@ class RecurrentNetwork(_Portable, nn.Module):
             "n_tokens": n_tokens, "embedding_size": embedding_size,
             "freeze_embedding": freeze_embedding,
             "token_dropout": token_dropout, **variants, "n_members": n_members,
+            "link": link,
         }  # fmt: skip
         stems = {
             "linear": lambda: LinearStem(n_channels, hidden_size),
@@ -707,7 +712,7 @@ class RecurrentNetwork(_Portable, nn.Module):
 
     @property
     def members(self):
-        """The networks of which raw outputs are the mean; the first is this one alone."""
+        """The networks that are averaged; the first is this one alone."""
         return [self, *self.others]
 
     @property
@@ -752,7 +757,17 @@ class RecurrentNetwork(_Portable, nn.Module):
         if not self.others:
             return raw
         others = [other(x, lengths, generator) for other in self.others]
-        return torch.stack([raw, *others]).mean(0)
+        return self._averaged(torch.stack([raw, *others]))
+
+    def _averaged(self, raw):
+        """(K, N, ..., Q) -> raw outputs of the mean, by logarithms: none underflow."""
+        if self.config["link"] == "identity":
+            return raw.mean(0)
+        if self.config["link"] == "softmax":
+            return raw.log_softmax(-1).logsumexp(0) - math.log(len(raw))
+        # The logit of the mean of sigmoid(r), which is 1 - sigmoid(-r).
+        yes, no = (F.logsigmoid(each).logsumexp(0) for each in (raw, -raw))
+        return yes - no
 
     def differentiate_members(
         self, loss, each, run, max_grad_norm, inputs, targets, weights, generators

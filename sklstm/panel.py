@@ -99,7 +99,7 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
         channel per channel, which other values are missing. Infinity is an error.
     n_members : int or "auto", default="auto"
         Networks to train, each from a start and with orders of its own, side by side
-        where the CPU has several cores; their raw outputs are averaged. "auto": where
+        where the CPU has several cores; their probabilities are averaged. "auto": where
         convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
         for up to 512; else 1. Must be 1 with ``stem="embedding"``.
     solver : {"adam", "adamw", "sgd"}, default="adam"
@@ -142,8 +142,9 @@ default="one-cycle"
 
         All act on standardised values. What is missing stays so. Not for tokens; with a
         target for each step "jitter" and "scaling" only. "auto": a "time-warp" where
-        convolutions read at least 128 training sequences of at least 64 steps, but for
-        those that are read beside their deviations (see `standardize`); else nothing.
+        convolutions read at least 64 steps, but for sequences that are read beside
+        their deviations (see `standardize`); of less than 128 sequences, the first of
+        the networks (see `n_members`) reads them as they are.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
         "one-cycle" and "cosine", the loss below which nothing is left to learn.
@@ -443,7 +444,7 @@ default="squared_error"
         Whether targets are brought to mean 0 and standard deviation 1 in training.
     n_members : int or "auto", default="auto"
         Networks to train, each from a start and with orders of its own, side by side
-        where the CPU has several cores; their raw outputs are averaged. "auto": where
+        where the CPU has several cores; their predictions are averaged. "auto": where
         convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
         for up to 512; else 1. Must be 1 with ``stem="embedding"``.
     solver : {"adam", "adamw", "sgd"}, default="adam"

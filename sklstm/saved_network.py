@@ -55,6 +55,7 @@ CONFIG = {
     ),
     "stem": is_one_of(None, "linear", "conv", "embedding"),
     "pooling": is_one_of(None, *POOLINGS),
+    "link": is_one_of("identity", "sigmoid", "softmax"),
     "kernel_sizes": lambda v: is_triple(v) and all(size % 2 for size in v),
     "strides": is_triple,
 }

@@ -195,7 +195,7 @@ def long_rows(n=128, n_timesteps=64):
     ("change", "settings", "same"),
     [
         ({}, {}, "time-warp"),
-        ({"n": 127}, {}, None),
+        ({"n": 127}, {"n_members": 1}, None),
         ({"n_timesteps": 63}, {}, None),
         ({}, {"stem": None}, None),
         ({}, {"stem": "conv", "target": "sequence"}, None),
@@ -212,6 +212,21 @@ def test_auto_warps_many_long_sequences_that_convolutions_read(change, settings,
             model = LSTMClassifier(**settings, augment=augment).fit(X, y)
         losses.append(model.loss_)
     assert losses[0] == losses[1]
+
+
+def test_of_few_sequences_the_first_network_reads_them_as_they_are():
+    X, y = long_rows(n=127)
+    warped, as_they_are, by_default = (
+        LSTMClassifier(3, max_iter=11, random_state=0, n_members=3, augment=augment)
+        .fit(X, y)
+        .network_.members
+        for augment in ("time-warp", None, "auto")
+    )
+    alike = as_they_are[0], warped[1], warped[2]
+    for member, same, other in zip(by_default, alike, warped, strict=True):
+        weight = member.readout.weight
+        assert torch.equal(weight, same.readout.weight)
+        assert torch.equal(weight, other.readout.weight) == (same is other)
 
 
 def test_spectra_are_not_warped():

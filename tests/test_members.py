@@ -1,6 +1,7 @@
-"""Several networks whose raw outputs are averaged."""
+"""Several networks that are averaged."""
 
 import copy
+import math
 import pickle
 
 import numpy as np
@@ -54,6 +55,31 @@ def test_raw_outputs_are_the_mean_of_those_of_the_members(settings):
 def test_the_first_member_starts_as_a_single_network_does():
     alone, several = made().state_dict(), made(n_members=2).state_dict()
     assert all(torch.equal(several[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize(
+    ("link", "probability"),
+    [("softmax", lambda raw: raw.softmax(-1)), ("sigmoid", torch.sigmoid)],
+)
+def test_raw_outputs_are_those_of_the_mean_probability(link, probability):
+    network = made(n_members=3, link=link)
+    x = torch.randn(50, 9, 2, generator=torch.Generator().manual_seed(1))
+    each = torch.stack(
+        [member.readout(member._embed(x, None)) for member in network.members]
+    )
+    mean = probability(each).mean(0)
+    assert not torch.allclose(mean, probability(each.mean(0)), atol=1e-6)
+    torch.testing.assert_close(probability(network(x)), mean)
+
+
+@pytest.mark.parametrize("settings", [{"link": "softmax"}, {"link": "sigmoid"}])
+def test_tiny_probabilities_are_averaged_without_underflow(settings):
+    raw = torch.tensor([[[-500.0, 500.0]], [[-400.0, 400.0]]])
+    averaged = made(n_members=2, **settings)._averaged(raw)
+    # Of exp(-2r), or of exp(-r), the larger one is left: half of it is the mean.
+    width = 800.0 if settings["link"] == "softmax" else 400.0
+    got = averaged[0, 1] - averaged[0, 0] if width == 800 else averaged[0, 1]
+    torch.testing.assert_close(got, torch.tensor(width + math.log(2)))
 
 
 @pytest.mark.parametrize("settings", STEMS)

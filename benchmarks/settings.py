@@ -156,7 +156,8 @@ ROWS = {
         for name in ("FaceFour", "MoteStrain", "ArrowHead", "Lightning7", "ECG200")
     }, {
         "n_members=1": classifier(n_members=1),
-        "default, three": classifier(),
+        "three, no warp": classifier(augment=None),
+        "default, two warp": classifier(),
     }, 4),
     "many": ({
         f"{name}, three rows of four": functools.partial(ucr, name)

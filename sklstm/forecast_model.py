@@ -119,36 +119,51 @@ class Member:
         )  # fmt: skip
         return windows, is_log
 
-    def blocks(self, array, period, series, ends, future, device, logs) -> np.ndarray:
-        """Forecast the steps after positions `ends`, with each of `logs` for `log`.
 
-        Returns
-        -------
-        quantiles : ndarray of shape (n_logs, n, horizon, n_quantiles)
-        """
-        shape = (len(logs), len(series), self.horizon, len(self.quantiles))
-        out = np.empty(shape)
-        network = self.network
-        if device.type != "cpu":
-            network = copy.deepcopy(network).to(device)
-        width_of = self.widths(array, series, ends)
-        for width in np.unique(width_of):
-            same = np.flatnonzero(width_of == width)
-            for start in range(0, len(same), WINDOWS_AT_ONCE):
-                rows = same[start : start + WINDOWS_AT_ONCE]
+def blocks(views, array, period, series, ends, future, device) -> np.ndarray:
+    """Forecast the steps after positions `ends` through views of one network.
+
+    Parameters
+    ----------
+    views : list of Member
+        They differ in `log` and `n_shorter` alone.
+
+    Returns
+    -------
+    quantiles : ndarray of shape (n_views, n, horizon, n_quantiles)
+    """
+    network, n_quantiles = views[0].network, len(views[0].quantiles)
+    out = np.empty((len(views), len(series), views[0].horizon, n_quantiles))
+    if device.type != "cpu":
+        network = copy.deepcopy(network).to(device)
+    sizes = {}  # views of windows of the same size
+    for k, view in enumerate(views):
+        sizes.setdefault(view.n_shorter, []).append(k)
+    at_once = max(WINDOWS_AT_ONCE // len(views), 1)
+    for start in range(0, len(series), at_once):
+        piece = slice(start, start + at_once)
+        parts, places = [], []
+        for same in sizes.values():
+            view, logs = views[same[0]], tuple(views[k].log for k in same)
+            width_of = view.widths(array, series[piece], ends[piece])
+            for width in np.unique(width_of):
+                rows = start + np.flatnonzero(width_of == width)
                 known = future[rows] if network.config["n_future"] else None
-                windows, is_log = self.windows(
-                    array, period, series[rows], ends[rows], known, width, logs
+                parts.append(
+                    view.windows(
+                        array, period, series[rows], ends[rows], known, width, logs
+                    )
                 )
-                normal = _forward(network, windows, device)
-                centre, scale = (
-                    windows.centre[:, None, None],
-                    windows.scale[:, None, None],
-                )
-                values = centre + scale * normal
-                values[is_log] = np.exp(np.minimum(values[is_log], MAX_LOG))
-                out[:, rows] = values.reshape(len(logs), len(rows), *shape[2:])
-        return out
+                places.append(np.ix_(same, rows))
+        normal = _forward(network, [windows for windows, _ in parts], device)
+        for place, (windows, is_log), quantiles in zip(
+            places, parts, normal, strict=True
+        ):
+            centre, scale = windows.centre[:, None, None], windows.scale[:, None, None]
+            values = centre + scale * quantiles
+            values[is_log] = np.exp(np.minimum(values[is_log], MAX_LOG))
+            out[place] = values.reshape(len(place[0]), -1, *out.shape[2:])
+    return out
 
 
 def _again(values, logs):
@@ -243,21 +258,19 @@ class ForecastModel:
         return SeriesArray(values.ravel(), starts, stops, exog), effects
 
     def _forecast_of(self, members, array, series, ends, future, device):
-        # Views of one network that differ in `log` alone are computed together.
-        views = {}
+        views = {}  # of one network: they are computed together
         for member in members:
-            key = dict(vars(member), network=id(member.network), log=None)
+            key = {**vars(member), "network": id(member.network)}
+            del key["log"], key["n_shorter"]
             views.setdefault(tuple(key.values()), []).append(member)
         each = []
         for same in views.values():
-            logs = tuple(member.log for member in same)
-            blocks = same[0].blocks(
-                array, self.period, series, ends, future, device, logs
-            )[:, :, : self.horizon]
+            quantiles = blocks(same, array, self.period, series, ends, future, device)
+            quantiles = quantiles[:, :, : self.horizon]
             if same[0].quantiles != self.quantiles:
                 head = ForecastHead(same[0].quantiles)
-                blocks = head.interpolate(blocks, self.quantiles)
-            each.extend(blocks)
+                quantiles = head.interpolate(quantiles, self.quantiles)
+            each.extend(quantiles)
         if len(each) == 1:
             return each[0]
         return (np.mean if members is self.pretrained else np.median)(each, axis=0)
@@ -366,33 +379,68 @@ def network_threads(n_threads, network):
             yield
 
 
-def _forward(network, windows, device) -> np.ndarray:
-    """Quantiles (n, horizon, n_quantiles) of normalised windows, float64.
+def _forward(network, parts, device) -> list[np.ndarray]:
+    """Quantiles (n, horizon, n_quantiles) of parts of normalised windows, float64.
 
-    In batches of at most 512 (fewer where the horizon is long) that are filled up to a
-    multiple of 4 unless the network rounds alike without, so that a series is rounded
-    alike whatever is forecast with it.
+    The windows of a part are of one length. All are read together where the network
+    rounds alike; else each part by itself, in batches filled up to a multiple of 4, so
+    that a series is rounded alike whatever is forecast with it.
     """
-    n, horizon = windows.base.shape[:2]
-    out = []
-    fill = 1 if device.type == "cpu" and network.rounds_alike else FILL
+    if device.type != "cpu" or not network.rounds_alike:
+        return [_quantiles(network, [part], device, fill=FILL) for part in parts]
+    order = sorted(range(len(parts)), key=lambda k: -parts[k].inputs.shape[1])
+    ordered, out = [parts[k] for k in order], [None] * len(parts)
+    joined = _quantiles(network, ordered, device)
+    for k, rows in zip(order, _spans(ordered), strict=True):
+        out[k] = joined[rows]
+    return out
+
+
+def _quantiles(network, parts, device, fill=1):
+    """Quantiles of parts of windows, those of a part no longer than of the one before.
+
+    In batches of at most 512 (fewer where the horizon is long), filled up to a multiple
+    of `fill`.
+    """
+    x, base, future = parts[0].inputs, parts[0].base, parts[0].future
+    lengths = np.repeat(
+        [part.inputs.shape[1] for part in parts], [len(part.inputs) for part in parts]
+    )
+    if len(parts) > 1:
+        x = np.zeros((len(lengths), *x.shape[1:]), dtype=np.float32)
+        for part, rows in zip(parts, _spans(parts), strict=True):
+            x[rows, : part.inputs.shape[1]] = part.inputs
+        base = np.concatenate([part.base for part in parts])
+        future = np.concatenate([part.future for part in parts])
+    n, horizon = base.shape[:2]
     most = max(PREDICT_ROWS // math.ceil(horizon / STEPS_AT_ONCE) // fill, 1) * fill
     rows = min(most, math.ceil(n / fill) * fill)
-    n_threads = threads_for(rows, windows.inputs.shape[1], network)
+    n_threads = threads_for(rows, x.shape[1], network)
+    out = []
     with network_threads(n_threads, network), torch.inference_mode():
         for start in range(0, n, rows):
-            inputs = [
-                a[start : start + rows]
-                for a in (windows.inputs, windows.base, windows.future)
-            ]
-            n_real = len(inputs[0])
+            batch = slice(start, start + rows)
+            of_batch = lengths[batch]
+            longest, n_real = of_batch[0], len(of_batch)
+            inputs = [x[batch, :longest], base[batch], future[batch]]
             if n_real % fill:
                 filled = np.arange(math.ceil(n_real / fill) * fill) % n_real
                 inputs = [a[filled] for a in inputs]
-            quantiles = network(*(torch.from_numpy(a).to(device) for a in inputs))
+            inputs = [torch.from_numpy(a).to(device) for a in inputs]
+            ragged = torch.from_numpy(of_batch) if of_batch[-1] < longest else None
+            quantiles = network(*inputs, lengths=ragged)
             out.append(quantiles.cpu().numpy()[:n_real])
     out = out[0] if len(out) == 1 else np.concatenate(out)
     return out.astype(np.float64)
+
+
+def _spans(parts):
+    """Return where the windows of each part are if all stand one after the other."""
+    stops = np.cumsum([len(part.inputs) for part in parts])
+    return [
+        slice(stop - len(part.inputs), stop)
+        for part, stop in zip(parts, stops, strict=True)
+    ]
 
 
 class Validation:

@@ -407,14 +407,18 @@ class Recurrence(nn.Module):
             x = self.hand_on(i, x, states, generator)
         return x.transpose(0, 1)
 
-    def final(self, x, generator=None):
+    def final(self, x, generator=None, lengths=None):
         """(N, S, I) -> last state of the last layer (N, H); one direction."""
         x = x.transpose(0, 1)  # (S, N, I)
         *others, top = self.forwards
         for i, layer in enumerate(others):
             x = self.hand_on(i, x, self._run(layer, x, generator)[0], generator)
-        last, *_ = self._run(top, x, generator)[1]
-        return self.hand_on(len(others), x[-1], last, generator)
+        states, (last, *_) = self._run(top, x, generator)
+        read = x[-1]
+        if lengths is not None:
+            at = lengths - 1, torch.arange(x.shape[1], device=x.device)
+            read, last = x[at], states[at]
+        return self.hand_on(len(others), read, last, generator)
 
     def final_and_back(self, x, generator=None, lengths=None, need_x=False):
         """Read as `final` does, with gradients by our kernels alone.
@@ -990,11 +994,12 @@ class ForecastNetwork(_Portable, nn.Module):
         if linear_length:
             self.linear = RowLinear(linear_length, horizon, bias=False)
 
-    def forward(self, x, base, future, steps=None, generator=None):
+    def forward(self, x, base, future, steps=None, generator=None, lengths=None):
         """(N, W, I), (N, Z, 4), (N, Z, F) -> quantiles (N, Z, Q).
 
         Z = horizon, unless `steps` (Z,) says which steps `base` and `future` are for: a
         step is decoded by itself, so training may look at some of a long horizon.
+        Windows may be of several lengths (N,), multiples of a segment.
         """
         position, shares = self.position.weight, self.shares
         if steps is not None:
@@ -1003,7 +1008,8 @@ class ForecastNetwork(_Portable, nn.Module):
         if self.stem is not None:
             x = x.reshape(len(x), -1, self.segment_length * x.shape[2])  # (N, S, G I)
             x = F.relu(self.stem(x))  # (N, S, H)
-        state = self.recurrence.final(x, generator)  # (N, H)
+        n_segments = None if lengths is None else lengths // self.segment_length
+        state = self.recurrence.final(x, generator, n_segments)  # (N, H)
         position = position.expand(len(x), -1, -1)  # (N, Z, n_position)
         step = torch.cat([position, base, future], dim=2)
         hidden = F.relu(self.of_state(state)[:, None] + self.of_step(step))  # (N, Z, H)
@@ -1013,7 +1019,12 @@ class ForecastNetwork(_Portable, nn.Module):
         shares = shares + self.mixing(hidden)  # (N, Z, 3): what the series asks for
         median = naive + (shares * change).sum(2) + raw[:, :, middle]
         if self.linear is not None:
-            linear = self.linear(values[:, -self.linear_length :])  # (N, horizon)
+            if lengths is None:
+                last = values[:, -self.linear_length :]
+            else:
+                back = torch.arange(self.linear_length, 0, -1, device=x.device)
+                last = values.gather(1, lengths[:, None] - back)
+            linear = self.linear(last)  # (N, horizon)
             median = median + (linear if steps is None else linear[:, steps])
         # Positive gaps, added up outwards from the median: quantiles cannot cross.
         below = F.softplus(raw[:, :, :middle].flip(2)).cumsum(2).flip(2)

@@ -352,12 +352,12 @@ def test_the_final_state_is_the_last_of_all_states():
     torch.testing.assert_close(recurrence.final(x), recurrence(x, None)[:, -1])
 
 
-def test_some_steps_of_a_forecast_are_those_of_the_whole():
+def forecast_network(generator, **settings):
     network = ForecastNetwork(
         n_inputs=6, n_future=2, horizon=9, n_quantiles=3, segment_length=2,
-        linear_length=4, hidden_size=5, num_layers=1, cell="lstm", dropout=0.0,
+        linear_length=4, hidden_size=5, cell="lstm", dropout=0.0,
+        **{"num_layers": 1, **settings},
     )  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
     initialize(network, generator)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -365,9 +365,26 @@ def test_some_steps_of_a_forecast_are_those_of_the_whole():
     x, base, future = (
         torch.randn(4, *shape, generator=generator) for shape in ((8, 6), (9, 4), (9, 2))
     )
+    return network, x, base, future
+
+
+def test_some_steps_of_a_forecast_are_those_of_the_whole():
+    network, x, base, future = forecast_network(torch.Generator().manual_seed(0))
     steps = torch.tensor([1, 4, 8])
     some = network(x, base[:, steps], future[:, steps], steps)
     torch.testing.assert_close(some, network(x, base, future)[:, steps])
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_a_shorter_window_is_forecast_alike_beside_longer_ones(num_layers):
+    generator = torch.Generator().manual_seed(0)
+    network, x, base, future = forecast_network(generator, num_layers=num_layers)
+    lengths = torch.tensor([8, 8, 6, 4])
+    together = network(x, base, future, lengths=lengths)
+    for n, length in enumerate(lengths):
+        row = slice(n, n + 1)
+        alone = network(x[row, :length], base[row], future[row])
+        torch.testing.assert_close(together[row], alone)
 
 
 # ---------------------------------------------------- truncated backpropagation in time

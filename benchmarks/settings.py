@@ -4,9 +4,10 @@ python benchmarks/settings.py [ROW ...]
 
 Each row has problems, made or from the training parts that sktime bundles, in several
 splits; on each split every setting is fitted to the same rows and scored on the same
-others. Printed are the mean score of each setting, the mean of its paired differences
-from the first one with their standard error, and the seconds per fit. Spectra and many
-rows are read from ../shared/data, and skipped where it is absent. Rare classes, gaps and
+others. Printed are the mean score of each setting (accuracy or R2), the mean of its
+paired differences from the first one with their standard error, and the seconds per fit.
+Few and many rows, spectra and counts are read from ../shared/data, and skipped where it
+is absent. Rare classes, gaps and
 outliers are in examples/plot_hard_data.py.
 """
 
@@ -17,7 +18,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.dummy import DummyRegressor
+from sklearn.model_selection import StratifiedShuffleSplit, train_test_split
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sktime.datasets import (
@@ -87,6 +90,16 @@ def ucr(name, seed):
     return X[train], y[train], X[test], y[test]
 
 
+def covid(seed):
+    """Split the training part of Covid3Month, daily counts: three rows of four."""
+    with np.load(DATA / "tser" / "Covid3Month.npz") as file:
+        X, y = file["X_train"][:, 0].astype(float), file["y_train"]
+    X_train, X_test, y_train, y_test = train_test_split(
+        X, y, test_size=0.25, random_state=seed
+    )
+    return X_train, y_train, X_test, y_test
+
+
 # -------------------------------------------------------------------------- settings
 def classifier(**settings):
     return lambda seed: LSTMClassifier(**settings, random_state=seed)
@@ -106,6 +119,10 @@ def zero_padded(sequences):
 def padding(seed):
     model = LSTMClassifier(random_state=seed)
     return make_pipeline(FunctionTransformer(zero_padded), model)
+
+
+def of_logarithms(model):
+    return lambda seed: make_pipeline(FunctionTransformer(np.log1p), model(seed))
 
 
 def scaled(seed):
@@ -175,6 +192,13 @@ ROWS = {
         "standardize=False": classifier(standardize=False),
         "StandardScaler": scaled,
     }, 6),
+    "counts": ({"Covid3Month, 105 rows": covid}, {
+        "mean": lambda seed: DummyRegressor(),
+        "default": regressor(),
+        "of logarithms": of_logarithms(regressor()),
+        "plain, of logarithms": of_logarithms(regressor(stem=None, alpha=0.1)),
+        "neighbours, the same": of_logarithms(lambda seed: KNeighborsRegressor(10)),
+    }, 4),
 }  # fmt: skip
 
 
@@ -200,7 +224,7 @@ def run(problem, make, settings, n_splits):
 def main():
     warnings.simplefilter("ignore")
     for name in sys.argv[1:] or ROWS:
-        if name in ("few", "many", "spectra") and not DATA.exists():
+        if name in ("few", "many", "spectra", "counts") and not DATA.exists():
             print(f"\n{name}: {DATA} is absent")
             continue
         problems, settings, n_splits = ROWS[name]

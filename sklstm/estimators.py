@@ -104,6 +104,13 @@ MIN_WARPED_ROWS, MIN_WARPED_TIMESTEPS = 128, 64
 # n_members="auto" averages at most so many networks, which read so many sequences
 # together, from so many steps on.
 MAX_MEMBERS, MEMBERS_TIMES_ROWS, MIN_AVERAGED_TIMESTEPS = 3, 1024, 32
+# What no later fit changes: settings of the network and of how X is read.
+NETWORK_SETTINGS = (
+    "hidden_size", "num_layers", "cell", "bidirectional", "residual", "layer_norm",
+    "dropout", "variational_dropout", "recurrent_dropout", "token_dropout", "stem",
+    "pooling", "n_members",
+)  # fmt: skip
+ENCODER_SETTINGS = "n_channels", "layout", "standardize", "missing"
 PREDICT_CHUNK = 8192  # rows encoded at once in prediction, to bound its memory
 PREDICT_VALUES = 2**25  # and raw outputs at once, where every time step has some
 TRAIN_SETTINGS = (
@@ -231,6 +238,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             y,
             sample_weight,
             going_on=self.warm_start and hasattr(self, "network_"),
+            n_members=self.n_members,
             max_iter=self.max_iter,
             learning_rate=self.learning_rate,
             early_stopping=self.early_stopping,
@@ -247,11 +255,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         return self
 
     def _fit(
-        self, X, y, sample_weight, *, going_on, max_iter, learning_rate,
+        self, X, y, sample_weight, *, going_on, n_members, max_iter, learning_rate,
         early_stopping, classes=None, optimizer_state=None, on_epoch=None,
         checkpoint=None,
     ):  # fmt: skip
         device = resolve_device(self.device)
+        if going_on:
+            self._check_goes_on()
         n_iter, seed = self.n_iter_ if going_on else 0, None
         if checkpoint is not None:
             checkpoint = Checkpoint(checkpoint)
@@ -281,7 +291,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         if going_on:
             network = copy.deepcopy(self.network_)
         else:
-            network = self._make_network(encoder, encoded, head, random)
+            network = self._make_network(encoder, encoded, head, random, n_members)
         draws = random.of_members(len(network.members))
         if checkpoint is not None:
             identity = self._identity(network, training, validation, random, n_iter)
@@ -471,20 +481,19 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             n_timesteps,
         )
 
-    def _make_network(self, encoder, encoded, head, random):
+    def _make_network(self, encoder, encoded, head, random, n_members):
         stem, pooling, bidirectional = self._resolve_auto(encoded.n_timesteps)
         is_sequence = self.target == "sequence"
         strides = (1, 1, 1) if is_sequence else conv_strides(encoded.n_timesteps)
         n_tokens = len(encoder.vocabulary_) + N_RESERVED_TOKENS if encoder.tokens else 0
         vectors = self._read_embedding() if encoder.tokens else None
-        n_members = self.n_members
         if n_members == "auto":
             n_members = self._auto_members(stem, encoded)
         network = RecurrentNetwork(
             n_channels=encoder.n_encoded_channels_,
             n_outputs=head.n_raw,
-            hidden_size=self.hidden_size,
-            num_layers=self.num_layers,
+            hidden_size=int(self.hidden_size),
+            num_layers=int(self.num_layers),
             cell=self.cell,
             bidirectional=bidirectional,
             dropout=self.dropout,
@@ -500,7 +509,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             recurrent_dropout=self.recurrent_dropout,
             residual=self.residual,
             layer_norm=self.layer_norm,
-            n_members=n_members,
+            n_members=int(n_members),
             link=head.link,
         )
         network.to(torch.float64 if self.dtype == "float64" else torch.float32)
@@ -591,6 +600,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             y,
             sample_weight,
             going_on=going_on,
+            # How many rows are yet to come is not known.
+            n_members=1 if self.n_members == "auto" else self.n_members,
             max_iter=1,
             learning_rate="constant",
             early_stopping=False,
@@ -612,10 +623,39 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         if self.stem == "embedding" and self.n_members not in (1, "auto"):
             raise ValueError(
                 f'n_members={self.n_members} is not for stem="embedding". Set '
-                "n_members=1; scikit-learn's VotingClassifier averages classifiers."
+                "n_members=1; voting of scikit-learn averages any estimators."
             )
         if self.dtype == "float64" and self.device == "mps":
             raise ValueError('device="mps" has no float64; set dtype="float32".')
+
+    def _check_goes_on(self):
+        """Refuse settings that differ from those of what was fitted and is trained on."""
+        for name, fitted in self._fixed_settings().items():
+            given = getattr(self, name)
+            is_auto = isinstance(given, str) and given == "auto"
+            if not is_auto and not np.array_equal(given, fitted):
+                raise ValueError(
+                    f"{name} is {given!r}, but what was fitted has {fitted!r}, and "
+                    "training on does not change it. Set it back, or fit a new estimator."
+                )
+        if self.encoder_.curve_ is not None and self.augment not in (None, "auto"):
+            raise ValueError(
+                f"augment={self.augment!r} cannot vary sequences that are read beside "
+                "their deviations (see standardize), as the first fit chose. Set "
+                'augment="auto", or fit a new estimator.'
+            )
+
+    def _fixed_settings(self):
+        """Return the settings that fitted parts hold."""
+        config, encoder = self.network_.config, self.encoder_
+        fixed = {name: config[name] for name in NETWORK_SETTINGS}
+        fixed |= {name: getattr(encoder, name) for name in ENCODER_SETTINGS}
+        fixed["target"] = "sequence" if self._per_step else "single"
+        if self._per_step:
+            del fixed["pooling"]  # there is none
+        if "float64" in (encoder.dtype, self.dtype):
+            fixed["dtype"] = encoder.dtype
+        return fixed
 
     def _check_augment(self):
         names = self._named_augmentations()
@@ -1215,7 +1255,8 @@ default="one-cycle"
         """Go on training for one pass over X, at a constant learning rate.
 
         The first call fixes the standardisation and the classes. `max_iter`,
-        `learning_rate`, `early_stopping` and `n_iter_no_change` are not used.
+        `learning_rate`, `early_stopping` and `n_iter_no_change` are not used, and
+        ``n_members="auto"`` is one network.
 
         Parameters
         ----------
@@ -1244,7 +1285,8 @@ default="one-cycle"
         Returns
         -------
         logits : ndarray of shape (n_samples,) or (n_samples, n_classes), float64
-            One column per class; 1-D for two classes, where positive means
+            One column per class, of several networks (`n_members`) logarithms of their
+            mean probabilities; 1-D for two classes, where positive means
             ``classes_[1]``. With ``target="sequence"`` an array of arrays, as in
             `predict`.
         """
@@ -1686,6 +1728,21 @@ default="one-cycle"
             raise ValueError(
                 f"quantile must lie strictly between 0 and 1; got {self.quantile!r}."
             )
+        if quantiles.ndim > 1:
+            raise ValueError(
+                f"quantile must be a number or a flat list; got {self.quantile!r}."
+            )
+
+    def _fixed_settings(self):
+        head = self.head_
+        fixed = super()._fixed_settings()
+        fixed |= {"loss": head.loss_name, "normalize_y": head.normalize_y}
+        if head.loss_name == "huber":
+            fixed["epsilon"] = head.epsilon
+        if head.quantiles is not None:
+            several = head.several_quantiles
+            fixed["quantile"] = head.quantiles.tolist() if several else head.quantiles[0]
+        return fixed
 
     def _check_y(self, y):
         _require_y(self, y)
@@ -1705,7 +1762,8 @@ default="one-cycle"
         """Go on training for one pass over X, at a constant learning rate.
 
         The first call fixes the standardisation of X and y. `max_iter`,
-        `learning_rate`, `early_stopping` and `n_iter_no_change` are not used.
+        `learning_rate`, `early_stopping` and `n_iter_no_change` are not used, and
+        ``n_members="auto"`` is one network.
 
         Parameters
         ----------

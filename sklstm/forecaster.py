@@ -13,10 +13,16 @@ import functools
 import math
 import time
 import warnings
+from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sktime.datatypes import get_cutoff
 from sktime.forecasting.base import BaseForecaster
 
@@ -57,6 +63,7 @@ from sklstm.windows import (
     to_table,
 )
 
+AUTO_OR_COUNT = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
 STEPS_PER_EPOCH = 25  # entries of the history are means over so many
 # A panel of at least this many series sets a fifth of them aside, to choose on.
 MIN_ASIDE_SERIES = 40
@@ -242,6 +249,31 @@ class LSTMForecaster(BaseForecaster):
         "capability:random_state": True,
         "property:randomness": "derandomized",
     }
+    _parameter_constraints = {
+        "horizon": [Interval(Integral, 1, None, closed="left"), None],
+        "window_length": AUTO_OR_COUNT,
+        "sp": AUTO_OR_COUNT,
+        "segment_length": AUTO_OR_COUNT,
+        "hidden_size": AUTO_OR_COUNT,
+        "n_members": AUTO_OR_COUNT,
+        "max_steps": AUTO_OR_COUNT,
+        "batch_size": AUTO_OR_COUNT,
+        "num_layers": [Interval(Integral, 1, None, closed="left")],
+        "cell": [StrOptions(set(CELLS))],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "scaling": [StrOptions({"auto", "season", "last", "standard", "none"})],
+        "transform": [StrOptions({"auto", "log", "none"})],
+        "quantiles": ["array-like"],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "early_stopping": ["boolean", StrOptions({"auto"})],
+        "pretrained": [StrOptions({"auto", "only"}), None],
+        "update_steps": [Interval(Integral, 0, None, closed="left")],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
     # sktime 1.2 warns at every construction unless this is set.
     _config = {"remember_data": False}
 
@@ -356,6 +388,7 @@ class LSTMForecaster(BaseForecaster):
         period = self.sp
         if period == "auto":
             period = find_period(array, _reference_times(table))
+        period = int(period)
         exog = array.exog
         mean = np.nanmean(exog, axis=0) if exog.size else np.zeros(exog.shape[1])
         scale = np.nanstd(exog, axis=0) if exog.size else np.ones(exog.shape[1])
@@ -386,7 +419,7 @@ class LSTMForecaster(BaseForecaster):
         if shipped and (is_short or self.pretrained == "only"):
             most = shipped[0].horizon
             n_steps = min(model.horizon, most)
-            model.horizon = min(self.horizon or most, most)
+            model.horizon = int(min(self.horizon or most, most))
             model.pretrained, model.pretrained_share = shipped, 1.0
             self._report("took the pretrained network", began)
             if self.pretrained == "auto" and len(array) >= MIN_ASIDE_SERIES:
@@ -428,10 +461,12 @@ class LSTMForecaster(BaseForecaster):
             steps_ahead = int(max(_relative_steps(fh, table, self._cutoff).max(), 1))
         elif self.horizon is None:
             steps_ahead = max(2 * period, 8)
-        return self.horizon or max(1, min(steps_ahead, int(table.lengths.max()) // 3))
+        if self.horizon is not None:
+            return int(self.horizon)
+        return max(1, min(steps_ahead, int(table.lengths.max()) // 3))
 
     def _shipped(self, array, period, X):
-        """Return the pretrained network in two views, or nothing where it is not apt."""
+        """Return the views of the pretrained network, or nothing where it is not apt."""
         asked = any(getattr(self, name) != "auto" for name in TRAINING_PARAMETERS)
         asked |= (
             self.cell != "lstm" or self.num_layers != 1 or self.early_stopping is True
@@ -485,7 +520,7 @@ class LSTMForecaster(BaseForecaster):
                 # Members differ in more than their seed: every other has a linear map.
                 linear_length=window_length if i % 2 == 0 else 0,
                 hidden_size=hidden_size,
-                num_layers=self.num_layers,
+                num_layers=int(self.num_layers),
                 cell=self.cell,
                 dropout=self.dropout,
             )
@@ -922,7 +957,7 @@ class LSTMForecaster(BaseForecaster):
     # ---------------------------------------------------------------------- checks
     def _auto(self, name, value):
         given = getattr(self, name)
-        return value if given == "auto" else given
+        return value if given == "auto" else int(given)
 
     def _choices(self, model, array):
         """Return what size of network and training the number of values asks for."""
@@ -930,7 +965,7 @@ class LSTMForecaster(BaseForecaster):
             return TUNED
         n, period = int(array.lengths.sum()), model.period
         sizes = SHORT if n <= SHORT_TOTAL else MEDIUM if n <= MEDIUM_TOTAL else LARGE
-        if SHORT_TOTAL < n <= MIXED_TOTAL and period < 24:
+        if SHORT_TOTAL < n <= MIXED_TOTAL and period < TUNED_PERIOD:
             sizes = {**sizes, "max_steps": SHORT["max_steps"]}
         return {name: self._auto(name, value) for name, value in sizes.items()}
 
@@ -946,6 +981,10 @@ class LSTMForecaster(BaseForecaster):
         self.transform_ = "log" if first.log else "none"
 
     def _check_parameters(self):
+        """Validate the parameters as scikit-learn does."""
+        validate_parameter_constraints(
+            self._parameter_constraints, self.get_params(deep=False), type(self).__name__
+        )
         quantiles = np.asarray(self.quantiles, dtype=np.float64)
         ascending = quantiles.ndim == 1 and (np.diff(quantiles) > 0).all()
         inside = ((quantiles > 0) & (quantiles < 1)).all()
@@ -963,32 +1002,11 @@ class LSTMForecaster(BaseForecaster):
                 "quantiles must be ascending, at least 3 and an odd number, with 0.5 in "
                 f"the middle; got {self.quantiles!r}."
             )
-        if self.early_stopping not in (True, False, "auto"):
-            raise ValueError(
-                "early_stopping must be True, False or 'auto'; got "
-                f"{self.early_stopping!r}."
-            )
-        if self.pretrained not in ("auto", "only", None):
-            raise ValueError(
-                f"pretrained must be 'auto', 'only' or None; got {self.pretrained!r}."
-            )
-        for name, options in {
-            "scaling": ("auto", "season", "last", "standard", "none"),
-            "transform": ("auto", "log", "none"),
-            "cell": tuple(CELLS),
-        }.items():
-            if getattr(self, name) not in options:
-                raise ValueError(
-                    f"{name} must be one of {options}; got {getattr(self, name)!r}."
-                )
 
     def _check_columns(self, y, X, model=None):
         model = model or self.model_
-        if (
-            y is not None
-            and tuple(y.columns) != model.columns
-            and (len(y.columns) != len(model.columns))
-        ):
+        # Names may differ: what was pretrained on one panel forecasts another.
+        if y is not None and len(y.columns) != len(model.columns):
             raise ValueError(
                 f"y has the columns {list(y.columns)}, but {list(model.columns)} were "
                 "fitted."

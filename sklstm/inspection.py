@@ -83,7 +83,8 @@ def integrated_gradients(
         than `tol` allows (gradients jump where a maximum or a ReLU switches).
     response_method : {"decision_function", "predict_proba"}, default="decision_function"
         The response of a classifier: the logit of the class (for two classes, that of
-        ``classes_[0]`` is minus that of ``classes_[1]``) or its probability. Ignored
+        ``classes_[0]`` is minus that of ``classes_[1]``; see `decision_function` for
+        several networks) or its probability. Ignored
         for a regressor, whose response is its prediction.
     tol : float, default=0.01
         Largest gap, as a share of the absolute sum of a sequence's attributions.
@@ -879,10 +880,10 @@ def forecast_components(forecaster, fh=None, X=None):
     The network of a forecaster corrects a base: the seasonal naive forecast, plus fixed
     shares of the window's trend and of the way to the mean season, plus, in every other
     network that is trained, a linear map of the window. `base` is the forecast with
-    the correction left out, through everything that follows (logarithms, the median over
-    networks, limits), and `lstm` what is then missing, so that they add up to `predict`.
-    X acts through the LSTM alone. For steps beyond the horizon, `base` builds on
-    itself.
+    the correction left out, through everything that follows (logarithms, the mean or
+    median over networks, limits), and `lstm` what is then missing, so that they add up
+    to `predict`. X acts through the LSTM alone. For steps beyond the horizon, `base`
+    builds on itself.
 
     Parameters
     ----------

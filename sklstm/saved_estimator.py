@@ -65,6 +65,7 @@ def restore(estimator, fitted):
         and (config["pooling"] is None) == (estimator.target == "sequence")
         and next(network.parameters()).dtype == dtype
         and config["n_outputs"] == head.n_raw
+        and (config["n_members"] == 1 or config["link"] == head.link)
         and isinstance(head, ClassificationHead) == is_classifier,
         "its encoder, network and head do not belong together",
     )

@@ -65,11 +65,6 @@ default="predict"
     if n_streams is not None and n_streams < 1:
         raise ValueError(f"n_streams must be None or at least 1, got {n_streams}.")
     network = estimator.network_
-    if network.others:
-        raise ValueError(
-            f"Only a single network can be streamed; this estimator averages "
-            f"{estimator.n_members_}. Fit with n_members=1."
-        )
     if isinstance(network.stem, ConvStem):
         raise ValueError(
             'A network with stem="conv" cannot be streamed: its convolutions read steps '
@@ -79,6 +74,11 @@ default="predict"
         raise ValueError(
             "A bidirectional network cannot be streamed: it starts from the last step. "
             "Fit with bidirectional=False."
+        )
+    if network.others:
+        raise ValueError(
+            f"Only a single network can be streamed; this estimator averages "
+            f"{estimator.n_members_}. Fit with n_members=1."
         )
     return Stream(estimator, n_streams, method)
 

@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -120,8 +120,17 @@ def side_by_side(n_jobs: int, n_threads: int, device):
         if n_workers > 1:  # torch has a number of threads for each of them
             start = functools.partial(torch.set_num_threads, n_threads)
             pool = ThreadPoolExecutor(n_workers, initializer=start)
-            run = stack.enter_context(pool).map
+            run = functools.partial(_map_to_the_end, stack.enter_context(pool))
         yield run
+
+
+def _map_to_the_end(pool, job, *arguments):
+    """Map in threads; whatever happens in this one, none of them goes on after it."""
+    futures = [pool.submit(job, *each) for each in zip(*arguments, strict=True)]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        wait(futures)
 
 
 @functools.cache
@@ -562,8 +571,7 @@ def train(
                 raise ValueError(
                     f"The training loss became {history.loss_curve[-1]} in epoch "
                     f"{epoch}. Lower learning_rate_init (now {learning_rate_init}) or "
-                    f"max_grad_norm (now {max_grad_norm}), and check that X and y hold "
-                    "no extreme values."
+                    "max_grad_norm, and check that X and y hold no extreme values."
                 )
             if validate is None:
                 score, monitored = 0.0, history.loss_curve[-1]

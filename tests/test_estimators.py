@@ -17,7 +17,7 @@ from sklearn.metrics import mean_pinball_loss
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sklstm import LSTMClassifier, LSTMRegressor, estimators
+from sklstm import LSTMClassifier, LSTMRegressor, estimators, load, save
 
 QUICK = {"hidden_size": 6, "max_iter": 12, "random_state": 0}
 PRECISE = {"hidden_size": 6, "max_iter": 25, "random_state": 0, "batch_size": 8}
@@ -205,6 +205,79 @@ def test_warm_start_goes_on(estimator, make_sequences):
     assert model.n_iter_ == 24 == len(model.loss_curve_)
     assert model.loss_ < loss
     assert not np.array_equal(first, outputs(model, X))
+
+
+CHANGED = [
+    {"hidden_size": 7}, {"num_layers": 2}, {"cell": "gru"}, {"bidirectional": True},
+    {"residual": True}, {"layer_norm": True}, {"dropout": 0.4}, {"stem": "linear"},
+    {"variational_dropout": True}, {"recurrent_dropout": 0.1}, {"token_dropout": 0.1},
+    {"pooling": "max"}, {"n_members": 3}, {"layout": "channel-major"},
+    {"standardize": False}, {"missing": "mask"}, {"target": "sequence"},
+    {"dtype": "float64"}, {"n_channels": 3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", CHANGED, ids=str)
+def test_what_was_fitted_is_not_changed_by_going_on(estimator, changed, make_sequences):
+    X, y = make_sequences(30)
+    model = estimator(**QUICK, warm_start=True, stem=None).fit(X, y)
+    before = outputs(model, X)
+    (name, value), (fitted,) = *changed.items(), (getattr(model, *changed),)
+    fitted = {"n_members": 1, "bidirectional": False}.get(name, fitted)
+    model.set_params(**changed)
+    message = f"{name} is {value!r}, but what was fitted has "
+    for go_on in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match=message):
+            go_on(X, y)
+    model.set_params(**{name: fitted})
+    np.testing.assert_array_equal(outputs(model, X), before)
+    assert model.fit(X, y).n_iter_ == 24
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"loss": "huber"},
+        {"normalize_y": False},
+        {"quantile": 0.2},
+        {"quantile": [0.1, 0.5]},
+    ],
+    ids=str,
+)
+def test_a_loss_is_not_changed_by_going_on(changed, make_sequences):
+    X, y = make_sequences(20)
+    model = LSTMRegressor(**QUICK, loss="quantile").fit(X, y).set_params(**changed)
+    (name,) = changed
+    with pytest.raises(ValueError, match=f"{name} is .*, but what was fitted has "):
+        model.partial_fit(X, y)
+
+
+def test_other_settings_may_change_before_going_on(make_sequences):
+    X, y = make_sequences(20)
+    model = LSTMRegressor(**QUICK, loss="quantile", quantile=[0.1, 0.5, 0.9]).fit(X, y)
+    model.set_params(quantile=(0.1, 0.5, 0.9), epsilon=2.0, alpha=0.0, solver="adamw")
+    model.set_params(dtype="bfloat16", augment="jitter", max_iter=3, batch_size=4)
+    assert model.partial_fit(X, y).n_iter_ == 13
+
+
+def test_deviations_are_not_varied_by_going_on():
+    X = 0.01 * np.random.default_rng(0).normal(size=(20, 40)) + np.cos(np.arange(40))
+    model = LSTMClassifier(3, max_iter=11, random_state=0).fit(X, np.arange(20) % 2)
+    assert model.encoder_.curve_ is not None
+    with pytest.raises(ValueError, match="augment='jitter' cannot vary sequences that"):
+        model.set_params(augment="jitter").partial_fit(X, np.arange(20) % 2)
+
+
+def test_numbers_of_numpy_are_numbers(estimator, make_sequences, tmp_path):
+    X, y = make_sequences(20)
+    settings = {"hidden_size": 4, "num_layers": 2, "n_members": 2, "max_iter": 11}
+    ours, of_numpy = (
+        estimator(**{k: kind(v) for k, v in settings.items()}, random_state=0).fit(X, y)
+        for kind in (int, np.int64)
+    )
+    save(of_numpy, tmp_path / "model")
+    for model in (of_numpy, load(tmp_path / "model")):
+        np.testing.assert_array_equal(outputs(model, X), outputs(ours, X))
 
 
 def test_partial_fit_learns(make_sequences):
@@ -540,6 +613,11 @@ def test_y_of_another_length(estimator, make_sequences):
 def test_quantile_outside(make_sequences, quantile):
     with pytest.raises(ValueError, match="must lie strictly between 0 and 1"):
         LSTMRegressor(loss="quantile", quantile=quantile).fit(*make_sequences(20))
+
+
+def test_quantiles_in_rows(make_sequences):
+    with pytest.raises(ValueError, match="quantile must be a number or a flat list; got"):
+        LSTMRegressor(loss="quantile", quantile=[[0.1, 0.5]]).fit(*make_sequences(20))
 
 
 def test_early_stopping_needs_two_samples(estimator, make_sequences):

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklstm import LSTMClassifier, LSTMRegressor, compress, load, save
 from sklstm.inspection import gate_activations, integrated_gradients
 from sklstm.network import RecurrentNetwork, initialize
 from sklstm.streaming import stream
+from sklstm.training import side_by_side
 
 QUICK = {"hidden_size": 4, "max_iter": 12, "random_state": 0, "n_members": 3}
 CONFIG = {
@@ -203,10 +205,40 @@ def test_auto_averages_convolutions_over_few_sequences(
     assert model.fit(X, y).n_members_ == n_members
 
 
+def test_a_stream_of_batches_is_learnt_by_one(make_sequences):
+    X, y = make_sequences(12, 32)
+    model = LSTMRegressor(hidden_size=3, random_state=0)
+    assert model.partial_fit(X, y).n_members_ == 1
+    model = LSTMRegressor(hidden_size=3, random_state=0, n_members=2)
+    assert model.partial_fit(X, y).partial_fit(X, y).n_members_ == 2
+
+
+def test_no_thread_outlives_what_interrupts_the_others():
+    done = []
+
+    def job(i):
+        if i == 0:
+            raise KeyboardInterrupt
+        time.sleep(0.2)
+        done.append(i)
+
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with side_by_side(2, 1, torch.device("cpu")) as run:
+            with pytest.raises(KeyboardInterrupt):
+                run(job, range(2))
+            assert done == [1]
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def test_what_is_of_one_network_alone_says_so(make_sequences):
     X, y = make_sequences(20)
     model = LSTMClassifier(**QUICK, stem=None).fit(X, y)
     with pytest.raises(ValueError, match=r"single network .*averages 3\. Fit with n"):
         stream(model)
+    with pytest.raises(ValueError, match=r"Lower learning_rate_init .* or max_grad_norm"):
+        LSTMClassifier(**QUICK, solver="sgd", learning_rate_init=1e38).fit(X, y)
     with pytest.raises(ValueError, match='n_members=2 is not for stem="embedding"'):
         LSTMClassifier(stem="embedding", n_members=2).fit([[1, 2], [2, 1]], [0, 1])

@@ -556,6 +556,19 @@ def test_weights_that_are_not_finite(whole, path):
         loaded(path, header, body)
 
 
+def test_members_that_are_averaged_as_of_another_head(path):
+    X, y = np.random.default_rng(0).normal(size=(20, 8)), np.arange(20) % 2
+    settings = {"hidden_size": 3, "stem": None, "n_members": 2, "max_iter": 11}
+    save(LSTMClassifier(**settings, random_state=0).fit(X, y), path)
+    header, body = opened(path.read_bytes())
+    text = json.dumps(header["__metadata__"]["content"], separators=(",", ":"))
+    assert '["link","sigmoid"]' in text
+    text = text.replace('["link","sigmoid"]', '["link","softmax"]')
+    header["__metadata__"]["content"] = text
+    with pytest.raises(ValueError, match="do not belong together"):
+        loaded(path, header, body)
+
+
 def test_an_array_that_nothing_uses(whole, path):
     header, body = opened(whole)
     n = len(body)

@@ -453,17 +453,52 @@ def with_gap():
         (pd.Series(np.arange(9.0)), {"quantiles": (0.0, 0.5, 0.9)}, "strictly between 0"),
         (pd.Series(np.arange(9.0)), {"quantiles": (0.1, 0.9)}, "odd number, with 0.5"),
         (pd.Series(np.arange(9.0)), {"transform": "log"}, "needs positive values"),
-        (pd.Series(np.arange(9.0)), {"scaling": "minmax"}, "scaling must be one of"),
+        (
+            pd.Series(np.arange(9.0)),
+            {"scaling": "minmax"},
+            "'scaling' parameter .* 'minmax'",
+        ),
         (
             pd.Series(np.arange(9.0)),
             {"cell": "sru"},
-            r"one of \('lstm', 'peephole', 'gru'\); got 'sru'",
+            r"'cell' parameter of LSTMForecaster must be .* Got 'sru' instead",
         ),
     ],
 )
 def test_bad_input_is_named(y, settings, message):
     with pytest.raises(ValueError, match=message):
         LSTMForecaster(**QUICK, **settings).fit(y, fh=[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, 0) for name in ("horizon", "window_length", "sp", "segment_length")],
+        *[(name, 0) for name in ("hidden_size", "n_members", "max_steps", "batch_size")],
+        *[("num_layers", 0), ("learning_rate_init", 0), ("max_grad_norm", 0)],
+        *[("alpha", -1), ("update_steps", -1), ("dropout", 1.0), ("dropout", -0.1)],
+        *[("sp", "M"), ("early_stopping", "no"), ("pretrained", "yes"), ("device", 0)],
+    ],
+)
+def test_bad_parameters_are_named(name, value):
+    message = f"'{name}' parameter of LSTMForecaster must be .* Got {value!r} instead"
+    with pytest.raises(ValueError, match=message):
+        LSTMForecaster(**{name: value}).fit(pd.Series(np.arange(30.0)), fh=[1])
+
+
+def test_numbers_of_numpy_are_numbers():
+    y = pd.Series(np.sin(np.arange(60.0)))
+    settings = {
+        "hidden_size": 4, "num_layers": 2, "max_steps": 5, "window_length": 12, "sp": 6,
+        "segment_length": 6, "horizon": 3, "batch_size": 8, "n_members": 2,
+    }  # fmt: skip
+    ours, of_numpy = (
+        LSTMForecaster(**{k: kind(v) for k, v in settings.items()}, random_state=0)
+        .fit(y)
+        .predict(fh=[1, 2])
+        for kind in (int, np.int64)
+    )
+    pd.testing.assert_series_equal(ours, of_numpy)
 
 
 @pytest.mark.parametrize("freq", ["D", "h", "MS", "W", "B"])

@@ -558,7 +558,8 @@ class ForecastModule(nn.Module):
                 read = context - effects[:, torch.arange(-width, 0) % week]
                 ahead = torch.arange(self.output_shape[1]) % week
                 of_weeks = effects[:, ahead][:, :, None]
-            each = [next(members)(read, first) for _ in range(size)]
+            through = {}  # views read through windows of the same sizes
+            each = [next(members)(read, first, through) for _ in range(size)]
             quantiles = quantiles + share * (combine(each) + of_weeks)
         spread = quantiles[:, :, -1:] - quantiles[:, :, :1]
         quantiles = (quantiles + self.offsets * spread).sort(2).values
@@ -625,7 +626,10 @@ class _Network(nn.Module):
 
 
 class _Member(nn.Module):
-    """A `forecast_model.Member`: context (N, W + P), first (N,) -> (N, Z, Q) float64."""
+    """A `forecast_model.Member`: context (N, W + P), first (N,) -> (N, Z, Q) float64.
+
+    `through` keeps forecasts by network, logarithms and width, for other members.
+    """
 
     def __init__(self, member, network, model):
         super().__init__()
@@ -642,18 +646,17 @@ class _Member(nn.Module):
             gap = known[right] - known[right - 1]
             self.share = _frozen((wanted - known[right - 1]) / gap)
 
-    def forward(self, context, first):
-        through, out = {}, None  # by width
+    def forward(self, context, first, through):
+        out = None
         steps_back = torch.arange(self.context_length, 0, -1)
         n_steps = torch.where(torch.isnan(context), 0, steps_back).amax(1)
         for i in reversed(range(len(self.widths))):
             width = self.widths[max(i - self.n_shorter, 0)]
-            if width not in through:
-                through[width] = self._through(context, first, width)
+            key = id(self.network), self.log, width
+            if key not in through:
+                through[key] = self._through(context, first, width)
             fits = (n_steps <= self.widths[i])[:, None, None]
-            out = (
-                through[width] if out is None else torch.where(fits, through[width], out)
-            )
+            out = through[key] if out is None else torch.where(fits, through[key], out)
         out = out[:, : self.n_steps]
         if self.left is None:
             return out
@@ -681,7 +684,7 @@ class _Member(nn.Module):
         count = (~absent).to(torch.float64).sum(1).clamp(min=1)
         filled = torch.where(absent, 0.0, values)
         if self.scaling in ("season", "last"):
-            centre = _last_observed(values, width, first)
+            centre = _last_observed(values, torch.arange(1, width + 1), first)
             if self.scaling == "season" and period > 1:
                 seen = ~absent[:, -period:]
                 n_seen = seen.to(torch.float64).sum(1)
@@ -736,14 +739,12 @@ class _Member(nn.Module):
     def _seasonal_naive(self, context, width):
         """See `windows.seasonal_naive`: (N, W + P) -> (N, Z)."""
         period = self.period
-        last = _last_observed(context, width, torch.nan)
+        last = _last_observed(context, torch.arange(1, width + 1), torch.nan)
         seasons = F.pad(context, (-width % period, 0), value=torch.nan)
         n_seasons = -(-width // period)
-        of_phase = [
-            _last_observed(seasons[:, phase::period], n_seasons, last)
-            for phase in range(period)
-        ]
-        of_phase = torch.stack(of_phase, dim=1)  # (N, P)
+        seasons = seasons.reshape(-1, n_seasons, period)
+        steps = torch.arange(1, n_seasons + 1)[:, None]
+        of_phase = _last_observed(seasons, steps, last[:, None])  # (N, P)
         return of_phase[:, torch.arange(self.horizon) % period]
 
     def _recent_slope(self, context, width):
@@ -817,10 +818,12 @@ def _mean(each):
     return sum(others, start=first) / len(each) if others else first
 
 
-def _last_observed(values, width, otherwise):
-    """(N, T) -> (N,): the last value that is not NaN; `otherwise` if there is none."""
-    steps = torch.arange(1, width + 1)
-    seen = torch.where(torch.isnan(values), 0, steps)  # (N, T)
+def _last_observed(values, steps, otherwise):
+    """(N, T[, P]) -> (N[, P]): the last value that is not NaN; `otherwise` without one.
+
+    `steps` are the numbers from 1 to T, (T[, 1]).
+    """
+    seen = torch.where(torch.isnan(values), 0, steps)
     last = seen.amax(1)
     # Of NaNs only step 0 would be chosen, which there is not.
     value = torch.where(seen == last[:, None], values, 0.0).sum(1)

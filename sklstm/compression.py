@@ -176,6 +176,8 @@ def distill(estimator, X, *, hidden_size):
         return student.fit(X, estimator.predict(X))
     if estimator.head_.multilabel_:
         raise ValueError("A multilabel classifier cannot be distilled.")
+    if getattr(getattr(X, "index", None), "nlevels", 1) > 1:  # not by rows of time
+        X = [sequence for _, sequence in X.groupby(level=0, sort=False)]
     # The log loss of a row under soft labels is that of a row per class, weighted.
     share = estimator.predict_proba(X)  # (n, n_classes)
     row, label = np.nonzero(share > MIN_SHARE)

@@ -67,6 +67,7 @@ from sklstm.sequences import (
     is_ragged,
     pad_steps,
     read_steps,
+    require_same_instances,
     split_steps,
 )
 from sklstm.training import (
@@ -269,6 +270,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         random = Randomness(self.random_state, device, n_iter, seed)
         encoder = self.encoder_ if going_on else self._make_encoder()
         sequences = encoder.read(X, self, reset=not going_on)
+        if self.target == "sequence":
+            require_same_instances(X, y)
         y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
         if not going_on:
             stem, *_ = self._resolve_auto(sequences.n_timesteps)
@@ -718,6 +721,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _flat_steps(self, X, y, sample_weight):
         """Return y, predictions and weights of all time steps, for `score`."""
+        require_same_instances(X, y)
         predicted = self.predict(X)
         lengths = np.array([len(row) for row in predicted])
         y = read_steps(y, lengths)

@@ -546,7 +546,7 @@ class ForecastModule(nn.Module):
 
     def forward(self, history):
         """(N, T) -> (N, Z, Q)."""
-        first = torch.where(torch.isnan(history[:, 0]), 0.0, history[:, 0])
+        last = _last_observed(history, _steps(history) + 1, 0.0)
         width = self.context_length
         context = F.pad(history, (width, 0), value=torch.nan)[:, -width:]
         quantiles, members = 0.0, iter(self.members)
@@ -559,7 +559,7 @@ class ForecastModule(nn.Module):
                 ahead = torch.arange(self.output_shape[1]) % week
                 of_weeks = effects[:, ahead][:, :, None]
             through = {}  # views read through windows of the same sizes
-            each = [next(members)(read, first, through) for _ in range(size)]
+            each = [next(members)(read, last, through) for _ in range(size)]
             quantiles = quantiles + share * (combine(each) + of_weeks)
         spread = quantiles[:, :, -1:] - quantiles[:, :, :1]
         quantiles = (quantiles + self.offsets * spread).sort(2).values
@@ -626,7 +626,7 @@ class _Network(nn.Module):
 
 
 class _Member(nn.Module):
-    """A `forecast_model.Member`: context (N, W + P), first (N,) -> (N, Z, Q) float64.
+    """A `forecast_model.Member`: context (N, W + P), last (N,) -> (N, Z, Q) float64.
 
     `through` keeps forecasts by network, logarithms and width, for other members.
     """
@@ -646,7 +646,7 @@ class _Member(nn.Module):
             gap = known[right] - known[right - 1]
             self.share = _frozen((wanted - known[right - 1]) / gap)
 
-    def forward(self, context, first, through):
+    def forward(self, context, last, through):
         out = None
         steps_back = torch.arange(self.context_length, 0, -1)
         n_steps = torch.where(torch.isnan(context), 0, steps_back).amax(1)
@@ -654,7 +654,7 @@ class _Member(nn.Module):
             width = self.widths[max(i - self.n_shorter, 0)]
             key = id(self.network), self.log, width
             if key not in through:
-                through[key] = self._through(context, first, width)
+                through[key] = self._through(context, last, width)
             fits = (n_steps <= self.widths[i])[:, None, None]
             out = through[key] if out is None else torch.where(fits, through[key], out)
         out = out[:, : self.n_steps]
@@ -664,19 +664,19 @@ class _Member(nn.Module):
             out[:, :, self.left] * (1 - self.share) + out[:, :, self.right] * self.share
         )
 
-    def _through(self, context, first, width):
+    def _through(self, context, last, width):
         """Forecast through the last `width` steps, normalised."""
         context = context[:, -(width + self.period) :]
         if not self.log:
-            return self._normalised(context, first, width)
+            return self._normalised(context, last, width)
         is_log = (context <= 0).to(torch.int64).amax(1) == 0
         logs = torch.log(torch.where(context > 0, context, torch.nan))
         context = torch.where(is_log[:, None], logs, context)
-        logs = torch.log(torch.where(first > 0, first, 1.0))
-        out = self._normalised(context, torch.where(is_log, logs, first), width)
+        logs = torch.log(torch.where(last > 0, last, 1.0))
+        out = self._normalised(context, torch.where(is_log, logs, last), width)
         return torch.where(is_log[:, None, None], torch.exp(out.clamp(max=MAX_LOG)), out)
 
-    def _normalised(self, context, first, width):
+    def _normalised(self, context, otherwise, width):
         """See `windows.make_windows`; all in float64 but for the network."""
         period, horizon = self.period, self.horizon
         values = context[:, period:]  # (N, W)
@@ -684,7 +684,7 @@ class _Member(nn.Module):
         count = (~absent).to(torch.float64).sum(1).clamp(min=1)
         filled = torch.where(absent, 0.0, values)
         if self.scaling in ("season", "last"):
-            centre = _last_observed(values, torch.arange(1, width + 1), first)
+            centre = _last_observed(values, torch.arange(1, width + 1), otherwise)
             if self.scaling == "season" and period > 1:
                 seen = ~absent[:, -period:]
                 n_seen = seen.to(torch.float64).sum(1)
@@ -692,7 +692,7 @@ class _Member(nn.Module):
                 centre = torch.where(n_seen > 0, mean, centre)
         else:
             observed = (~absent).to(torch.int64).amax(1) > 0
-            centre = torch.where(observed, filled.sum(1) / count, first)
+            centre = torch.where(observed, filled.sum(1) / count, otherwise)
         deviation = torch.where(absent, 0.0, values - centre[:, None])
         if self.scaling == "standard":
             scale = torch.sqrt((deviation * deviation).sum(1) / count)

@@ -104,17 +104,18 @@ class Member:
         exog = None
         if array.exog.shape[1]:
             exog = _again(array.gather_exog(series, positions[:, period:]), logs)
-        first = array.values[np.minimum(array.starts[series], len(array.values) - 1)]
-        first = np.nan_to_num(first)
+        # Where the window holds nothing, what came last before it goes on.
+        last, empty = np.zeros(len(series)), np.isnan(context[:, period:]).all(axis=1)
+        last[empty] = array.last_observed(series[empty], ends[empty])
         is_log = np.zeros(len(logs) * len(series), dtype=bool)
         if any(logs):
             positive = ~(context <= 0).any(axis=1)
             is_log = np.concatenate([log & positive for log in logs])
             context = _log(_again(context, logs), is_log[:, None])
-            first = np.nan_to_num(_log(_again(first, logs), is_log))
+            last = np.nan_to_num(_log(_again(last, logs), is_log))
         windows = make_windows(
             context, period, self.horizon, exog=exog,
-            future=None if future is None else _again(future, logs), fallback=first,
+            future=None if future is None else _again(future, logs), fallback=last,
             scaling=self.scaling,
         )  # fmt: skip
         return windows, is_log
@@ -250,6 +251,8 @@ class ForecastModel:
         """Return series up to positions `ends` less their weeks, and `week_effects`."""
         width = N_WEEKS * 7 * self.period
         values = array.gather(series, ends[:, None] - width + np.arange(width))
+        empty = np.isnan(values).all(axis=1)
+        values[empty, 0] = array.last_observed(series[empty], ends[empty])
         effects = week_effects(values, self.period)
         values -= np.tile(effects, N_WEEKS)
         stops = (np.arange(len(series)) + 1) * width

@@ -25,6 +25,7 @@ from sklearn.utils._param_validation import (
 )
 from sktime.datatypes import get_cutoff
 from sktime.forecasting.base import BaseForecaster
+from sktime.utils.validation.forecasting import check_fh
 
 from sklstm.forecast_model import (
     ForecastModel,
@@ -362,6 +363,7 @@ class LSTMForecaster(BaseForecaster):
         table = to_table(y, X)
         _check_regular(table)
         _check_finite(table.frame)
+        _check_finite(X, "X")
         finite = ~np.isnan(table.values)
         counts = np.add.reduceat(finite, table.offsets[:-1], axis=0)
         if (counts == 0).any():
@@ -691,17 +693,56 @@ class LSTMForecaster(BaseForecaster):
         offsets[n_steps:] = offsets[n_steps - 1]
         model.offsets = np.nan_to_num(offsets)
 
+    def update(self, y, X=None, update_params=True):
+        """Take new data, as every forecaster of sktime.
+
+        Parameters
+        ----------
+        y : Series or DataFrame in an sktime format
+            Rows that go on what is known, or replace some of it. Rows that were missed
+            in between are rows of NaN.
+        X : DataFrame, default=None
+            Exogenous data for all rows of y. Required if `fit` had X.
+        update_params : bool, default=True
+            Whether to train on, for `update_steps` steps; else the data are read as
+            context of later forecasts alone.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If the data do not fit what was fitted. The forecaster is then what it was.
+        """
+        # sktime keeps what it has learnt of the type of y before `_update` can refuse.
+        before = {k: dict(v) if type(v) is dict else v for k, v in vars(self).items()}
+        is_done = False
+        try:
+            super().update(y, X=X, update_params=update_params)
+            is_done = True
+        finally:
+            if not is_done:
+                vars(self).clear()
+                vars(self).update(before)
+        return self
+
     def _update(self, y, X=None, update_params=True):
         """Add the data to the context; with `update_params`, train on."""
-        try:
-            self._check_columns(y, X)
-            y = self._in_order(y)
-            _check_finite(y)
-        except ValueError:
-            self._set_cutoff_from_y(self._cur_y)  # which sktime has moved
-            raise
-        self._cur_y = merge(self._cur_y, y)
-        self._cur_X = merge(self._cur_X, X)
+        self._check_columns(y, X)
+        y = self._in_order(y)
+        _check_finite(y)
+        if X is None and self.model_.exog_columns:
+            raise ValueError(
+                "LSTMForecaster was fitted with X, so update needs X for the rows of y; "
+                "got None."
+            )
+        _check_finite(X, "X")
+        n_known = len(self._cur_y)
+        self._cur_y, self._cur_X = merge(self._cur_y, y), merge(self._cur_X, X)
+        if not self._goes_on(n_known, len(y)):
+            _check_regular(to_table(self._cur_y, self._cur_X))
         if update_params and self.update_steps and self.model_.trained:
             table = self._read(self._cur_y, self._cur_X)
             model = copy.deepcopy(self.model_)
@@ -709,6 +750,19 @@ class LSTMForecaster(BaseForecaster):
             self._train_networks(model, array, update=True)
             self.model_ = model
         return self
+
+    def _goes_on(self, n_known, n_new):
+        """Tell whether rows were only added to one series, without a gap; or not sure."""
+        index, freq = self._cur_y.index, getattr(self._cutoff, "freq", None)
+        is_one = index.nlevels == 1 and self._cur_X is None
+        if not is_one or n_known < 2 or len(index) != n_known + n_new:
+            return False
+        if isinstance(index, pd.DatetimeIndex) and freq is None:
+            return False
+        spacing = 1
+        if not isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex)):
+            spacing = int(index[1] - index[0])
+        return not _breaks(index[n_known - 1 :], freq, spacing).any()
 
     def _check_X_y(self, X=None, y=None, **options):  # noqa: N802 - name of sktime
         """Check and convert as sktime does; a series like the one before at once.
@@ -729,6 +783,7 @@ class LSTMForecaster(BaseForecaster):
             and y.dtype.kind == "f"
             and type(y.index) is type(self._cur_y.index)
             and y.index.is_monotonic_increasing
+            and y.index.is_unique
         )
 
     def _in_order(self, y):
@@ -871,6 +926,7 @@ class LSTMForecaster(BaseForecaster):
                 "fh; got None."
             )
         self._check_columns(None, X)
+        _check_finite(X, "X")
         rows = X.index.get_indexer(plan.index)
         missing = ahead & (rows < 0)
         if missing.any():
@@ -893,10 +949,10 @@ class LSTMForecaster(BaseForecaster):
             Series to forecast, of the kind seen in `fit`.
         X : DataFrame, default=None
             Exogenous data for all of y. Required if `fit` had X.
-        fh : int or sequence of int, default=None
-            Steps ahead, relative and positive. None: that of `fit`.
+        fh : int, sequence of int or relative ForecastingHorizon, default=None
+            Steps ahead, positive. None: that of `fit`.
         step : int, default=1
-            Distance between cutoffs.
+            Distance between cutoffs, in rows.
         initial_window : int, default=None
             Rows of each series before the first cutoff. None: a season and one.
 
@@ -905,17 +961,33 @@ class LSTMForecaster(BaseForecaster):
         forecasts : DataFrame
             A row for each (instance, cutoff, time), where the time is in y; a column
             per variable.
+
+        Raises
+        ------
+        ValueError
+            If y or X cannot be used, or an argument is out of its range.
         """
         self.check_is_fitted()
-        if fh is None:
-            fh = self.fh
-        steps = np.unique(
-            np.atleast_1d(np.asarray(getattr(fh, "to_pandas", lambda: fh)()))
-        )
+        fh = check_fh(self.fh if fh is None else fh)
+        if not fh.is_relative:
+            raise ValueError(f"backtest takes steps ahead; got the absolute fh {fh!r}.")
+        for name, value in {"step": step, "initial_window": initial_window}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}.")
         model = self.model_
-        X_inner, y_inner = self._check_X_y(X=X, y=y)
-        table = to_table(y_inner, X_inner)
+        if X is None and model.exog_columns:
+            raise ValueError(
+                "LSTMForecaster was fitted with X, so backtest needs X for the rows of "
+                "y; got None."
+            )
+        # sktime notes the type of what it checks, which is for what was fitted alone.
+        checker = copy.copy(self)
+        checker._converter_store_y = dict(self._converter_store_y)
+        X_inner, y_inner = checker._check_X_y(X=X, y=y)
+        self._check_columns(y_inner, X_inner)
+        table = self._read(y_inner, X_inner)
         array = model.standardize(table.flatten())
+        steps = np.unique(_relative_steps(fh, table, None))
         if steps.min() < 1 or steps.max() > model.horizon:
             raise ValueError(
                 f"backtest takes steps from 1 to the trained horizon {model.horizon}; "
@@ -1119,11 +1191,10 @@ def _steps(fh, table, cutoff):
 
 def _spacing(table) -> int:
     times = times_of(table.frame)
-    if isinstance(times, (pd.DatetimeIndex, pd.PeriodIndex)) or len(times) < 2:
+    if isinstance(times, (pd.DatetimeIndex, pd.PeriodIndex)) or table.lengths.max() < 2:
         return 1
-    if table.lengths[0] < 2:
-        return 1
-    return max(int(times[1] - times[0]), 1)
+    first = table.offsets[table.lengths.argmax()]
+    return max(int(times[first + 1] - times[first]), 1)
 
 
 def _relative_steps(fh, table, cutoff):
@@ -1139,11 +1210,13 @@ def _frequency(y):
     return pd.infer_freq(times) if len(times) >= 3 else None
 
 
-def _check_finite(y):
-    infinite = np.isinf(y.to_numpy(dtype=np.float64))
+def _check_finite(frame, name="y"):
+    if frame is None:
+        return
+    infinite = np.isinf(frame.to_numpy(dtype=np.float64))
     if infinite.any():
         row = int(infinite.any(axis=1).argmax())
-        raise ValueError(f"y contains infinity at {y.index[row]}.")
+        raise ValueError(f"{name} contains infinity at {frame.index[row]}.")
 
 
 def _reference_times(table):
@@ -1157,30 +1230,35 @@ def _reference_times(table):
     return times
 
 
+def _breaks(times, freq, spacing):
+    """Tell after which of n times another one than the next follows: (n - 1,)."""
+    if isinstance(times, pd.PeriodIndex):
+        return np.diff(times.asi8) != times.freq.n
+    if isinstance(times, pd.DatetimeIndex):
+        # A day may be 24 hours or a day of the calendar, where clocks are changed.
+        return (times[:-1] + freq != times[1:]) & (
+            times[:-1].tz_localize(None) + freq != times[1:].tz_localize(None)
+        )
+    return np.diff(np.asarray(times)) != spacing
+
+
 def _check_regular(table):
     """Raise where rows of an instance are not equally far apart."""
-    times = times_of(table.frame)
-    if isinstance(times, pd.PeriodIndex):
-        wrong = np.diff(times.asi8) != 1
-    elif isinstance(times, pd.DatetimeIndex):
+    times, freq = times_of(table.frame), None
+    if isinstance(times, pd.DatetimeIndex):
         freq = _reference_times(table).freq
-        if freq is None and table.lengths.max() >= 3:
+        if freq is None and table.lengths.max() >= 2:
             raise ValueError(
                 "The DatetimeIndex of y has gaps or no regular frequency. Call "
                 "y.asfreq(...) first; the missing values that this makes are understood."
             )
         if freq is None or len(table.lengths) == 1:
             return
-        # A day may be 24 hours or a day of the calendar, where clocks are changed.
-        wrong = (times[:-1] + freq != times[1:]) & (
-            times[:-1].tz_localize(None) + freq != times[1:].tz_localize(None)
-        )
-    else:
-        wrong = np.diff(np.asarray(times)) != _spacing(table)
+    wrong = _breaks(times, freq, _spacing(table))
     wrong[table.offsets[1:-1] - 1] = False  # between two instances
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(
-            f"The index of y has a gap between {table.frame.index[row]!r} and "
-            f"{table.frame.index[row + 1]!r}. Insert the missing rows, with NaN."
+            f"The index of y has a gap between {table.frame.index[row]} and "
+            f"{table.frame.index[row + 1]}. Insert the missing rows, with NaN."
         )

@@ -868,7 +868,7 @@ def forecast_effects(forecaster, fh=None, X=None, *, lags=None):
         exog_effects=exog_effects,
         forecast=forecast,
         lags=lags,
-        columns=list(table.frame.columns),
+        columns=_columns(forecaster),
         exog_columns=exog_columns,
         index=index,
     )
@@ -937,7 +937,7 @@ def forecast_components(forecaster, fh=None, X=None):
         lstm=forecast - base,
         seasonal_naive=seasonal_naive,
         trend=base - seasonal_naive,
-        columns=list(model.columns),
+        columns=_columns(forecaster),
         index=index,
     )
 
@@ -951,6 +951,12 @@ def _twin(forecaster, fh, X):
     forecaster.check_is_fitted()
     twin = copy.copy(forecaster)
     return twin, twin._check_fh(fh), twin._check_X(X=X)
+
+
+def _columns(forecaster):
+    """Return the columns of its forecasts, in the order that `predict` has them."""
+    names, columns = list(forecaster._get_varnames()), list(forecaster._cur_y.columns)
+    return names if set(names) == set(columns) else columns
 
 
 def _median(forecaster, fh, X):

@@ -341,7 +341,8 @@ class AttributionDisplay:
             axes[0].set_yticks(np.arange(n_channels), names)
         for channel in range(n_channels if curves else 0):
             axis, series = axes[channel], values[:, channel]
-            low, high = np.nanmin(series), np.nanmax(series)
+            seen = series[~np.isnan(series)]
+            low, high = (seen.min(), seen.max()) if len(seen) else (0.0, 0.0)
             margin = 0.08 * (high - low) or 1.0
             extent = (-0.5, n_timesteps - 0.5, low - margin, high + margin)
             image = axis.imshow(attributions[None, :, channel], extent=extent, **shading)
@@ -632,20 +633,21 @@ def _parts(frame):
 
 
 def _series_of(frame):
-    """Return {(*instance, number of the column): Series} of a frame of sktime."""
+    """Return {(*instance, column): Series} of a frame of sktime; of one column, 0."""
     return {
-        (*key, k): part.iloc[:, k]
+        (*key, column if part.shape[1] > 1 else 0): part.iloc[:, k]
         for key, part in _parts(frame).items()
-        for k in range(part.shape[1])
+        for k, column in enumerate(part.columns)
     }
 
 
 def _quantiles_of(frame):
-    """Return {(*instance, number of the variable): frame with a column per level}."""
+    """Return {(*instance, variable): frame with a column per level}; of one, 0."""
     out = {}
     for key, part in _parts(frame).items():
-        for k, variable in enumerate(part.columns.unique(0)):
-            out[(*key, k)] = part[variable]
+        variables = part.columns.unique(0)
+        for variable in variables:
+            out[(*key, variable if len(variables) > 1 else 0)] = part[variable]
     return out
 
 
@@ -813,7 +815,7 @@ class ForecastDisplay:
         names = [*forecasts][: self.max_series]
         unknown = [name for name in names if name not in history]
         if unknown:
-            raise ValueError(f"y_pred has the series {unknown[0][:-1]}, which y has not.")
+            raise ValueError(f"y_pred has the series {unknown[0]}, which y has not.")
         n_columns = min(len(names), 3 if len(names) > 4 else 2)
         n_rows = -(-len(names) // n_columns)
         size = (7, 3.8) if len(names) == 1 else (3.8 * n_columns, 2.7 * n_rows)

@@ -251,7 +251,9 @@ class SequenceEncoder:
         """One ragged row as a checked 2-D array (T_i, C)."""
         try:
             array = np.asarray(row)
-            if array.dtype.kind not in "buif":
+            if array.dtype.kind not in "buif" and hasattr(row, "to_numpy"):
+                array = row.to_numpy(dtype=np.float64, na_value=np.nan)
+            elif array.dtype.kind not in "buif":
                 array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(
@@ -505,6 +507,18 @@ def distinct_rows(
     return rows[order][starts], np.add.reduceat(weight[order], starts)
 
 
+def require_same_instances(X, y) -> None:
+    """Raise where frames with an (instance, time) row index name other instances."""
+    if getattr(getattr(y, "index", None), "nlevels", 1) != 2 or not hasattr(X, "columns"):
+        return
+    of_X, of_y = (a.index.get_level_values(0).unique() for a in (X, y))
+    if len(of_X) == len(of_y) and not of_X.equals(of_y):
+        raise ValueError(
+            f"X and y have their instances in another order: {of_X[:3].tolist()}... and "
+            f"{of_y[:3].tolist()}... Call y.loc[X.index]."
+        )
+
+
 def read_steps(y, lengths: np.ndarray) -> np.ndarray:
     """Return the targets of all time steps of all sequences, one after the other.
 
@@ -588,7 +602,13 @@ def _panel_rows(X):
     scikit-learn; a list of arrays or frames, or of lists of unequal length, is ragged.
     """
     if hasattr(X, "columns") and hasattr(X, "index"):
-        if getattr(X.index, "nlevels", 1) == 2:
+        n_levels = getattr(X.index, "nlevels", 1)
+        if n_levels > 2:
+            raise ValueError(
+                f"X has a row index of {n_levels} levels; a panel has two, (instance, "
+                "time). Join the upper levels to one."
+            )
+        if n_levels == 2:
             return _split_by_instance(X.index, _require_numbers(X))
         if _is_nested(X):
             return _nested_rows(X)
@@ -624,7 +644,9 @@ def _split_by_instance(index, values):
 def _require_numbers(frame):
     try:
         values = frame.to_numpy()
-        return values if values.dtype.kind in "buif" else values.astype(np.float64)
+        if values.dtype.kind in "buif":
+            return values
+        return frame.to_numpy(dtype=np.float64, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise ValueError(f"X has values that are not numbers: {error}") from error
 

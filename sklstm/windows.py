@@ -22,8 +22,10 @@ MIN_EXPLAINED = 0.35
 # Channels of a window before exogenous ones.
 N_CHANNELS = 6
 PERIOD_OF_FREQUENCY = {
-    "Y": 1, "A": 1, "Q": 4, "M": 12, "W": 52, "B": 5, "D": 7, "h": 24, "H": 24,
-    "min": 60, "T": 60, "s": 60, "S": 60,
+    "Y": 1, "A": 1, "Q": 4, "M": 12, "SM": 24, "W": 52, "B": 5, "C": 5, "D": 7,
+    "h": 24, "H": 24, "min": 60, "T": 60, "s": 60, "S": 60,
+    # Of business days, standard or custom.
+    "BY": 1, "BA": 1, "BQ": 4, "BM": 12, "CBM": 12,
 }  # fmt: skip
 
 
@@ -136,6 +138,25 @@ class SeriesArray:
         values = self.values.take(positions, mode="clip")
         return np.where(inside, values, np.nan)
 
+    def last_observed(self, series, ends) -> np.ndarray:
+        """Return the last value before positions `ends` that is not missing, else 0.
+
+        Parameters
+        ----------
+        series, ends : ndarray of shape (n,), int64
+
+        Returns
+        -------
+        values : ndarray of shape (n,), float64
+        """
+        last = np.zeros(len(series))
+        for i, (start, end) in enumerate(zip(self.starts[series], ends, strict=True)):
+            values = self.values[start:end]
+            values = values[~np.isnan(values)]
+            if len(values):
+                last[i] = values[-1]
+        return last
+
     def gather_exog(self, series, positions) -> np.ndarray:
         """Return exogenous rows (n, k, n_exog) at positions, NaN outside the series."""
         inside = positions >= self.starts[series, None]
@@ -230,7 +251,7 @@ def frequency_period(index) -> int | None:
     digits = "".join(c for c in head if c.isdigit())
     unit = head[len(digits) :]
     step = int(digits or 1)
-    for key in (unit, unit.rstrip("ES"), unit[:1]):
+    for key in (unit, unit.rstrip("ES")):  # at the end or start of a month, say
         if key in PERIOD_OF_FREQUENCY:
             period = PERIOD_OF_FREQUENCY[key]
             if key in ("min", "T"):  # a day of minutes; an hour where they are fine

@@ -192,3 +192,12 @@ def test_files_with_wrong_codes_are_refused(data):
         arrays = state["arrays"] | odd
         with pytest.raises(ValueError, match=r"its network has"):
             codec.from_value({**state, "arrays": arrays})
+
+
+def test_a_panel_is_distilled_as_a_list():
+    rows = [rng.normal(size=(6, 2)) for _ in range(20)]
+    frame = pd.concat({i: pd.DataFrame(row) for i, row in enumerate(rows)})
+    teacher = LSTMClassifier(4, max_iter=11, random_state=0).fit(frame, np.arange(20) % 3)
+    students = [distill(teacher, X, hidden_size=2) for X in (frame, rows)]
+    answers = [student.predict_proba(rows) for student in students]
+    np.testing.assert_array_equal(*answers)

@@ -245,6 +245,14 @@ def test_pretrained_forecaster_of_hours_that_differ_by_the_week(n, tmp_path):
     check_forecaster(LSTMForecaster(horizon=30, sp=24).fit(y), y, tmp_path)
 
 
+@pytest.mark.parametrize("sp", [1, 12, 24])
+def test_a_series_that_has_ended(sp, tmp_path):
+    y = pd.concat([series(50), pd.Series(np.full(1200, np.nan))], ignore_index=True)
+    forecaster = LSTMForecaster(horizon=3, sp=sp).fit(y)
+    check_forecaster(forecaster, y, tmp_path)
+    np.testing.assert_allclose(forecaster.predict(fh=[1]), y[49])
+
+
 @pytest.mark.parametrize(
     "settings",
     [

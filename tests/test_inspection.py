@@ -516,6 +516,17 @@ def test_components_start_as_what_the_network_starts_from(longley):
     assert (other.lstm != parts.lstm).any()
 
 
+def test_columns_are_named_as_predict_names_them():
+    t = np.arange(60.0)
+    y = pd.DataFrame({"a": np.sin(t), "b": 5 + np.cos(t)})
+    forecaster = LSTMForecaster(4, sp=6).fit(y[:50], fh=[1])
+    forecaster.update(y.loc[50:50, ["b", "a"]], update_params=False)
+    predicted = forecaster.predict()
+    for result in (forecast_effects(forecaster, lags=2), forecast_components(forecaster)):
+        assert result.columns == predicted.columns.tolist()
+        np.testing.assert_allclose(result.forecast, predicted)
+
+
 def test_bad_settings_of_effects(airline):
     with pytest.raises(ValueError, match=r"lags must be integers of at least 1, got \[0"):
         forecast_effects(airline, lags=[0, 1])

@@ -188,7 +188,7 @@ def test_a_fan_chart_of_a_panel_and_of_columns():
         "h0_0, c0", "h0_0, c1", "h0_1, c0", "h0_1, c1", "h0_2, c0"
     ]  # fmt: skip
     assert any("(D)" in text for text in texts(display))
-    with pytest.raises(ValueError, match=r"y_pred has the series \(\), which y has not"):
+    with pytest.raises(ValueError, match=r"has the series \('c0',\), which y has not"):
         ForecastDisplay.from_predictions(y, forecaster.predict().loc["h0_1"])
     with pytest.raises(TypeError, match="Series or DataFrame, got list"):
         ForecastDisplay.from_predictions([1, 2], forecaster.predict())
@@ -250,6 +250,32 @@ def test_calibration_counts_values_below_each_quantile(forecaster):
     ]
     np.testing.assert_allclose(display.observed, below)
     assert {"Level of the quantile", "12 values"} <= texts(display)
+
+
+def test_columns_are_told_by_their_names():
+    t = np.arange(60.0)
+    y = pd.DataFrame({"a": np.sin(t), "b": 100 + np.sin(t)})
+    forecaster = LSTMForecaster(4, sp=6).fit(y[:50], fh=[1, 2, 3])
+    forecaster.update(y.loc[50:52, ["b", "a"]], update_params=False)
+    for axis in ForecastDisplay.from_estimator(forecaster).ax_.ravel()[:2]:
+        drawn = np.concatenate([line.get_ydata() for line in axis.lines])
+        assert np.ptp(drawn[~np.isnan(drawn)]) < 10  # and not 100
+    actual = y[["b", "a"]]
+    both = QuantileCalibrationDisplay.from_estimator(forecaster, None, actual)
+    same = QuantileCalibrationDisplay.from_estimator(forecaster, None, y)
+    np.testing.assert_array_equal(both.observed, same.observed)
+    assert both.observed.max() > 0
+    plt.close("all")
+
+
+def test_attributions_of_a_channel_without_values():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 8, 2))
+    X[0, :, 1] = np.nan
+    model = LSTMClassifier(**QUICK, missing="mask").fit(X, np.arange(20) % 2)
+    display = AttributionDisplay.from_estimator(model, X[:1])
+    assert len(np.ravel(display.ax_)) >= 2
+    plt.close("all")
 
 
 def test_calibration_of_a_regressor(data):

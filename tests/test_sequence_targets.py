@@ -112,6 +112,20 @@ def test_frames_with_an_instance_and_time_index(estimator):
         assert_same_rows(outputs(estimator(**QUICK).fit(frame, labels), frame), expected)
 
 
+def test_instances_in_another_order_are_refused(estimator):
+    X, y = labelled_steps(estimator)
+    keys = [(i, t) for i, x in enumerate(X) for t in range(len(x))]
+    index = pd.MultiIndex.from_tuples(keys)
+    frame = pd.DataFrame(np.concatenate(X), index=index)
+    labels = pd.Series(np.concatenate(y), index=index)
+    model = estimator(**QUICK).fit(frame, labels)
+    turned = labels.sort_index(level=0, ascending=False, sort_remaining=False)
+    for use in (model.fit, model.score):
+        with pytest.raises(ValueError, match=r"another order: \[0, 1, 2\]\.\.\. and"):
+            use(frame, turned)
+        use(frame, turned.loc[frame.index])
+
+
 def test_loss_is_the_mean_over_steps():
     X, y = labelled_steps(LSTMRegressor)
     model = LSTMRegressor(

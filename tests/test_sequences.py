@@ -254,3 +254,21 @@ def test_swapped_axes_are_warned_about():
     X = np.zeros((4, 5, 40))
     with pytest.warns(UserWarning, match='set layout="channel-major"'):
         read(X)
+
+
+def test_a_row_index_of_three_levels_is_refused():
+    frame = pd.concat({"upper": frame_of(RAGGED)})
+    with pytest.raises(ValueError, match="row index of 3 levels; a panel has two"):
+        read(frame)
+
+
+def test_nullable_numbers_are_read_as_any_others():
+    missing = [row.copy() for row in RAGGED]
+    missing[0][1, 0] = np.nan
+    expected = read(missing, missing="mask").values
+    frame = frame_of(missing)
+    for X in (
+        frame.astype("Float64"),
+        [part for _, part in frame.astype("Float64").groupby(level=0, sort=False)],
+    ):
+        np.testing.assert_array_equal(read(X, missing="mask").values, expected)

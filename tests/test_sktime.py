@@ -364,6 +364,139 @@ def test_backtest_equals_evaluate_without_refitting():
         )
 
 
+def with_exog(n=60):
+    X = pd.DataFrame({"x": np.cos(np.arange(60.0)), "z": np.arange(60.0) % 7})
+    return (pd.Series(np.sin(np.arange(60.0))) + X.x)[:n], X[:n]
+
+
+def refused_updates():
+    monthly = pd.Series(
+        np.sin(np.arange(60.0)), pd.period_range("2000", freq="M", periods=60)
+    )
+    hourly = pd.Series(
+        np.sin(np.arange(60.0)), pd.date_range("2000", freq="h", periods=60, tz="UTC")
+    )
+    plain = pd.Series(np.sin(np.arange(60.0)))
+    frame = pd.DataFrame({"a": plain, "b": -plain})
+    panel = make_panel(2, 60)
+    time = panel.index.get_level_values(1).factorize()[0]
+    y, X = with_exog()
+    return {
+        "months": (monthly[:50], monthly[53:55], None, "y has a gap between"),
+        "hours": (hourly[:50], hourly[53:55], None, "gaps or no regular frequency"),
+        "numbers": (plain[:50], plain[53:55], None, "gap between 49 and 53"),
+        "a panel": (panel[time < 50], panel[time > 53], None, "y has a gap"),
+        "no zone": (hourly[:50], hourly[50:52].tz_localize(None), None, None),
+        "columns": (
+            frame[:50],
+            frame.rename(columns={"b": "c"})[50:],
+            None,
+            "were fitted",
+        ),
+        "one more": (plain[:50], frame[50:], None, "were fitted"),
+        "repeated": (plain[:50], plain.iloc[[50, 50]], None, None),
+        "no X": (y[:50], y[50:52], X[:50], "update needs X for the rows of y; got None"),
+    }
+
+
+@pytest.mark.parametrize("case", refused_updates())
+def test_a_refused_update_changes_nothing(case):
+    y, new, X, message = refused_updates()[case]
+    forecaster = LSTMForecaster(**QUICK | {"max_steps": 3}).fit(y, X=X, fh=[1])
+    given = None if X is None else with_exog()[1][50:51]
+    before, cutoff = forecaster.predict(X=given), forecaster.cutoff
+    for update_params in (False, True):
+        with pytest.raises((ValueError, TypeError), match=message):
+            forecaster.update(new, update_params=update_params)
+    assert forecaster.cutoff.equals(cutoff)
+    after = forecaster.predict(X=given)
+    assert type(after) is type(before)
+    pd.testing.assert_frame_equal(pd.DataFrame(after), pd.DataFrame(before))
+
+
+def test_infinity_in_exogenous_data_is_named():
+    y, X = with_exog()
+    wrong = X.copy()
+    wrong.loc[30, "z"] = np.inf
+    forecaster = LSTMForecaster(**QUICK | {"max_steps": 3})
+    with pytest.raises(ValueError, match="X contains infinity at 30"):
+        forecaster.fit(y, X=wrong, fh=[1])
+    forecaster.fit(y[:30], X=X[:30], fh=[1])
+    with pytest.raises(ValueError, match="X contains infinity at 30"):
+        forecaster.predict(X=wrong[30:31])
+    with pytest.raises(ValueError, match="X contains infinity at 30"):
+        forecaster.update(y[30:32], X=wrong[30:32])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"initial_window": 0}, "initial_window must be at least 1; got 0"),
+        ({"step": 0}, "step must be at least 1; got 0"),
+        ({"X": None}, "backtest needs X for the rows of y; got None"),
+        ({"X": with_exog()[1][["z", "x"]]}, r"X has the columns \['z', 'x'\], but"),
+        ({"y": with_exog()[0].drop(index=[20])}, "y has a gap between 19 and 21"),
+        (
+            {"fh": ForecastingHorizon([3], is_relative=False)},
+            "takes steps ahead; got the",
+        ),
+    ],
+)
+def test_a_backtest_checks_as_fit_and_predict_do(arguments, message):
+    y, X = with_exog()
+    forecaster = LSTMForecaster(**QUICK | {"max_steps": 3}).fit(y, X=X, fh=[1, 2])
+    with pytest.raises(ValueError, match=message):
+        forecaster.backtest(**{"y": y, "X": X, **arguments})
+
+
+def test_a_backtest_leaves_the_forecaster_as_it_was():
+    y = load_airline()
+    forecaster = LSTMForecaster().fit(y, fh=[1, 2])
+    before = forecaster.predict()
+    forecaster.backtest(y.rename("other"), initial_window=140)
+    forecaster.backtest(y.to_frame("q"), initial_window=140)
+    pd.testing.assert_series_equal(forecaster.predict(), before)
+
+
+def test_a_backtest_counts_rows_as_predict_does():
+    y = pd.Series(np.sin(np.arange(60.0)), index=np.arange(0, 120, 2))
+    forecaster = LSTMForecaster().fit(y[:50], fh=[2, 4])
+    predicted = forecaster.predict()
+    tested = forecaster.backtest(y, initial_window=50).loc[98]
+    assert tested.index.tolist() == predicted.index.tolist() == [100, 102]
+    np.testing.assert_allclose(tested.to_numpy()[:, 0], predicted)
+
+
+def test_every_other_month_is_regular():
+    y = pd.Series(np.sin(np.arange(48.0)), pd.period_range("2000", freq="2M", periods=48))
+    forecaster = LSTMForecaster().fit(y[:40], fh=[1, 2])
+    assert forecaster.predict().index.equals(y.index[40:42])
+    forecaster.update(y[40:41], update_params=False)
+    assert forecaster.predict().index.equals(y.index[41:43])
+
+
+def test_a_series_of_one_row_does_not_tell_the_spacing():
+    index = pd.MultiIndex.from_tuples([("a", 0)] + [("b", 2 * t) for t in range(30)])
+    y = pd.DataFrame({"y": np.sin(np.arange(31.0))}, index)
+    assert LSTMForecaster().fit(y, fh=[2]).predict().index.tolist() == [
+        ("a", 2),
+        ("b", 60),
+    ]
+
+
+def test_two_dates_without_a_frequency_are_refused():
+    y = pd.Series([1.0, 2.0], pd.DatetimeIndex(["2020-01-01", "2020-01-02"]))
+    with pytest.raises(ValueError, match="no regular frequency"):
+        LSTMForecaster().fit(y, fh=[1])
+
+
+@pytest.mark.parametrize("sp", [1, 12, 24])
+def test_what_has_ended_goes_on_from_its_last_value(sp):
+    y = pd.Series(np.concatenate([np.linspace(10, 15, 120), np.full(1500, np.nan)]))
+    forecast = LSTMForecaster(sp=sp).fit(y, fh=[1, 2]).predict()
+    np.testing.assert_allclose(forecast, 15.0, rtol=1e-6)
+
+
 @pytest.mark.parametrize("strategy", ["refit", "update", "no-update_params"])
 def test_evaluate(strategy):
     cv = ExpandingWindowSplitter(fh=[1, 2], initial_window=120, step_length=10)

@@ -112,6 +112,11 @@ def test_period_of_a_frequency(frequency, period):
 def test_period_of_dates_and_numbers():
     assert frequency_period(pd.date_range("2000", periods=9, freq="MS")) == 12
     assert frequency_period(pd.date_range("2000", periods=9, freq="B")) == 5
+    for frequency, period in {
+        "ME": 12, "BME": 12, "BMS": 12, "BQE": 4, "BYS": 1, "SME": 24, "SMS": 24, "QS": 4
+    }.items():  # fmt: skip
+        dates = pd.date_range("2000", periods=9, freq=frequency)
+        assert frequency_period(dates) == period
     assert frequency_period(pd.RangeIndex(9)) is None
 
 

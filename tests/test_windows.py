@@ -112,12 +112,26 @@ def test_period_of_a_frequency(frequency, period):
 def test_period_of_dates_and_numbers():
     assert frequency_period(pd.date_range("2000", periods=9, freq="MS")) == 12
     assert frequency_period(pd.date_range("2000", periods=9, freq="B")) == 5
-    for frequency, period in {
-        "ME": 12, "BME": 12, "BMS": 12, "BQE": 4, "BYS": 1, "SME": 24, "SMS": 24, "QS": 4
-    }.items():  # fmt: skip
-        dates = pd.date_range("2000", periods=9, freq=frequency)
-        assert frequency_period(dates) == period
     assert frequency_period(pd.RangeIndex(9)) is None
+
+
+@pytest.mark.parametrize(
+    ("frequency", "period"),
+    [
+        (pd.offsets.MonthEnd(), 12),
+        (pd.offsets.BMonthEnd(), 12),
+        (pd.offsets.BMonthBegin(), 12),
+        (pd.offsets.BQuarterEnd(), 4),
+        (pd.offsets.QuarterBegin(), 4),
+        (pd.offsets.BYearBegin(), 1),
+        (pd.offsets.SemiMonthEnd(), 24),
+        (pd.offsets.SemiMonthBegin(), 24),
+    ],
+    ids=str,
+)
+def test_period_of_dates_at_the_end_or_start_of_something(frequency, period):
+    dates = pd.date_range("2000", periods=9, freq=frequency)
+    assert frequency_period(dates) == period
 
 
 def test_a_period_must_show_in_the_data():

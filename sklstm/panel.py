@@ -99,9 +99,9 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
         channel per channel, which other values are missing. Infinity is an error.
     n_members : int or "auto", default="auto"
         Networks to train, each from a start and with orders of its own, side by side
-        where the CPU has several cores; probabilities or predictions are averaged. "auto":
-        where convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
-        for up to 512; else 1. Must be 1 with ``stem="embedding"``.
+        where the CPU has several cores; probabilities or predictions are averaged.
+        "auto": where convolutions read at least 32 steps, 3 for up to 341 training
+        sequences, 2 for up to 512; else 1. Must be 1 with ``stem="embedding"``.
     solver : {"adam", "adamw", "sgd"}, default="adam"
         "sgd" has Nesterov momentum of 0.9.
     alpha : float, default=1e-4
@@ -444,9 +444,9 @@ default="squared_error"
         Whether targets are brought to mean 0 and standard deviation 1 in training.
     n_members : int or "auto", default="auto"
         Networks to train, each from a start and with orders of its own, side by side
-        where the CPU has several cores; probabilities or predictions are averaged. "auto":
-        where convolutions read at least 32 steps, 3 for up to 341 training sequences, 2
-        for up to 512; else 1. Must be 1 with ``stem="embedding"``.
+        where the CPU has several cores; probabilities or predictions are averaged.
+        "auto": where convolutions read at least 32 steps, 3 for up to 341 training
+        sequences, 2 for up to 512; else 1. Must be 1 with ``stem="embedding"``.
     solver : {"adam", "adamw", "sgd"}, default="adam"
         "sgd" has Nesterov momentum of 0.9.
     alpha : float, default=0.03

@@ -89,7 +89,8 @@ class Member:
     ):  # fmt: skip
         """Cut the windows that end before positions `ends`.
 
-        Given `logs`, once for each of them, in the place of `log`.
+        Given `logs`, once for each of them, in the place of `log`; given `future`, for as
+        many steps ahead as it has.
 
         Returns
         -------
@@ -114,9 +115,9 @@ class Member:
             context = _log(_again(context, logs), is_log[:, None])
             last = np.nan_to_num(_log(_again(last, logs), is_log))
         windows = make_windows(
-            context, period, self.horizon, exog=exog,
-            future=None if future is None else _again(future, logs), fallback=last,
-            scaling=self.scaling,
+            context, period, self.horizon if future is None else future.shape[1],
+            exog=exog, future=None if future is None else _again(future, logs),
+            fallback=last, scaling=self.scaling,
         )  # fmt: skip
         return windows, is_log
 
@@ -128,13 +129,15 @@ def blocks(views, array, period, series, ends, future, device) -> np.ndarray:
     ----------
     views : list of Member
         They differ in `log` and `n_shorter` alone.
+    future : ndarray of shape (n, n_steps, n_exog)
+        At most `horizon` steps; no more are decoded.
 
     Returns
     -------
-    quantiles : ndarray of shape (n_views, n, horizon, n_quantiles)
+    quantiles : ndarray of shape (n_views, n, n_steps, n_quantiles)
     """
     network, n_quantiles = views[0].network, len(views[0].quantiles)
-    out = np.empty((len(views), len(series), views[0].horizon, n_quantiles))
+    out = np.empty((len(views), len(series), future.shape[1], n_quantiles))
     if device.type != "cpu":
         network = copy.deepcopy(network).to(device)
     sizes = {}  # views of windows of the same size
@@ -149,10 +152,9 @@ def blocks(views, array, period, series, ends, future, device) -> np.ndarray:
             width_of = view.widths(array, series[piece], ends[piece])
             for width in np.unique(width_of):
                 rows = start + np.flatnonzero(width_of == width)
-                known = future[rows] if network.config["n_future"] else None
                 parts.append(
                     view.windows(
-                        array, period, series[rows], ends[rows], known, width, logs
+                        array, period, series[rows], ends[rows], future[rows], width, logs
                     )
                 )
                 places.append(np.ix_(same, rows))
@@ -232,10 +234,11 @@ class ForecastModel:
         return SeriesArray(array.values, array.starts, array.stops, exog)
 
     def forecast_of(self, members, array, series, ends, future, device):
-        """Forecast with the trained or the pretrained: (n, horizon, n_quantiles)."""
+        """Forecast with the trained or the pretrained: (n, n_steps, n_quantiles)."""
         if members is self.pretrained and self.has_weeks:
-            out = np.empty((len(series), self.horizon, len(self.quantiles)))
-            ahead = np.arange(self.horizon) % (7 * self.period)
+            n_steps = future.shape[1]
+            out = np.empty((len(series), n_steps, len(self.quantiles)))
+            ahead = np.arange(n_steps) % (7 * self.period)
             for start in range(0, len(series), PREDICT_ROWS):
                 rows = slice(start, start + PREDICT_ROWS)
                 rest, effects = self.without_weeks(array, series[rows], ends[rows])
@@ -269,7 +272,6 @@ class ForecastModel:
         each = []
         for same in views.values():
             quantiles = blocks(same, array, self.period, series, ends, future, device)
-            quantiles = quantiles[:, :, : self.horizon]
             if same[0].quantiles != self.quantiles:
                 head = ForecastHead(same[0].quantiles)
                 quantiles = head.interpolate(quantiles, self.quantiles)
@@ -279,8 +281,11 @@ class ForecastModel:
         return (np.mean if members is self.pretrained else np.median)(each, axis=0)
 
     def block(self, array, series, ends, future, device) -> np.ndarray:
-        """Forecast the `horizon` steps after `ends`: (n, horizon, n_quantiles)."""
-        quantiles = 0.0
+        """Forecast the steps after `ends` that `future` has: (n, n_steps, n_quantiles).
+
+        At most `horizon` steps.
+        """
+        quantiles, offsets = 0.0, self.offsets
         for members, share in (
             (self.trained, 1 - self.pretrained_share),
             (self.pretrained, self.pretrained_share),
@@ -288,8 +293,10 @@ class ForecastModel:
             if share:
                 block = self.forecast_of(members, array, series, ends, future, device)
                 quantiles = quantiles + share * block
+        if np.ndim(offsets):
+            offsets = offsets[: future.shape[1]]
         spread = quantiles[:, :, -1:] - quantiles[:, :, :1]
-        return np.sort(quantiles + self.offsets * spread, axis=2)
+        return np.sort(quantiles + offsets * spread, axis=2)
 
 
 class WindowBatches:
@@ -383,7 +390,7 @@ def network_threads(n_threads, network):
 
 
 def _forward(network, parts, device) -> list[np.ndarray]:
-    """Quantiles (n, horizon, n_quantiles) of parts of normalised windows, float64.
+    """Quantiles (n, n_steps, n_quantiles) of parts of normalised windows, float64.
 
     The windows of a part are of one length. All are read together where the network
     rounds alike; else each part by itself, in batches filled up to a multiple of 4, so
@@ -415,8 +422,9 @@ def _quantiles(network, parts, device, fill=1):
             x[rows, : part.inputs.shape[1]] = part.inputs
         base = np.concatenate([part.base for part in parts])
         future = np.concatenate([part.future for part in parts])
-    n, horizon = base.shape[:2]
-    most = max(PREDICT_ROWS // math.ceil(horizon / STEPS_AT_ONCE) // fill, 1) * fill
+    n, n_steps = base.shape[:2]
+    steps = None if n_steps == network.config["horizon"] else slice(n_steps)
+    most = max(PREDICT_ROWS // math.ceil(n_steps / STEPS_AT_ONCE) // fill, 1) * fill
     rows = min(most, math.ceil(n / fill) * fill)
     n_threads = threads_for(rows, x.shape[1], network)
     out = []
@@ -431,7 +439,7 @@ def _quantiles(network, parts, device, fill=1):
                 inputs = [a[filled] for a in inputs]
             inputs = [torch.from_numpy(a).to(device) for a in inputs]
             ragged = torch.from_numpy(of_batch) if of_batch[-1] < longest else None
-            quantiles = network(*inputs, lengths=ragged)
+            quantiles = network(*inputs, steps=steps, lengths=ragged)
             out.append(quantiles.cpu().numpy()[:n_real])
     out = out[0] if len(out) == 1 else np.concatenate(out)
     return out.astype(np.float64)

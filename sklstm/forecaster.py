@@ -817,10 +817,41 @@ class LSTMForecaster(BaseForecaster):
         self._cutoff = cutoff
 
     # --------------------------------------------------------------------- predict
+    def predict(self, fh=None, X=None):
+        """Forecast, as every forecaster of sktime.
+
+        Parameters
+        ----------
+        fh : int, sequence of int or ForecastingHorizon, default=None
+            Steps ahead of the last row, or times. None: that of `fit`.
+        X : DataFrame, default=None
+            Exogenous data for the steps of fh. Required if `fit` had X.
+
+        Returns
+        -------
+        y_pred : Series or DataFrame, of the type of y
+            The median of each step.
+        """
+        if X is None and self.is_fitted and self._y_metadata["mtype"] == "pd.Series":
+            return self._predict(self._check_fh(fh), None)
+        return super().predict(fh=fh, X=X)
+
+    def _check_fh(self, fh, pred_int=False):
+        """Check fh as sktime does; a list of steps like the one before at once."""
+        if type(fh) is not list or not all(type(step) is int for step in fh):
+            return super()._check_fh(fh, pred_int)
+        given = fh.copy(), getattr(self._cutoff, "freq", None)
+        before, checked = getattr(self, "_fh_before", (None, None))
+        if given != before:
+            checked = super()._check_fh(fh, pred_int)
+            self._fh_before = given, checked
+        self._fh = checked
+        return checked
+
     def _predict(self, fh, X):
         quantiles, index = self._forecast(fh, X)
         median = quantiles[:, :, len(self.quantiles) // 2]
-        if self._y_metadata["mtype"] == "pd.Series":  # so that sktime converts nothing
+        if self._y_metadata["mtype"] == "pd.Series":
             name = self._converter_store_y.get("name")
             return pd.Series(median[:, 0], index=index, name=name)
         names, columns = list(self._get_varnames()), self._cur_y.columns
@@ -869,7 +900,8 @@ class LSTMForecaster(BaseForecaster):
         rows = np.flatnonzero(plan.step > 0)
         if not len(rows):
             return
-        n_blocks = math.ceil(plan.step[rows].max() / model.horizon)
+        last = int(plan.step[rows].max())
+        n_blocks = math.ceil(last / model.horizon)
         series = np.unique(plan.instance[rows])
         place = np.full(plan.instance.max() + 1, -1)
         place[series] = np.arange(len(series))
@@ -878,16 +910,15 @@ class LSTMForecaster(BaseForecaster):
         for block in range(n_blocks):
             done = block * model.horizon
             ends = extended.stops
-            future = np.full((len(series), model.horizon, array.exog.shape[1]), np.nan)
-            inside = (plan.step > done) & (plan.step <= done + model.horizon)
+            n_steps = min(model.horizon, last - done)
+            future = np.full((len(series), n_steps, array.exog.shape[1]), np.nan)
+            inside = (plan.step > done) & (plan.step <= done + n_steps)
             if known is not None:
                 future[place[plan.instance[inside]], plan.step[inside] - done - 1] = (
                     known[inside]
                 )
             numbers = np.arange(len(series))
             quantiles = model.block(extended, numbers, ends, future, device)
-            # Steps that nobody asked for are no reason to warn.
-            quantiles = quantiles[:, : int(plan.step[rows].max()) - done]
             middle = quantiles.shape[2] // 2
             median = quantiles[:, :, middle : middle + 1]
             # Errors of blocks add up as if independent.
@@ -909,7 +940,7 @@ class LSTMForecaster(BaseForecaster):
             return
         series = first + plan.instance[rows]
         ends = np.maximum(array.stops[series] + plan.step[rows] - 1, array.starts[series])
-        future = array.gather_exog(series, ends[:, None] + np.arange(model.horizon))
+        future = array.gather_exog(series, ends[:, None])
         out[rows] = model.block(array, series, ends, future, device)[:, 0]
 
     def _known_exog(self, X, past, plan):
@@ -1006,7 +1037,7 @@ class LSTMForecaster(BaseForecaster):
         for column in range(table.n_columns):
             series = column * table.n_instances + instance
             ends = array.starts[series] + position
-            future = array.gather_exog(series, ends[:, None] + np.arange(model.horizon))
+            future = array.gather_exog(series, ends[:, None] + np.arange(steps.max()))
             block = model.block(array, series, ends, future, device)
             columns.append(block[:, steps - 1, len(self.quantiles) // 2])
         values = np.stack(columns, axis=2)  # (n_cutoffs, n_steps, n_columns)

@@ -139,7 +139,7 @@ def applies(x: torch.Tensor, *weights: torch.Tensor) -> bool:
     return x.dtype == torch.float32 and x.numel() > 0 and available(*weights)
 
 
-def layer(x, state, *weights):
+def layer(x, state, *weights, lengths=None):
     """Run one layer in one direction.
 
     Parameters
@@ -149,6 +149,9 @@ def layer(x, state, *weights):
         What to start from, as `by_torch` has it; no gradient goes back to it.
     *weights : Tensor
         As the head of this module says.
+    lengths : Tensor of shape (n_rows,), int64, descending, default=None
+        Steps of each row, for inference; None for all. What comes after is not computed,
+        and undefined in `output`.
 
     Returns
     -------
@@ -163,7 +166,9 @@ def layer(x, state, *weights):
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)):
         output, *state = _Layer.apply(native, x, state, *weights)
     else:
-        (output, last), (_, c, _) = forward(native, x, weights, keep=False, state=state)
+        (output, last), (_, c, _) = forward(
+            native, x, weights, keep=False, lengths=lengths, state=state
+        )
         state = last, _cell(c, last)
     return output, tuple(part for part in state if part is not None)
 

@@ -291,15 +291,16 @@ def conv_strides(n_timesteps: int) -> tuple[int, ...]:
 class _Layer(_Unfilled):
     """One direction of one recurrent layer."""
 
-    def forward(self, x, factors=None, state=None):
+    def forward(self, x, factors=None, state=None, lengths=None):
         """(S, N, I) -> h of every step (S, N, H), and the state after the last.
 
         `factors`, if any, are what the recurrent weights are multiplied with; `state`
-        is what to start from.
+        is what to start from. Steps beyond `lengths` (N,), descending, need not be read.
         """
         weights = self.weights_times(factors)
-        run = kernels.layer if kernels.applies(x, *weights) else kernels.by_torch
-        return run(x, state, *weights)
+        if kernels.applies(x, *weights):
+            return kernels.layer(x, state, *weights, lengths=lengths)
+        return kernels.by_torch(x, state, *weights)
 
     @property
     def weights(self):
@@ -408,12 +409,16 @@ class Recurrence(nn.Module):
         return x.transpose(0, 1)
 
     def final(self, x, generator=None, lengths=None):
-        """(N, S, I) -> last state of the last layer (N, H); one direction."""
+        """(N, S, I) -> last state of the last layer (N, H); one direction.
+
+        `lengths` (N,), if any, descend.
+        """
         x = x.transpose(0, 1)  # (S, N, I)
         *others, top = self.forwards
         for i, layer in enumerate(others):
-            x = self.hand_on(i, x, self._run(layer, x, generator)[0], generator)
-        states, (last, *_) = self._run(top, x, generator)
+            states = self._run(layer, x, generator, lengths=lengths)[0]
+            x = self.hand_on(i, x, states, generator)
+        states, (last, *_) = self._run(top, x, generator, lengths=lengths)
         read = x[-1]
         if lengths is not None:
             at = lengths - 1, torch.arange(x.shape[1], device=x.device)
@@ -499,10 +504,10 @@ class Recurrence(nn.Module):
             x = self.hand_on(i, x, states, generator)
         return x.transpose(0, 1), ends
 
-    def _run(self, layer, x, generator, state=None):
+    def _run(self, layer, x, generator, state=None, lengths=None):
         # One draw for all rows and steps of a batch (Merity et al., 2018).
         factors = self.recurrent_dropout.factors(layer.weight_hh_l0, generator)
-        return layer(x, factors, state)
+        return layer(x, factors, state, lengths)
 
     def hand_on(self, i, x, states, generator=None):
         """Return what follows layer i, which read x: (..., D)."""
@@ -997,9 +1002,10 @@ class ForecastNetwork(_Portable, nn.Module):
     def forward(self, x, base, future, steps=None, generator=None, lengths=None):
         """(N, W, I), (N, Z, 4), (N, Z, F) -> quantiles (N, Z, Q).
 
-        Z = horizon, unless `steps` (Z,) says which steps `base` and `future` are for: a
-        step is decoded by itself, so training may look at some of a long horizon.
-        Windows may be of several lengths (N,), multiples of a segment.
+        Z = horizon, unless `steps`, an index, says which steps `base` and `future` are
+        for: a step is decoded by itself, so training may look at some of a long horizon,
+        and a forecast need not go further than is asked.
+        Windows may be of several lengths (N,), multiples of a segment, that descend.
         """
         position, shares = self.position.weight, self.shares
         if steps is not None:
@@ -1026,8 +1032,9 @@ class ForecastNetwork(_Portable, nn.Module):
                 last = values.gather(1, lengths[:, None] - back)
             linear = self.linear(last)  # (N, horizon)
             median = median + (linear if steps is None else linear[:, steps])
-        # Positive gaps, added up outwards from the median: quantiles cannot cross.
-        below = F.softplus(raw[:, :, :middle].flip(2)).cumsum(2).flip(2)
+        # Positive gaps, added up outwards from the median: quantiles cannot cross. Where
+        # elements are not contiguous, a row is rounded alike in any batch.
+        below = F.softplus(raw[:, :, :middle]).flip(2).cumsum(2).flip(2)
         above = F.softplus(raw[:, :, middle + 1 :]).cumsum(2)
         median = median[:, :, None]
         return torch.cat([median - below, median, median + above], dim=2)

@@ -133,6 +133,7 @@ ptrdiff_t sklstm_lanes(void) { return LANES; }
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
 int sklstm_version(void) { return 1; }
 
+static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 /* Terms of the sums: a bias, the inputs, the state and, with peepholes, the cell. */
@@ -222,19 +223,19 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
                 float *h_next = h + (t + 1) * batch + n * width;
                 float *c_next = c + (t + 1) * c_step + n * width;
                 float *g = gates ? gates + (t * batch + n * width) * GATES : NULL;
-                if (n + ROWS <= end) {
-                    forward_tile(cell, ROWS, s, panel, x_n, h_n, c_n, h_next, c_next, g,
-                                 width, u);
-                    n += ROWS;
-                } else if (n + 2 <= end) { /* as long as one: weights are waited for */
-                    forward_tile(cell, 2, s, panel, x_n, h_n, c_n, h_next, c_next, g, width,
-                                 u);
-                    n += 2;
-                } else {
-                    forward_tile(cell, 1, s, panel, x_n, h_n, c_n, h_next, c_next, g, width,
-                                 u);
-                    n += 1;
-                }
+                /* As many as there are: mostly it is the weights that are waited for. */
+                const ptrdiff_t rows = least(end - n, ROWS);
+#define TILE(N)                                                                           \
+    if (rows == N)                                                                        \
+        forward_tile(cell, N, s, panel, x_n, h_n, c_n, h_next, c_next, g, width, u);
+                TILE(ROWS) else TILE(1) else TILE(2)
+#if ROWS > 3
+                else TILE(3)
+#endif
+#if ROWS > 4
+                else TILE(4) else TILE(5)
+#endif
+                n += rows;
             }
         }
     }

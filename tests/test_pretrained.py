@@ -152,7 +152,8 @@ def test_views_of_a_network_together_equal_each_alone():
     y = load_airline()
     model = LSTMForecaster(12).fit(y).model_
     array = to_table(y.to_frame()).flatten()
-    arguments = (array, np.array([0]), array.stops, None, torch.device("cpu"))
+    future = np.zeros((1, 12, 0))
+    arguments = (array, np.array([0]), array.stops, future, torch.device("cpu"))
     both = model.forecast_of(model.pretrained, *arguments)
     each = [model.forecast_of([member], *arguments) for member in model.pretrained]
     assert (each[0] != each[1]).all()

@@ -1,5 +1,6 @@
 """sktime's own contract, with nothing skipped, and the values it does not look at."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from sktime.benchmarking.forecasting import ForecastingBenchmark
 from sktime.datasets import load_airline, load_longley
-from sktime.forecasting.base import ForecastingHorizon
+from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 from sktime.forecasting.compose import (
     EnsembleForecaster,
     ForecastingPipeline,
@@ -28,6 +29,7 @@ from sktime.utils.estimator_checks import check_estimator, parametrize_with_chec
 
 from sklstm import LSTMForecaster
 from sklstm.forecaster import _times_ahead
+from sklstm.windows import to_table
 
 QUICK = {"hidden_size": 8, "max_steps": 50, "n_members": 1, "random_state": 0}
 
@@ -89,12 +91,44 @@ def test_the_last_observation_moves_step_one_most():
     assert effect[0] >= effect[-1]
 
 
-def test_sparse_horizon_equals_the_dense_one():
+@pytest.mark.parametrize("settings", [{}, QUICK], ids=["pretrained", "trained"])
+@pytest.mark.parametrize("steps", [[1, 12], [5], [2, 7]])
+def test_sparse_horizon_equals_the_dense_one(steps, settings):
+    alpha, rows = [0.1, 0.5, 0.6], np.array(steps) - 1
+    forecaster = LSTMForecaster(**settings).fit(load_airline(), fh=range(1, 13))
+    median, quantiles = forecaster.predict(), forecaster.predict_quantiles(alpha=alpha)
+    np.testing.assert_array_equal(forecaster.predict(fh=steps), median.iloc[rows])
+    np.testing.assert_array_equal(
+        forecaster.predict_quantiles(fh=steps, alpha=alpha), quantiles.iloc[rows]
+    )
+
+
+@pytest.mark.parametrize("n_steps", [1, 5, 12])
+def test_quantiles_of_a_series_are_alike_alone_and_in_a_panel(n_steps):
+    y = make_panel(5)
+    model = LSTMForecaster(**QUICK).fit(y, fh=range(1, 13)).model_
+    array = model.standardize(to_table(y).flatten())
+
+    def forecast(series):
+        future = np.zeros((len(series), n_steps, 0))
+        ends = array.stops[series]
+        return model.block(array, series, ends, future, torch.device("cpu"))
+
+    each = [forecast(np.array([i])) for i in range(5)]
+    np.testing.assert_array_equal(forecast(np.arange(5)), np.concatenate(each))
+
+
+def test_a_forecast_is_what_sktime_makes_of_it():
     y = load_airline()
-    forecaster = LSTMForecaster(**QUICK).fit(y, fh=range(1, 13))
-    dense = forecaster.predict()
-    sparse = forecaster.predict(fh=[1, 12])
-    np.testing.assert_array_equal(sparse, dense.iloc[[0, 11]])
+    forecaster = LSTMForecaster(6).fit(y[:100])
+    for t in range(100, 103):
+        forecaster.update(y[t : t + 1], update_params=False)
+        for fh in ([1], [1], [2, 5], np.array([2, 5]), [-1, 1], [1]):
+            fast = forecaster.predict(fh)
+            plain = BaseForecaster.predict(copy.deepcopy(forecaster), fh)
+            pd.testing.assert_series_equal(fast, plain, check_exact=True)
+            assert fast.index.freq == plain.index.freq
+            assert list(forecaster.fh.to_pandas()) == list(fh)
 
 
 def test_exogenous_data_of_the_future_matter():

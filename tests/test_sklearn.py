@@ -55,17 +55,15 @@ SETTINGS = [
         "num_layers": 2, "dropout": 0.1, "variational_dropout": True,
         "recurrent_dropout": 0.1,
     },
-    {"solver": "sgd", "learning_rate_init": 0.2},
-    {"missing": "mask", "pooling": "last", "batch_size": 8, "max_iter": 20},
-    {"pooling": "mean", "dtype": "float64"},
-    {"stem": "linear", "max_iter": 100, "pooling": "mean-max"},
+    {"missing": "mask", "pooling": "last", "solver": "sgd", "learning_rate_init": 0.2},
+    {"stem": "linear", "max_iter": 100, "pooling": "mean-max", "dtype": "float64"},
     {"stem": "conv", "pooling": "attention"},
     {"cell": "gru", "pooling": "max"},
     {
         "cell": "peephole", "num_layers": 2, "residual": True, "layer_norm": True,
         "hidden_size": 8, "batch_size": 64, "learning_rate_init": 0.05,
     },
-    {"augment": ["jitter", "mixup"], "oversample": True},
+    {"augment": ["jitter", "mixup"], "oversample": True, "pooling": "mean"},
 ]  # fmt: skip
 CHECKED = [estimator() for estimator in ESTIMATORS] + [
     estimator(**{**SMALL[estimator], **settings})

@@ -48,7 +48,7 @@ def compile_variant(name, flags):
     with tempfile.TemporaryDirectory(dir=PACKAGE) as folder:
         made = Path(folder) / target.name
         command = [*compiler, "-O3", *flags, "-shared", "-fPIC", "-o", str(made)]
-        command.append(str(PACKAGE / "recurrence.c"))
+        command += [str(PACKAGE / "recurrence.c"), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             warnings.warn(f"{' '.join(command)} failed:\n{done.stderr}", stacklevel=2)

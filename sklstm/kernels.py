@@ -1,4 +1,6 @@
-"""Leaf below `network`: one recurrent layer, both ways. Imports nothing of ours.
+"""Leaf below `network`: one recurrent layer, both ways, and one convolution.
+
+Imports nothing of ours.
 
 On a CPU in float32 the work is done by recurrence.c, compiled when the package is
 installed; an LSTM is then 1.6 to 2.6 times as fast as `torch.nn.LSTM`, and a row comes
@@ -36,9 +38,22 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 1  # of recurrence.c: a library left over from another is not called
+VERSION = 2  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
+# Arguments of the functions of recurrence.c: pointers, sizes, an int, a float.
+_TYPES = {
+    "p": ctypes.c_void_p, "s": ctypes.c_ssize_t, "i": ctypes.c_int, "f": ctypes.c_float,
+}  # fmt: skip
+_ARGUMENTS = {
+    "forward": "p" * 11,
+    "backward": "p" * 9 + "ss" + "p" * 13,
+    "affine": "pssssssppipp",
+    "sum": "pssssspp",
+    "outer": "pssssspsssp",
+    "normalize": "ppppfpppp",
+    "normalize_backward": "pppfppppppppss",
+}
 
 
 class _Shape(ctypes.Structure):
@@ -48,6 +63,13 @@ class _Shape(ctypes.Structure):
             "cell", "n_steps", "n_rows", "begin", "end", "n_inputs", "hidden_size",
             "x_step", "x_row",
         )
+    ] + [("lengths", ctypes.c_void_p)]  # fmt: skip
+
+
+class _Sequences(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_ssize_t)
+        for name in ("n_rows", "n_steps", "n_columns", "x_row", "x_step")
     ] + [("lengths", ctypes.c_void_p)]  # fmt: skip
 
 
@@ -68,18 +90,11 @@ def library(cell=LSTM):
                 continue
         except (OSError, AttributeError):  # no such file; from before there were versions
             continue
-        pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
-        native.sklstm_lanes.restype = size
-        native.sklstm_forward.argtypes = [pointer] * 11
-        native.sklstm_backward.argtypes = [pointer] * 9 + [size] * 2 + [pointer] * 13
-        native.sklstm_affine.argtypes = [
-            pointer, size, size, size, size, size, size, pointer, pointer, ctypes.c_int,
-            pointer, pointer,
-        ]  # fmt: skip
-        native.sklstm_sum.argtypes = [pointer] + [size] * 5 + [pointer] * 2
-        for function in ("forward", "backward", "affine", "sum"):
-            getattr(native, f"sklstm_{function}").restype = None
-        if _agrees(native, cell):
+        native.sklstm_lanes.restype = ctypes.c_ssize_t
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(native, f"sklstm_{name}")
+            function.argtypes, function.restype = [_TYPES[a] for a in arguments], None
+        if _agrees(native, cell) and (cell != LSTM or _convolutions_agree(native)):
             return native
         warnings.warn(
             f"The compiled kernels in {path.name} disagree with torch on this machine "
@@ -116,6 +131,30 @@ def _agrees(native, cell) -> bool:
         for a, b in zip(
             (*pairs[0], *gradients[0]), (*pairs[1], *gradients[1]), strict=True
         )
+    )
+
+
+def _convolutions_agree(native) -> bool:
+    """Compare outputs and gradients of a small convolution with torch's."""
+    n_out, (n_channels, k), stride = 2 * native.sklstm_lanes() + 1, (3, 4), 2
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False), torch.enable_grad():
+        x, weight, scale, bias = (
+            torch.randn(shape, generator=generator).requires_grad_()
+            for shape in ((3, 7, n_channels), (n_out, n_channels, k), (n_out,), (n_out,))
+        )
+        convolved = F.conv1d(F.pad(x.transpose(1, 2), (2, 1)), weight, stride=stride)
+        normal = F.batch_norm(convolved, None, None, scale, bias, True)
+        expected = normal.relu().transpose(1, 2)
+        out, _, _ = _Convolution.apply(native, x, weight, scale, bias, stride, 1e-5, None)
+        upstream = torch.randn(expected.shape, generator=generator)
+        inputs = x, weight, scale, bias
+        both = [
+            (each, *torch.autograd.grad((each * upstream).sum(), inputs))
+            for each in (expected, out)
+        ]
+    return all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*both, strict=True)
     )
 
 
@@ -249,16 +288,54 @@ def affine(a, weight, bias=None, relu=False):
     -------
     out : Tensor of shape (n_outer, n_rows, n_out)
     """
-    native, a, weight = library(), readable(a), weight.contiguous()
+    return _affine(library(), a, weight, bias, relu)
+
+
+def _affine(native, a, weight, bias=None, relu=False):
+    a, weight = readable(a), weight.contiguous()
     (n_outer, n_rows, n_terms), n_out = a.shape, weight.shape[0]
     outer_stride, row_stride, _ = a.stride()
     width = _padded(n_out, native.sklstm_lanes())
-    scratch, out = a.new_empty(n_terms + 1, width), a.new_empty(n_outer, n_rows, width)
-    native.sklstm_affine(
-        a.data_ptr(), n_outer, outer_stride, n_rows, row_stride, n_terms, n_out,
-        weight.data_ptr(), _pointer(bias), relu, scratch.data_ptr(), out.data_ptr(),
-    )  # fmt: skip
+    out = a.new_empty(n_outer, n_rows, width)
+
+    def job(piece):
+        scratch = a.new_empty(n_terms + 1, width)
+        of_piece = a[piece]
+        return lambda: native.sklstm_affine(
+            of_piece.data_ptr(), len(of_piece), outer_stride, n_rows, row_stride, n_terms,
+            n_out, weight.data_ptr(), _pointer(bias), relu, scratch.data_ptr(),
+            out[piece].data_ptr(),
+        )  # fmt: skip
+
+    _share([job(piece) for piece in _pieces(n_outer, n_rows * n_terms * n_out)])
     return out if width == n_out else out[:, :, :n_out]
+
+
+def convolution(x, weight, scale, bias, *, stride, eps, lengths=None):
+    """Convolve over time, normalise by the batch, and rectify; gradients are ours too.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_rows, n_timesteps, n_inputs), float32, on the CPU
+        Zero beyond the length of a row. k // 2 zeros are put in front of it and enough
+        behind: output j is centred on step j * stride.
+    weight : Tensor of shape (n_out, n_inputs, k)
+    scale, bias : Tensor of shape (n_out,)
+        Of the normalisation.
+    stride : int
+    eps : float
+        Added to the variance.
+    lengths : Tensor of shape (n_rows,), int64, default=None
+        Steps of each row of the output; None for all. It is zero beyond.
+
+    Returns
+    -------
+    out : Tensor of shape (n_rows, ceil(n_timesteps / stride), n_out)
+    mean, variance : Tensor of shape (n_out,)
+        Of what was normalised; the variance divided by the number of steps. No gradient
+        goes through them.
+    """
+    return _Convolution.apply(library(), x, weight, scale, bias, stride, eps, lengths)
 
 
 def sum_steps(x, lengths=None):
@@ -317,6 +394,13 @@ def _chunks(x, cell, hidden_size, lengths=None):
         )
         for begin, end in itertools.pairwise(edges)
     ]  # fmt: skip
+
+
+def _pieces(n, work):
+    """Cut n matrices of so many multiplications each into enough for a thread."""
+    n_pieces = max(1, min(int(n * work / CHUNK_WORK), n))
+    edges = [i * n // n_pieces for i in range(n_pieces + 1)]
+    return [slice(*edge) for edge in itertools.pairwise(edges)]
 
 
 @contextlib.contextmanager
@@ -498,6 +582,91 @@ class Stepper:
         """Set the state of some rows to zero."""
         self.h[:, rows] = 0
         self.c[rows] = 0
+
+
+def _strided(x, n_steps, k, stride):
+    """Return the k steps from every `stride`-th on, next to each other: a view.
+
+    (N, T, C), contiguous -> (N, n_steps, k C)
+    """
+    n, n_timesteps, n_channels = x.shape
+    strides = n_timesteps * n_channels, stride * n_channels, 1
+    return x.as_strided((n, n_steps, k * n_channels), strides)
+
+
+class _Convolution(torch.autograd.Function):
+    """`convolution`."""
+
+    @staticmethod
+    def forward(ctx, native, x, weight, scale, bias, stride, eps, lengths):
+        n_out, _, k = weight.shape
+        n_steps = (x.shape[1] - 1) // stride + 1
+        x = F.pad(x, (0, 0, k // 2, k - 1 - k // 2)).contiguous()  # (N, T + k - 1, C)
+        rows = _strided(x, n_steps, k, stride)
+        # (H, C, k) -> (H, k C)
+        convolved = _affine(native, rows, weight.transpose(1, 2).flatten(1))
+        out = x.new_empty(len(x), n_steps, n_out)
+        mean, variance, partial = x.new_empty(3, n_out)
+        shape = _Sequences(
+            len(x), n_steps, n_out, *convolved.stride()[:2], _pointer(lengths)
+        )
+        scale, bias = scale.contiguous(), bias.contiguous()
+        native.sklstm_normalize(
+            ctypes.byref(shape), convolved.data_ptr(), scale.data_ptr(), bias.data_ptr(),
+            eps, *map(_pointer, (mean, variance, partial, out)),
+        )  # fmt: skip
+        ctx.native, ctx.stride, ctx.eps = native, stride, eps
+        ctx.lengths = lengths
+        ctx.save_for_backward(x, weight, scale, convolved, mean, variance, out)
+        ctx.mark_non_differentiable(mean, variance)
+        return out, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out, *_):
+        x, weight, scale, convolved, mean, variance, out = ctx.saved_tensors
+        (n, width, n_channels), (n_out, _, k) = x.shape, weight.shape
+        stride, n_steps, native = ctx.stride, out.shape[1], ctx.native
+        # The gradient of what was convolved, as the gradient of x is a convolution of:
+        # `stride` apart, and zeros around. Vectors are read beyond the last number.
+        size = n * width * n_out
+        around = x.new_zeros(size + native.sklstm_lanes())[:size].view(n, width, n_out)
+        first = k - 1 - k // 2
+        d_convolved = around[:, first : first + (n_steps - 1) * stride + 1 : stride]
+        d_out = d_out.contiguous()
+        d_scale, d_bias = torch.empty_like(scale), torch.empty_like(scale)
+        partial = x.new_empty(2, n_out)
+        shape = _Sequences(
+            n, n_steps, n_out, *convolved.stride()[:2], _pointer(ctx.lengths)
+        )
+        before = (convolved, scale)
+        after = (mean, variance, out, d_out, partial, d_scale, d_bias, d_convolved)
+        native.sklstm_normalize_backward(
+            ctypes.byref(shape), *map(_pointer, before), ctx.eps, *map(_pointer, after),
+            *d_convolved.stride()[:2],
+        )  # fmt: skip
+        rows = _strided(x, n_steps, k, stride)
+        n_terms = k * n_channels
+        pieces = _pieces(n, n_steps * n_terms * n_out)
+        lanes = native.sklstm_lanes()
+        sums = x.new_zeros(len(pieces), n_terms, _padded(n_out, lanes))
+
+        def job(piece, total):
+            a, d = rows[piece], d_convolved[piece]
+            return lambda: native.sklstm_outer(
+                a.data_ptr(), len(a), a.stride(0), n_steps, a.stride(1), n_terms,
+                d.data_ptr(), d.stride(0), d.stride(1), n_out, total.data_ptr(),
+            )  # fmt: skip
+
+        _share([job(*pair) for pair in zip(pieces, sums, strict=True)])
+        # (k C, H) -> (H, C, k)
+        d_weight = sums.sum(0)[:, :n_out].view(k, n_channels, n_out).permute(2, 1, 0)
+        d_x = None
+        if ctx.needs_input_grad[1]:
+            # (H, C, k) -> (C, k H), steps in reverse
+            backwards = weight.flip(2).permute(1, 2, 0).flatten(1)
+            d_x = _affine(native, _strided(around, width - k + 1, k, 1), backwards)
+        return None, d_x, d_weight, d_scale, d_bias, None, None, None
 
 
 class _Layer(torch.autograd.Function):

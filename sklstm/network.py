@@ -183,8 +183,8 @@ class MaskedBatchNorm(nn.Module):
         if not self.training:
             scale, shift = self.scale_and_shift()
             return x * scale[:, None] + shift[:, None]
-        self.running_weight.lerp_(torch.ones_like(self.running_weight), self.momentum)
         if mask is None and len(x) * x.shape[2] > 1:
+            self.running_weight.lerp_(torch.ones_like(self.running_weight), self.momentum)
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias,
                 training=True, momentum=self.momentum, eps=self.eps,
@@ -195,12 +195,16 @@ class MaskedBatchNorm(nn.Module):
         mean = (x * mask).sum((0, 2)) / n_steps  # (C,)
         centred = (x - mean[:, None]) * mask
         variance = centred.square().sum((0, 2)) / n_steps
-        with torch.no_grad():
-            unbiased = variance * (n_steps / (n_steps - 1).clamp(min=1))
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        self.remember(mean, variance * (n_steps / (n_steps - 1).clamp(min=1)))
         scale = (self.weight * torch.rsqrt(variance + self.eps))[:, None]
         return centred * scale + self.bias[:, None]
+
+    @torch.no_grad()
+    def remember(self, mean, unbiased):
+        """Add mean and unbiased variance of a batch, (C,), to the running statistics."""
+        self.running_weight.lerp_(torch.ones_like(self.running_weight), self.momentum)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
 
 
 class ConvStem(nn.Module):
@@ -223,9 +227,11 @@ class ConvStem(nn.Module):
 
     def forward(self, x, lengths, generator=None):
         """(N, T, C) -> (N, S, H), S = ceil(T / product of strides)."""
-        is_inference = not (self.training or torch.is_grad_enabled())
-        if is_inference and kernels.applies(x, self.convolutions[0].weight):
-            return self._infer(x, lengths)
+        if kernels.applies(x, self.convolutions[0].weight):
+            if self.training:
+                return self._train(x, lengths)
+            if not torch.is_grad_enabled():
+                return self._infer(x, lengths)
         x = x.transpose(1, 2)  # (N, C, T)
         mask = None
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
@@ -240,6 +246,20 @@ class ConvStem(nn.Module):
             if mask is not None:
                 x = x * mask  # so that the next convolution sees zeros, as at the end
         return x.transpose(1, 2), lengths  # (N, S, H)
+
+    def _train(self, x, lengths):
+        """Do the same with our kernels, which keep all channels of a step together."""
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            (stride,) = convolution.stride
+            if lengths is not None:
+                lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
+            x, mean, variance = kernels.convolution(
+                x, convolution.weight, norm.weight, norm.bias, stride=stride,
+                eps=norm.eps, lengths=lengths,
+            )  # fmt: skip
+            n_steps = len(x) * x.shape[1] if lengths is None else int(lengths.sum())
+            norm.remember(mean, variance * (n_steps / max(n_steps - 1, 1)))
+        return x, lengths
 
     def _infer(self, x, lengths):
         """Do the same with normalisation folded into the weights, row by row."""

@@ -1,5 +1,5 @@
 /* One recurrent layer, forwards and backwards in time, in single precision: an LSTM, one
-   with peepholes, or a GRU.
+   with peepholes, or a GRU. And what stands before it: convolutions, normalised.
 
    The gates of a step are a matrix product followed by a few functions of each element.
    Here the product of a tile of rows and units stays in registers until the functions
@@ -15,6 +15,7 @@
    the new state, reset, update, and the state's part of the new state.
 
    The functions that take a cell (or a number of vectors) are inlined for each. */
+#include <math.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -131,7 +132,7 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 1; }
+int sklstm_version(void) { return 2; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
@@ -343,19 +344,10 @@ void sklstm_sum(const float *x, ptrdiff_t n_steps, ptrdiff_t x_step, ptrdiff_t n
         }
 }
 
-/* Weight (gates H, K) -> w (4 Hp in the order of the sums, ld). */
-static void transpose_order(const float *weight, Gates gates, ptrdiff_t n_columns,
-                            ptrdiff_t hidden_size, float *w, ptrdiff_t ld) {
-    for (int g = 0; g < gates.n; g++)
-        for (ptrdiff_t u = 0; u < hidden_size; u++)
-            memcpy(w + ((u / LANES * GATES + gates.sum[g]) * LANES + u % LANES) * ld,
-                   weight + (g * hidden_size + u) * n_columns, n_columns * sizeof(float));
-}
-
 INLINE void weight_tile(int rows, int first, int last, const float *a, ptrdiff_t a_row,
                         const float *d, ptrdiff_t d_row, ptrdiff_t n_rows, float *out,
                         ptrdiff_t out_row) {
-    vec acc[ROWS][GATES];
+    vec acc[2 * ROWS][GATES];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -365,6 +357,158 @@ INLINE void weight_tile(int rows, int first, int last, const float *a, ptrdiff_t
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = first; v < last; v++) store(out + r * out_row + v * LANES, acc[r][v]);
+}
+
+/* out (n_terms, ld) += a (n_rows, n_terms)^T @ d (n_rows, ld), for a panel of a few
+   vectors and each of n_outer matrices. */
+INLINE void outer_panel(int vectors, int rows, const float *a, ptrdiff_t n_outer,
+                        ptrdiff_t a_outer, ptrdiff_t a_row, ptrdiff_t n_terms,
+                        const float *d, ptrdiff_t d_outer, ptrdiff_t d_row,
+                        ptrdiff_t n_rows, ptrdiff_t ld, float *out) {
+    for (ptrdiff_t i = 0; i < n_outer; i++) {
+        ptrdiff_t k = 0;
+        for (; k + rows <= n_terms; k += rows)
+            weight_tile(rows, 0, vectors, a + i * a_outer + k, a_row, d + i * d_outer, d_row,
+                        n_rows, out + k * ld, ld);
+        for (; k < n_terms; k++)
+            weight_tile(1, 0, vectors, a + i * a_outer + k, a_row, d + i * d_outer, d_row,
+                        n_rows, out + k * ld, ld);
+    }
+}
+
+/* The gradient of the weight of `sklstm_affine`, given that of its rows, d. out: (n_terms,
+   n_out padded to ld), added to. What follows n_out in a row of d is read, and adds to
+   what nobody needs. */
+void sklstm_outer(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_t n_rows,
+                  ptrdiff_t a_row, ptrdiff_t n_terms, const float *d, ptrdiff_t d_outer,
+                  ptrdiff_t d_row, ptrdiff_t n_out, float *out) {
+    const ptrdiff_t ld = padded(n_out);
+    ptrdiff_t u = 0;
+    for (; u + 4 * LANES <= ld; u += 4 * LANES)
+        outer_panel(4, ROWS, a, n_outer, a_outer, a_row, n_terms, d + u, d_outer, d_row,
+                    n_rows, ld, out + u);
+    if (u + 2 * LANES <= ld) {
+        outer_panel(2, 2 * ROWS, a, n_outer, a_outer, a_row, n_terms, d + u, d_outer, d_row,
+                    n_rows, ld, out + u);
+        u += 2 * LANES;
+    }
+    if (u < ld)
+        outer_panel(1, 2 * ROWS, a, n_outer, a_outer, a_row, n_terms, d + u, d_outer, d_row,
+                    n_rows, ld, out + u);
+}
+
+/* Sequences of steps of K values; those of a length have no steps beyond it. */
+typedef struct {
+    ptrdiff_t n_rows, n_steps, n_columns, x_row, x_step;
+    const long long *lengths; /* or NULL: all are n_steps long */
+} Sequences;
+static ptrdiff_t length_of(const Sequences *s, ptrdiff_t n) {
+    return s->lengths ? (ptrdiff_t)s->lengths[n] : s->n_steps;
+}
+
+/* Batch normalisation (Ioffe & Szegedy, 2015) of x, rectified. out: (n_rows, n_steps, K),
+   zero beyond a sequence. mean, variance (K,), the latter biased; partial: (K,).
+   Sums are of the sums of each sequence: nearer to exact. */
+void sklstm_normalize(const Sequences *s, const float *restrict x,
+                      const float *restrict weight, const float *restrict bias, float eps,
+                      float *restrict mean, float *restrict variance,
+                      float *restrict partial, float *restrict out) {
+    const ptrdiff_t K = s->n_columns;
+    ptrdiff_t total = 0;
+    for (ptrdiff_t n = 0; n < s->n_rows; n++) total += length_of(s, n);
+    memset(mean, 0, K * sizeof(float));
+    memset(variance, 0, K * sizeof(float));
+    for (int is_second = 0; is_second < 2; is_second++) {
+        float *restrict sum = is_second ? variance : mean;
+        for (ptrdiff_t n = 0; n < s->n_rows; n++) {
+            memset(partial, 0, K * sizeof(float));
+            for (ptrdiff_t t = 0; t < length_of(s, n); t++) {
+                const float *restrict x_t = x + n * s->x_row + t * s->x_step;
+                if (is_second)
+                    for (ptrdiff_t k = 0; k < K; k++)
+                        partial[k] += (x_t[k] - mean[k]) * (x_t[k] - mean[k]);
+                else
+                    for (ptrdiff_t k = 0; k < K; k++) partial[k] += x_t[k];
+            }
+            for (ptrdiff_t k = 0; k < K; k++) sum[k] += partial[k];
+        }
+        for (ptrdiff_t k = 0; k < K; k++) sum[k] /= total;
+    }
+    for (ptrdiff_t k = 0; k < K; k++) partial[k] = weight[k] / sqrtf(variance[k] + eps);
+    for (ptrdiff_t n = 0; n < s->n_rows; n++)
+        for (ptrdiff_t t = 0; t < s->n_steps; t++) {
+            const float *restrict x_t = x + n * s->x_row + t * s->x_step;
+            float *restrict to = out + (n * s->n_steps + t) * K;
+            if (t >= length_of(s, n)) {
+                memset(to, 0, K * sizeof(float));
+                continue;
+            }
+            for (ptrdiff_t k = 0; k < K; k++) {
+                const float y = (x_t[k] - mean[k]) * partial[k] + bias[k];
+                to[k] = y < 0.0f ? 0.0f : y; /* NaN stays */
+            }
+        }
+}
+
+/* Backwards: out (n_rows, n_steps, K) is what it was, d_out its gradient; d_weight and
+   d_bias (K,) are set, and d_x, whose strides are d_row and d_step, within sequences.
+   partial: (2, K). With g the gradient before the rectifier and z the normalised x,
+   d_x = weight / sd (g - mean(g) - z mean(g z)). */
+void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
+                               const float *restrict weight, float eps,
+                               const float *restrict mean, const float *restrict variance,
+                               const float *restrict out, const float *restrict d_out,
+                               float *restrict partial, float *restrict d_weight,
+                               float *restrict d_bias, float *restrict d_x,
+                               ptrdiff_t d_row, ptrdiff_t d_step) {
+    const ptrdiff_t K = s->n_columns;
+    ptrdiff_t total = 0;
+    for (ptrdiff_t n = 0; n < s->n_rows; n++) total += length_of(s, n);
+    memset(d_weight, 0, K * sizeof(float));
+    memset(d_bias, 0, K * sizeof(float));
+    float *restrict of_bias = partial, *restrict of_weight = partial + K;
+    for (ptrdiff_t n = 0; n < s->n_rows; n++) {
+        memset(partial, 0, 2 * K * sizeof(float));
+        for (ptrdiff_t t = 0; t < length_of(s, n); t++) {
+            const float *restrict x_t = x + n * s->x_row + t * s->x_step;
+            const ptrdiff_t at = (n * s->n_steps + t) * K;
+            for (ptrdiff_t k = 0; k < K; k++) {
+                const float g = out[at + k] == 0.0f ? 0.0f : d_out[at + k];
+                of_bias[k] += g;
+                of_weight[k] += g * (x_t[k] - mean[k]);
+            }
+        }
+        for (ptrdiff_t k = 0; k < K; k++) {
+            d_bias[k] += of_bias[k];
+            d_weight[k] += of_weight[k];
+        }
+    }
+    float *restrict scale = partial, *restrict slope = partial + K;
+    for (ptrdiff_t k = 0; k < K; k++) {
+        const float inverse = 1.0f / sqrtf(variance[k] + eps);
+        scale[k] = weight[k] * inverse;
+        slope[k] = d_weight[k] * inverse * inverse / total;
+        d_weight[k] *= inverse;
+    }
+    for (ptrdiff_t n = 0; n < s->n_rows; n++)
+        for (ptrdiff_t t = 0; t < length_of(s, n); t++) {
+            const float *restrict x_t = x + n * s->x_row + t * s->x_step;
+            const ptrdiff_t at = (n * s->n_steps + t) * K;
+            float *restrict to = d_x + n * d_row + t * d_step;
+            for (ptrdiff_t k = 0; k < K; k++) {
+                const float g = out[at + k] == 0.0f ? 0.0f : d_out[at + k];
+                to[k] = scale[k] * (g - d_bias[k] / total - (x_t[k] - mean[k]) * slope[k]);
+            }
+        }
+}
+
+/* Weight (gates H, K) -> w (4 Hp in the order of the sums, ld). */
+static void transpose_order(const float *weight, Gates gates, ptrdiff_t n_columns,
+                            ptrdiff_t hidden_size, float *w, ptrdiff_t ld) {
+    for (int g = 0; g < gates.n; g++)
+        for (ptrdiff_t u = 0; u < hidden_size; u++)
+            memcpy(w + ((u / LANES * GATES + gates.sum[g]) * LANES + u % LANES) * ld,
+                   weight + (g * hidden_size + u) * n_columns, n_columns * sizeof(float));
 }
 
 /* out (n_columns, 4 Hp) += a (N, n_columns)^T @ d (N, 4 Hp), in the sums from first up to

@@ -9,17 +9,22 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from sklstm import LSTMClassifier, kernels
 from sklstm.forecast_model import network_threads
 from sklstm.heads import ClassificationHead, ForecastHead, RegressionHead
 from sklstm.network import (
     CELLS,
+    ConvStem,
     ForecastNetwork,
     LSTMLayer,
     Recurrence,
     RecurrentNetwork,
+    conv_kernel_sizes,
+    conv_strides,
     initialize,
+    step_mask,
 )
 from sklstm.pretrained import load_pretrained
 from sklstm.training import torch_threads
@@ -501,11 +506,106 @@ def test_affine_maps_each_row_by_itself(n_terms, n_out):
     weight, bias = torch.randn(n_out, n_terms), torch.randn(n_out)
     a = torch.randn(2, 17, n_terms)
     whole = kernels.affine(a, weight, bias)
-    assert distance(whole, torch.nn.functional.linear(a, weight, bias)) < 1e-6
+    assert distance(whole, F.linear(a, weight, bias)) < 1e-6
     assert torch.equal(kernels.affine(a[:, 4:5], weight, bias), whole[:, 4:5])
     assert torch.equal(kernels.affine(a, weight, bias, relu=True), whole.relu())
     without = kernels.affine(a, weight)
-    assert distance(without, torch.nn.functional.linear(a, weight)) < 1e-6
+    assert distance(without, F.linear(a, weight)) < 1e-6
+
+
+def convolved(x, weight, scale, bias, stride, lengths):
+    """What `kernels.convolution` says it does, by torch."""
+    k = weight.shape[2]
+    padded = F.pad(x.transpose(1, 2), (k // 2, k - 1 - k // 2))
+    out = F.conv1d(padded, weight, stride=stride).transpose(1, 2)  # (N, S, H)
+    mask = torch.ones_like(out[:, :, :1])
+    if lengths is not None:
+        mask = step_mask(lengths, out.shape[1])[:, :, None].to(x.dtype)
+    n_steps = mask.sum()
+    mean = (out * mask).sum((0, 1)) / n_steps
+    variance = ((out - mean) * mask).square().sum((0, 1)) / n_steps
+    normal = (out - mean) * torch.rsqrt(variance + 1e-5) * scale + bias
+    return normal.relu() * mask, mean, variance
+
+
+@needs_library
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("n_timesteps", "n_channels", "n_out", "k"),
+    [(9, 1, 8, 3), (20, 6, 32, 4), (11, 33, 40, 7), (5, 2, 17, 9), (30, 16, 64, 5)],
+)
+def test_convolution_agrees_with_float64(
+    n_timesteps, n_channels, n_out, k, stride, ragged
+):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator)
+
+    lengths, x = None, draw(6, n_timesteps, n_channels)
+    n_steps = -(-n_timesteps // stride)
+    if ragged:
+        of_x = torch.tensor([n_timesteps, 1, 2, 3, 4, 5])
+        x *= step_mask(of_x, n_timesteps)[:, :, None]
+        lengths = (of_x + stride - 1) // stride
+    inputs = x, draw(n_out, n_channels, k), draw(n_out), draw(n_out)
+    upstream, results = draw(6, n_steps, n_out), []
+    for dtype in (torch.float64, torch.float32):
+        each = [t.to(dtype).requires_grad_() for t in inputs]
+        if dtype == torch.float64:
+            found = convolved(*each, stride, lengths)
+        else:
+            found = kernels.convolution(*each, stride=stride, eps=1e-5, lengths=lengths)
+        loss = (found[0] * upstream).sum()
+        results.append((*found, *torch.autograd.grad(loss, each)))
+    for expected, found in zip(*results, strict=True):
+        assert distance(found, expected) < 1e-5
+
+
+@needs_library
+def test_pieces_of_a_convolution_change_nothing_whatever_the_threads(monkeypatch):
+    torch.manual_seed(0)
+    inputs = [torch.randn(s) for s in ((13, 20, 5), (24, 5, 7), (24,), (24,))]
+    upstream = torch.randn(13, 20, 24)
+
+    def run(n_threads):
+        each = [t.clone().requires_grad_() for t in inputs]
+        with kernels.threads(n_threads):
+            out, _, _ = kernels.convolution(*each, stride=1, eps=1e-5)
+            return out, *torch.autograd.grad((out * upstream).sum(), each)
+
+    whole = run(1)
+    monkeypatch.setattr(kernels, "CHUNK_WORK", 5e4)
+    one, three = run(1), run(3)
+    for a, b, c in zip(whole, one, three, strict=True):
+        assert torch.equal(b, c)
+        assert distance(a, b) < 1e-6
+
+
+@needs_library
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("n_timesteps", [1, 40, 500])
+def test_a_stem_learns_the_same_from_our_kernels(n_timesteps, ragged, monkeypatch):
+    torch.manual_seed(0)
+    kernel_sizes, strides = conv_kernel_sizes(n_timesteps), conv_strides(n_timesteps)
+    stem = ConvStem(3, 12, kernel_sizes, strides)
+    initialize(stem, torch.Generator().manual_seed(0))
+    x, lengths = torch.randn(4, n_timesteps, 3), None
+    if ragged:
+        lengths = torch.tensor([n_timesteps, *[-(-n_timesteps // 2)] * 3])
+        x *= step_mask(lengths, n_timesteps)[:, :, None]
+    results = []
+    for applies in (kernels.applies, lambda *_: False):
+        monkeypatch.setattr(kernels, "applies", applies)
+        each = copy.deepcopy(stem)
+        for _ in range(3):
+            out, n_steps = each(x, lengths)
+        out.square().sum().backward()
+        results.append([out, *(p.grad for p in each.parameters()), *each.buffers()])
+        results[-1] += [n_steps] * ragged
+    for found, expected in zip(*results, strict=True):
+        assert distance(found, expected) < 1e-4
 
 
 @pytest.mark.parametrize("n_columns", [1, 20, 24, 100])

@@ -18,17 +18,11 @@ import torch
 from generator import draw_period, generate
 from safetensors.torch import load_file
 
+from sklstm.devices import resolve_device, retained_memory, torch_threads
 from sklstm.heads import ForecastHead
 from sklstm.network import ForecastNetwork, initialize
 from sklstm.pretrained import save_pretrained
-from sklstm.training import (
-    FlatParameters,
-    Optimizer,
-    resolve_device,
-    retained_memory,
-    scheduled_rate,
-    torch_threads,
-)
+from sklstm.training import FlatParameters, Optimizer, scheduled_rate
 from sklstm.windows import N_CHANNELS, make_windows
 
 HORIZON = 48

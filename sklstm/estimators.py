@@ -43,6 +43,14 @@ from sklstm.augmentation import (
     mixed_loss,
 )
 from sklstm.checkpoints import Checkpoint, digest
+from sklstm.devices import (
+    explain_out_of_memory,
+    resolve_device,
+    retained_memory,
+    side_by_side,
+    threads_for,
+    torch_threads,
+)
 from sklstm.heads import (
     REGRESSION_LOSSES,
     ClassificationHead,
@@ -74,13 +82,7 @@ from sklstm.training import (
     JoinedBatches,
     Randomness,
     SequenceBatches,
-    explain_out_of_memory,
     forward,
-    resolve_device,
-    retained_memory,
-    side_by_side,
-    threads_for,
-    torch_threads,
     train,
 )
 
@@ -355,7 +357,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         # The last of them is never all of them: its weights are those of one.
         n_threads = threads_for(batch_size, n_timesteps, network.members[-1])
         with (
-            side_by_side(len(each), n_threads, device) as run,
+            side_by_side(len(each), n_threads, network, self.dtype == "bfloat16") as run,
             retained_memory(),
             explain_out_of_memory(
                 device, batch_size=batch_size, hidden_size=self.hidden_size

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import warnings
@@ -15,10 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from sklstm import kernels
+from sklstm.devices import network_threads, threads_for
 from sklstm.heads import ForecastHead
 from sklstm.network import ForecastNetwork
-from sklstm.training import threads_for, torch_threads
 from sklstm.windows import SeriesArray, make_windows, week_effects
 
 PREDICT_ROWS = 512
@@ -370,23 +368,6 @@ class WindowBatches:
             for a in (target, weight)
         )
         return inputs, target, weight
-
-
-@contextlib.contextmanager
-def network_threads(n_threads, network):
-    """Run a block with our kernels on at most `n_threads`, and torch on one.
-
-    What a ForecastNetwork leaves to torch is small, and torch's threads spin while they
-    wait for each other: beside another busy process that took up to seven times as long.
-    Without our kernels torch has the threads.
-    """
-    with torch_threads(n_threads):
-        n_threads = torch.get_num_threads()  # what is allowed here
-        if not kernels.available(next(network.parameters())):
-            yield
-            return
-        with torch_threads(1), kernels.threads(n_threads):
-            yield
 
 
 def _forward(network, parts, device) -> list[np.ndarray]:

@@ -27,6 +27,14 @@ from sktime.datatypes import get_cutoff
 from sktime.forecasting.base import BaseForecaster
 from sktime.utils.validation.forecasting import check_fh
 
+from sklstm.devices import (
+    explain_out_of_memory,
+    network_threads,
+    resolve_device,
+    retained_memory,
+    threads_for,
+    torch_threads,
+)
 from sklstm.forecast_model import (
     ForecastModel,
     Member,
@@ -34,7 +42,6 @@ from sklstm.forecast_model import (
     WindowBatches,
     extended_by,
     guarded,
-    network_threads,
 )
 from sklstm.heads import ForecastHead
 from sklstm.network import CELLS, ForecastNetwork, initialize
@@ -45,15 +52,7 @@ from sklstm.pretrained import (
     WINDOW_LENGTHS,
     load_pretrained,
 )
-from sklstm.training import (
-    Randomness,
-    explain_out_of_memory,
-    resolve_device,
-    retained_memory,
-    threads_for,
-    torch_threads,
-    train,
-)
+from sklstm.training import Randomness, train
 from sklstm.windows import (
     N_CHANNELS,
     SeriesArray,
@@ -837,16 +836,18 @@ class LSTMForecaster(BaseForecaster):
         return super().predict(fh=fh, X=X)
 
     def _check_fh(self, fh, pred_int=False):
-        """Check fh as sktime does; a list of steps like the one before at once."""
-        if type(fh) is not list or not all(type(step) is int for step in fh):
-            return super()._check_fh(fh, pred_int)
-        given = fh.copy(), getattr(self._cutoff, "freq", None)
-        before, checked = getattr(self, "_fh_before", (None, None))
-        if given != before:
-            checked = super()._check_fh(fh, pred_int)
-            self._fh_before = given, checked
-        self._fh = checked
-        return checked
+        """Check fh as sktime does; the steps of before at once."""
+        before = self._fh
+        if (
+            type(fh) is list
+            and all(type(step) is int for step in fh)
+            and before is not None
+            and before.is_relative
+            and before.freq == getattr(self._cutoff, "freqstr", None)
+            and before.to_pandas().tolist() == fh
+        ):
+            return before
+        return super()._check_fh(fh, pred_int)
 
     def _predict(self, fh, X):
         quantiles, index = self._forecast(fh, X)

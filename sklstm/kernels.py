@@ -403,6 +403,16 @@ def _pieces(n, work):
     return [slice(*edge) for edge in itertools.pairwise(edges)]
 
 
+def get_threads() -> int:
+    """Return how many threads the kernels use: as many as torch, if not told."""
+    return _n_threads.get() or torch.get_num_threads()
+
+
+def set_threads(n_threads: int):
+    """Let the kernels use as many threads in this thread, however many torch uses."""
+    _n_threads.set(n_threads)
+
+
 @contextlib.contextmanager
 def threads(n_threads: int):
     """Let the kernels use as many threads for a block, however many torch uses."""
@@ -415,7 +425,7 @@ def threads(n_threads: int):
 
 def _share(jobs):
     """Run jobs, which release the interpreter lock, on some threads."""
-    n_threads = min(_n_threads.get() or torch.get_num_threads(), len(jobs))
+    n_threads = min(get_threads(), len(jobs))
 
     def run(first):
         for job in jobs[first::n_threads]:

@@ -1,24 +1,20 @@
-"""Leaf: the training loop and the forward pass. Imports nothing of ours.
+"""The training loop and the forward pass.
 
 `train` receives a network, a loss and batches, and knows none of their classes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import ctypes
-import functools
 import math
-import os
-import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
+
+from sklstm.devices import network_threads, threads_for
 
 # Rows of every prediction batch, where kernels round alike for a row wherever and with
 # whatever others it stands in a batch of one size, but not in batches of other sizes.
@@ -26,159 +22,10 @@ PREDICT_ROWS = 32
 # Rows at most of a batch where they round alike in batches of any size, and time steps of
 # all of them, which bounds the memory that long sequences take.
 MAX_PREDICT_ROWS, MAX_PREDICT_STEPS = 256, 2**20
-# Work (rows x steps x weights of a step) of a batch from which two threads pay.
-MIN_PARALLEL_WORK = 1e8
-# Options of glibc's mallopt, and what its own adjustment of them ends at.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-MMAP_THRESHOLD, MMAP_MAX = 32 * 2**20, 65536
 # "adaptive" stops once the learning rate is at most this, as in MLPClassifier.
 MIN_ADAPTIVE_RATE = 1e-6
 # Share of the steps over which "one-cycle" warms up.
 WARM_UP = 0.15
-
-
-# ------------------------------------------------------------- device and threads
-def resolve_device(device: str) -> torch.device:
-    """Return the torch device that a `device` parameter names.
-
-    Parameters
-    ----------
-    device : str
-        "auto" (CUDA if there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
-
-    Raises
-    ------
-    ValueError
-        If the device is absent; lists those that are there.
-    """
-    present = ["cpu"]
-    present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        present.append("mps")
-    if device == "auto":
-        return torch.device("cuda:0" if "cuda:0" in present else "cpu")
-    wanted = "cuda:0" if device == "cuda" else device
-    if wanted not in present:
-        raise ValueError(
-            f"device={device!r} is not available here. Available devices: "
-            f"{', '.join(present)}."
-        )
-    return torch.device(wanted)
-
-
-@contextlib.contextmanager
-def torch_threads(n_threads: int):
-    """Run a block with at most `n_threads` torch threads, then restore the setting.
-
-    Never more than were allowed before: in a joblib worker process that is its share
-    of the cores. Outside the main thread somebody else is already parallel (joblib's
-    threading backend), so one.
-    """
-    before = torch.get_num_threads()
-    if threading.current_thread() is not threading.main_thread():
-        n_threads = 1
-    n_threads = min(n_threads, before)
-    try:
-        if n_threads != before:
-            torch.set_num_threads(n_threads)
-        yield
-    finally:
-        if n_threads != before:
-            torch.set_num_threads(before)
-
-
-def threads_for(n_rows: int, n_timesteps: int, network) -> int:
-    """Return how many threads a batch is worth: one unless it is large."""
-    if torch.get_num_threads() == 1:
-        return 1
-    work = n_rows * n_timesteps * network.n_weights
-    return torch.get_num_threads() if work >= MIN_PARALLEL_WORK else 1
-
-
-@contextlib.contextmanager
-def side_by_side(n_jobs: int, n_threads: int, device):
-    """Share torch's threads among jobs that do not depend on their order.
-
-    Parameters
-    ----------
-    n_jobs : int
-    n_threads : int
-        What a job by itself is worth.
-    device : torch.device
-
-    Yields
-    ------
-    run : callable
-        As `map`; jobs run at the same time where the device is a CPU of several threads.
-    """
-    n_all, n_workers = torch.get_num_threads(), 1
-    if device.type == "cpu" and threading.current_thread() is threading.main_thread():
-        n_workers = min(n_jobs, n_all)
-    n_threads = min(n_threads, n_all // n_workers)
-    with torch_threads(n_threads), contextlib.ExitStack() as stack:
-        run = map
-        if n_workers > 1:  # torch has a number of threads for each of them
-            start = functools.partial(torch.set_num_threads, n_threads)
-            pool = ThreadPoolExecutor(n_workers, initializer=start)
-            run = functools.partial(_map_to_the_end, stack.enter_context(pool))
-        yield run
-
-
-def _map_to_the_end(pool, job, *arguments):
-    """Map in threads; whatever happens in this one, none of them goes on after it."""
-    futures = [pool.submit(job, *each) for each in zip(*arguments, strict=True)]
-    try:
-        return [future.result() for future in futures]
-    finally:
-        wait(futures)
-
-
-@functools.cache
-def _glibc():
-    """Return the C library if it is glibc, else None."""
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        library.gnu_get_libc_version, library.mallopt, library.malloc_trim  # noqa: B018 - are they there?
-        return library
-    return None
-
-
-@contextlib.contextmanager
-def retained_memory():
-    """Keep freed memory in the process for a block, so that it is not faulted in anew.
-
-    glibc gives large blocks back to the system as soon as they are freed; a training
-    step then spends up to 40 % of its time on page faults. Process-wide; afterwards the
-    thresholds are what glibc's own adjustment ends at, and free memory is given back.
-    Does nothing without glibc, or with the environment variable
-    ``SKLSTM_RETAIN_MEMORY=0``.
-    """
-    glibc = None if os.environ.get("SKLSTM_RETAIN_MEMORY") == "0" else _glibc()
-    if glibc is None:
-        yield
-        return
-    glibc.mallopt(M_MMAP_MAX, 0)
-    glibc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        glibc.mallopt(M_MMAP_MAX, MMAP_MAX)
-        glibc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
-        glibc.mallopt(M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD)
-        glibc.malloc_trim(0)
-
-
-@contextlib.contextmanager
-def explain_out_of_memory(device, **sizes):
-    """Turn a device's out-of-memory error into one that says what to lower."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        settings = ", ".join(f"{name}={value}" for name, value in sizes.items())
-        raise MemoryError(
-            f"The device {device} ran out of memory with {settings}. Lower "
-            f"{' or '.join(sizes)}, shorten the sequences, or set device='cpu'."
-        ) from error
 
 
 # --------------------------------------------------------------------- randomness
@@ -679,7 +526,7 @@ def forward(network, sequences, device, method="__call__") -> np.ndarray:
     if any_size:
         n_rows = min(n, MAX_PREDICT_ROWS, MAX_PREDICT_STEPS // values.shape[1] or 1)
     n_threads = threads_for(n_rows, values.shape[1], network)
-    with torch_threads(n_threads), torch.inference_mode():
+    with network_threads(n_threads, network), torch.inference_mode():
         for same, width, full in _alike(sequences.lengths):
             for start in range(0, len(same), n_rows):
                 filled = rows = same[start : start + n_rows]

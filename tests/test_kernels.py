@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from sklstm import LSTMClassifier, kernels
-from sklstm.forecast_model import network_threads
+from sklstm.devices import torch_threads
 from sklstm.heads import ClassificationHead, ForecastHead, RegressionHead
 from sklstm.network import (
     CELLS,
@@ -26,8 +26,6 @@ from sklstm.network import (
     initialize,
     step_mask,
 )
-from sklstm.pretrained import load_pretrained
-from sklstm.training import torch_threads
 
 needs_library = pytest.mark.skipif(
     kernels.library() is None, reason="compiled kernels are not installed"
@@ -213,23 +211,6 @@ def test_chunks_of_rows_change_nothing_whatever_the_threads(cell, monkeypatch):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
         assert distance(a, d) < 1e-6
-
-
-@needs_library
-def test_a_forecast_network_leaves_one_thread_to_torch():
-    network, _ = load_pretrained()
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with network_threads(3, network):
-            assert torch.get_num_threads() == 1
-            assert kernels._n_threads.get() == 2
-        assert torch.get_num_threads() == 2
-        assert kernels._n_threads.get() is None
-        with network_threads(3, copy.deepcopy(network).double()):  # not for our kernels
-            assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
 
 
 @needs_library

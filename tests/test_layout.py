@@ -10,18 +10,20 @@ import pytest
 import sklstm
 
 PACKAGE = Path(sklstm.__file__).parent
-LEAVES = {"sequences", "network", "heads", "training", "windows"}
+LEAVES = {"devices", "sequences", "network", "heads", "training", "windows"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
     "kernels": set(),
     "checks": set(),
     "container": set(),
     "checkpoints": {"checks", "container"},
+    "devices": {"kernels"},
     "network": {"kernels"},
+    "training": {"devices"},
     "augmentation": set(),
     "estimators": LEAVES - {"windows"} | {"augmentation", "checkpoints"},
     "pretrained": {"network"},
-    "forecast_model": {"heads", "kernels", "network", "training", "windows"},
+    "forecast_model": {"devices", "heads", "network", "windows"},
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
     "panel": {"estimators"},
     "streaming": {"kernels", "network", "sequences"},
@@ -50,7 +52,7 @@ ALLOWED = {
     },
     "text": {"sequences"},
     "generation": {"sequences", "streaming", "text"},
-    "inspection": {"estimators", "network", "sequences", "training", "windows"},
+    "inspection": {"devices", "estimators", "network", "sequences", "windows"},
     "monitors": set(),
     "plotting": {"inspection"},
     "__init__": {"estimators", "generation", "streaming", "text"},

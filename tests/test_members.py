@@ -3,7 +3,6 @@
 import copy
 import math
 import pickle
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from sklstm import LSTMClassifier, LSTMRegressor, compress, load, save
 from sklstm.inspection import gate_activations, integrated_gradients
 from sklstm.network import RecurrentNetwork, initialize
 from sklstm.streaming import stream
-from sklstm.training import side_by_side
 
 QUICK = {"hidden_size": 4, "max_iter": 12, "random_state": 0, "n_members": 3}
 CONFIG = {
@@ -211,26 +209,6 @@ def test_a_stream_of_batches_is_learnt_by_one(make_sequences):
     assert model.partial_fit(X, y).n_members_ == 1
     model = LSTMRegressor(hidden_size=3, random_state=0, n_members=2)
     assert model.partial_fit(X, y).partial_fit(X, y).n_members_ == 2
-
-
-def test_no_thread_outlives_what_interrupts_the_others():
-    done = []
-
-    def job(i):
-        if i == 0:
-            raise KeyboardInterrupt
-        time.sleep(0.2)
-        done.append(i)
-
-    n_threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        with side_by_side(2, 1, torch.device("cpu")) as run:
-            with pytest.raises(KeyboardInterrupt):
-                run(job, range(2))
-            assert done == [1]
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def test_what_is_of_one_network_alone_says_so(make_sequences):

@@ -1,5 +1,3 @@
-import threading
-
 import numpy as np
 import pytest
 import torch
@@ -8,13 +6,9 @@ from sklstm.training import (
     FlatParameters,
     Optimizer,
     SequenceBatches,
-    explain_out_of_memory,
     forward,
     padded_length,
-    resolve_device,
-    retained_memory,
     scheduled_rate,
-    torch_threads,
     train,
 )
 
@@ -260,72 +254,6 @@ def test_forward_rows_do_not_depend_on_each_other():
         width = lengths[i]
         alone = forward(network, Rows(values[i : i + 1, :width], lengths[i : i + 1]), CPU)
         np.testing.assert_array_equal(alone[0], together[i])
-
-
-def test_device_that_is_absent_lists_those_present():
-    assert resolve_device("cpu") == CPU
-    with pytest.raises(ValueError, match=r"'cuda:97' is not available here\. Available"):
-        resolve_device("cuda:97")
-    with pytest.raises(ValueError, match=r"'gpu' is not available here.*cpu"):
-        resolve_device("gpu")
-
-
-def test_out_of_memory_says_what_to_lower():
-    message = (
-        "cuda:0 ran out of memory with batch_size=64, hidden_size=512. Lower batch_size "
-        "or hidden_size"
-    )
-    with (
-        pytest.raises(MemoryError, match=message),
-        explain_out_of_memory(torch.device("cuda:0"), batch_size=64, hidden_size=512),
-    ):
-        raise torch.OutOfMemoryError
-
-
-def test_threads_are_restored_and_never_raised():
-    before = torch.get_num_threads()
-    with torch_threads(10_000):
-        assert torch.get_num_threads() == before
-    with pytest.raises(RuntimeError), torch_threads(1):
-        raise RuntimeError
-    assert torch.get_num_threads() == before
-
-
-def test_one_thread_outside_the_main_thread():
-    seen = []
-
-    def work():
-        torch.set_num_threads(2)  # a new thread starts from the machine's default
-        with torch_threads(2):
-            seen.append(torch.get_num_threads())
-        seen.append(torch.get_num_threads())
-
-    before = torch.get_num_threads()
-    worker = threading.Thread(target=work)
-    worker.start()
-    worker.join()
-    torch.set_num_threads(before)
-    assert seen == [1, 2]
-
-
-def test_memory_settings_are_left_as_glibc_would_have_them(monkeypatch):
-    calls = []
-
-    class Library:
-        def mallopt(self, option, value):
-            calls.append((option, value))
-
-        def malloc_trim(self, pad):
-            calls.append("trim")
-
-    monkeypatch.setattr("sklstm.training._glibc", Library)
-    with retained_memory():
-        assert calls == [(-4, 0), (-1, 2**31 - 1)]
-    assert calls[2:] == [(-4, 65536), (-3, 2**25), (-1, 2**26), "trim"]
-    monkeypatch.setenv("SKLSTM_RETAIN_MEMORY", "0")
-    with retained_memory():
-        pass
-    assert len(calls) == 6
 
 
 def test_oversampling_draws_rows_as_often_as_they_weigh():

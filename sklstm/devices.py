@@ -1,0 +1,193 @@
+"""What a job is given of the machine: a device, threads, memory.
+
+The names of devices, and how torch and our kernels share the cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import torch
+
+from sklstm import kernels
+
+# Work (rows x steps x weights of a step) of a batch from which two threads pay.
+MIN_PARALLEL_WORK = 1e8
+# Options of glibc's mallopt, and what its own adjustment of them ends at.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+MMAP_THRESHOLD, MMAP_MAX = 32 * 2**20, 65536
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device that a `device` parameter names.
+
+    Parameters
+    ----------
+    device : str
+        "auto" (CUDA if there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+
+    Raises
+    ------
+    ValueError
+        If the device is absent; lists those that are there.
+    """
+    present = ["cpu"]
+    present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if device == "auto":
+        return torch.device("cuda:0" if "cuda:0" in present else "cpu")
+    wanted = "cuda:0" if device == "cuda" else device
+    if wanted not in present:
+        raise ValueError(
+            f"device={device!r} is not available here. Available devices: "
+            f"{', '.join(present)}."
+        )
+    return torch.device(wanted)
+
+
+@contextlib.contextmanager
+def torch_threads(n_threads: int):
+    """Run a block with at most `n_threads` torch threads, then restore the setting.
+
+    Never more than were allowed before: in a joblib worker process that is its share
+    of the cores. Outside the main thread somebody else is already parallel (joblib's
+    threading backend), so one.
+    """
+    before = torch.get_num_threads()
+    if threading.current_thread() is not threading.main_thread():
+        n_threads = 1
+    n_threads = min(n_threads, before)
+    try:
+        if n_threads != before:
+            torch.set_num_threads(n_threads)
+        yield
+    finally:
+        if n_threads != before:
+            torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def network_threads(n_threads, network, bfloat16=False):
+    """Run a block with our kernels on at most `n_threads`, and torch on one.
+
+    What they leave to torch is small, and torch's threads spin while they wait for each
+    other: beside another busy process that took up to seven times as long. Without our
+    kernels, as in bfloat16, torch has the threads.
+    """
+    with torch_threads(n_threads):
+        n_threads = torch.get_num_threads()  # what is allowed here
+        if bfloat16 or not kernels.available(next(network.parameters())):
+            yield
+            return
+        with torch_threads(1), kernels.threads(n_threads):
+            yield
+
+
+def threads_for(n_rows: int, n_timesteps: int, network) -> int:
+    """Return how many threads a batch is worth: one unless it is large."""
+    if torch.get_num_threads() == 1:
+        return 1
+    work = n_rows * n_timesteps * network.n_weights
+    return torch.get_num_threads() if work >= MIN_PARALLEL_WORK else 1
+
+
+@contextlib.contextmanager
+def side_by_side(n_jobs: int, n_threads: int, network, bfloat16=False):
+    """Share the cores among jobs that do not depend on their order.
+
+    Parameters
+    ----------
+    n_jobs : int
+    n_threads : int
+        What a job by itself is worth.
+    network : torch.nn.Module
+        What the jobs run.
+    bfloat16 : bool
+
+    Yields
+    ------
+    run : callable
+        As `map`; jobs run at the same time where the device is a CPU of several threads.
+    """
+    n_all, n_workers = torch.get_num_threads(), 1
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    if on_cpu and threading.current_thread() is threading.main_thread():
+        n_workers = min(n_jobs, n_all)
+    n_threads = min(n_threads, n_all // n_workers)
+    with network_threads(n_threads, network, bfloat16), contextlib.ExitStack() as stack:
+        run = map
+        if n_workers > 1:  # a thread starts without the numbers of this one
+            numbers = torch.get_num_threads(), kernels.get_threads()
+            pool = ThreadPoolExecutor(
+                n_workers, initializer=_set_threads, initargs=numbers
+            )
+            run = functools.partial(_map_to_the_end, stack.enter_context(pool))
+        yield run
+
+
+def _set_threads(n_of_torch, n_of_kernels):
+    torch.set_num_threads(n_of_torch)
+    kernels.set_threads(n_of_kernels)
+
+
+def _map_to_the_end(pool, job, *arguments):
+    """Map in threads; whatever happens in this one, none of them goes on after it."""
+    futures = [pool.submit(job, *each) for each in zip(*arguments, strict=True)]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        wait(futures)
+
+
+@functools.cache
+def _glibc():
+    """Return the C library if it is glibc, else None."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version, library.mallopt, library.malloc_trim  # noqa: B018 - are they there?
+        return library
+    return None
+
+
+@contextlib.contextmanager
+def retained_memory():
+    """Keep freed memory in the process for a block, so that it is not faulted in anew.
+
+    glibc gives large blocks back to the system as soon as they are freed; a training
+    step then spends up to 40 % of its time on page faults. Process-wide; afterwards the
+    thresholds are what glibc's own adjustment ends at, and free memory is given back.
+    Does nothing without glibc, or with the environment variable
+    ``SKLSTM_RETAIN_MEMORY=0``.
+    """
+    glibc = None if os.environ.get("SKLSTM_RETAIN_MEMORY") == "0" else _glibc()
+    if glibc is None:
+        yield
+        return
+    glibc.mallopt(M_MMAP_MAX, 0)
+    glibc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        glibc.mallopt(M_MMAP_MAX, MMAP_MAX)
+        glibc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+        glibc.mallopt(M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD)
+        glibc.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(device, **sizes):
+    """Turn a device's out-of-memory error into one that says what to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        settings = ", ".join(f"{name}={value}" for name, value in sizes.items())
+        raise MemoryError(
+            f"The device {device} ran out of memory with {settings}. Lower "
+            f"{' or '.join(sizes)}, shorten the sequences, or set device='cpu'."
+        ) from error

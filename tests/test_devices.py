@@ -1,0 +1,139 @@
+import copy
+import threading
+import time
+
+import pytest
+import torch
+
+from sklstm import kernels
+from sklstm.devices import (
+    explain_out_of_memory,
+    network_threads,
+    resolve_device,
+    retained_memory,
+    side_by_side,
+    torch_threads,
+)
+from sklstm.pretrained import load_pretrained
+
+CPU = torch.device("cpu")
+
+
+def test_device_that_is_absent_lists_those_present():
+    assert resolve_device("cpu") == CPU
+    with pytest.raises(ValueError, match=r"'cuda:97' is not available here\. Available"):
+        resolve_device("cuda:97")
+    with pytest.raises(ValueError, match=r"'gpu' is not available here.*cpu"):
+        resolve_device("gpu")
+
+
+def test_out_of_memory_says_what_to_lower():
+    message = (
+        "cuda:0 ran out of memory with batch_size=64, hidden_size=512. Lower batch_size "
+        "or hidden_size"
+    )
+    with (
+        pytest.raises(MemoryError, match=message),
+        explain_out_of_memory(torch.device("cuda:0"), batch_size=64, hidden_size=512),
+    ):
+        raise torch.OutOfMemoryError
+
+
+def test_threads_are_restored_and_never_raised():
+    before = torch.get_num_threads()
+    with torch_threads(10_000):
+        assert torch.get_num_threads() == before
+    with pytest.raises(RuntimeError), torch_threads(1):
+        raise RuntimeError
+    assert torch.get_num_threads() == before
+
+
+def test_one_thread_outside_the_main_thread():
+    seen = []
+
+    def work():
+        torch.set_num_threads(2)  # a new thread starts from the machine's default
+        with torch_threads(2):
+            seen.append(torch.get_num_threads())
+        seen.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join()
+    torch.set_num_threads(before)
+    assert seen == [1, 2]
+
+
+def test_memory_settings_are_left_as_glibc_would_have_them(monkeypatch):
+    calls = []
+
+    class Library:
+        def mallopt(self, option, value):
+            calls.append((option, value))
+
+        def malloc_trim(self, pad):
+            calls.append("trim")
+
+    monkeypatch.setattr("sklstm.devices._glibc", Library)
+    with retained_memory():
+        assert calls == [(-4, 0), (-1, 2**31 - 1)]
+    assert calls[2:] == [(-4, 65536), (-3, 2**25), (-1, 2**26), "trim"]
+    monkeypatch.setenv("SKLSTM_RETAIN_MEMORY", "0")
+    with retained_memory():
+        pass
+    assert len(calls) == 6
+
+
+@pytest.mark.skipif(kernels.library() is None, reason="compiled kernels not installed")
+def test_our_kernels_leave_one_thread_to_torch():
+    network, _ = load_pretrained()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with network_threads(3, network):
+            assert torch.get_num_threads() == 1
+            assert kernels.get_threads() == 2
+        assert torch.get_num_threads() == 2
+        assert kernels.get_threads() == 2
+        with network_threads(3, copy.deepcopy(network).double()):  # not for our kernels
+            assert torch.get_num_threads() == 2
+        with network_threads(3, network, bfloat16=True):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_no_thread_outlives_what_interrupts_the_others():
+    done = []
+
+    def job(i):
+        if i == 0:
+            raise KeyboardInterrupt
+        time.sleep(0.2)
+        done.append(i)
+
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with side_by_side(2, 1, torch.nn.Linear(1, 1)) as run:
+            with pytest.raises(KeyboardInterrupt):
+                run(job, range(2))
+            assert done == [1]
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@pytest.mark.skipif(kernels.library() is None, reason="compiled kernels not installed")
+def test_jobs_side_by_side_share_the_cores():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for bfloat16, expected in ((False, (1, 2)), (True, (2, 2))):
+            with side_by_side(2, 4, torch.nn.Linear(1, 1), bfloat16) as run:
+                found = run(
+                    lambda _: (torch.get_num_threads(), kernels.get_threads()), range(2)
+                )
+            assert list(found) == [expected] * 2
+    finally:
+        torch.set_num_threads(before)

@@ -311,6 +311,17 @@ def _affine(native, a, weight, bias=None, relu=False):
     return out if width == n_out else out[:, :, :n_out]
 
 
+def spans(x, k, stride=1):
+    """Return k steps from every `stride`-th on, next to each other: a view.
+
+    (N, T, C), contiguous -> (N, (T - k) // stride + 1, k C)
+    """
+    n, n_timesteps, n_channels = x.shape
+    n_steps = (n_timesteps - k) // stride + 1
+    strides = n_timesteps * n_channels, stride * n_channels, 1
+    return x.as_strided((n, n_steps, k * n_channels), strides)
+
+
 def convolution(x, weight, scale, bias, *, stride, eps, lengths=None):
     """Convolve over time, normalise by the batch, and rectify; gradients are ours too.
 
@@ -594,27 +605,17 @@ class Stepper:
         self.c[rows] = 0
 
 
-def _strided(x, n_steps, k, stride):
-    """Return the k steps from every `stride`-th on, next to each other: a view.
-
-    (N, T, C), contiguous -> (N, n_steps, k C)
-    """
-    n, n_timesteps, n_channels = x.shape
-    strides = n_timesteps * n_channels, stride * n_channels, 1
-    return x.as_strided((n, n_steps, k * n_channels), strides)
-
-
 class _Convolution(torch.autograd.Function):
     """`convolution`."""
 
     @staticmethod
     def forward(ctx, native, x, weight, scale, bias, stride, eps, lengths):
         n_out, _, k = weight.shape
-        n_steps = (x.shape[1] - 1) // stride + 1
         x = F.pad(x, (0, 0, k // 2, k - 1 - k // 2)).contiguous()  # (N, T + k - 1, C)
-        rows = _strided(x, n_steps, k, stride)
         # (H, C, k) -> (H, k C)
-        convolved = _affine(native, rows, weight.transpose(1, 2).flatten(1))
+        by_step = weight.transpose(1, 2).flatten(1)
+        convolved = _affine(native, spans(x, k, stride), by_step)
+        n_steps = convolved.shape[1]
         out = x.new_empty(len(x), n_steps, n_out)
         mean, variance, partial = x.new_empty(3, n_out)
         shape = _Sequences(
@@ -655,7 +656,7 @@ class _Convolution(torch.autograd.Function):
             ctypes.byref(shape), *map(_pointer, before), ctx.eps, *map(_pointer, after),
             *d_convolved.stride()[:2],
         )  # fmt: skip
-        rows = _strided(x, n_steps, k, stride)
+        rows = spans(x, k, stride)
         n_terms = k * n_channels
         pieces = _pieces(n, n_steps * n_terms * n_out)
         lanes = native.sklstm_lanes()
@@ -675,7 +676,7 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             # (H, C, k) -> (C, k H), steps in reverse
             backwards = weight.flip(2).permute(1, 2, 0).flatten(1)
-            d_x = _affine(native, _strided(around, width - k + 1, k, 1), backwards)
+            d_x = _affine(native, spans(around, k), backwards)
         return None, d_x, d_weight, d_scale, d_bias, None, None, None
 
 

@@ -270,17 +270,11 @@ class ConvStem(nn.Module):
                 1, 2
             )  # (H, k, C)
             x = F.pad(x, (0, 0, k // 2, k - 1 - k // 2))  # (N, T + k - 1, C)
-            n, width, n_channels = x.shape
-            n_out = (width - k) // stride + 1
-            # Row j: the k steps from j * stride on, with all their channels.
-            rows = x.as_strided(
-                (n, n_out, k * n_channels),
-                (width * n_channels, stride * n_channels, 1),
-            )
+            rows = kernels.spans(x.contiguous(), k, stride)
             x = kernels.affine(rows, weight.flatten(1), shift, relu=True)
             if lengths is not None:
                 lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
-                x = x * step_mask(lengths, n_out)[:, :, None]
+                x = x * step_mask(lengths, x.shape[1])[:, :, None]
         return x, lengths
 
 

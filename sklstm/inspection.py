@@ -18,8 +18,8 @@ from sklearn.metrics import check_scoring
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from sklstm.base import BaseLSTM
 from sklstm.devices import threads_for, torch_threads
-from sklstm.estimators import BaseLSTM
 from sklstm.network import ConvStem, GRULayer, reverse, step_mask
 from sklstm.sequences import Sequences
 from sklstm.windows import to_table

@@ -1,0 +1,872 @@
+"""BaseLSTM: what LSTMClassifier and LSTMRegressor share, over the leaves.
+
+`BaseLSTM._fit` is the table of contents: read, encode, build, train, keep.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import itertools
+import os
+import warnings
+from abc import ABC, abstractmethod
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+)
+
+from sklstm.augmentation import (
+    AUGMENTATIONS,
+    OF_VALUES,
+    AugmentedBatches,
+    mixed_gradient,
+    mixed_loss,
+)
+from sklstm.checkpoints import Checkpoint, digest
+from sklstm.devices import (
+    explain_out_of_memory,
+    resolve_device,
+    retained_memory,
+    side_by_side,
+    threads_for,
+    torch_threads,
+)
+from sklstm.heads import (
+    step_loss,
+)
+from sklstm.network import (
+    CELLS,
+    POOLINGS,
+    RecurrentNetwork,
+    conv_kernel_sizes,
+    conv_strides,
+    initialize,
+    resolve_auto,
+)
+from sklstm.sequences import (
+    N_RESERVED_TOKENS,
+    SequenceEncoder,
+    Sequences,
+    distinct_rows,
+    is_ragged,
+    pad_steps,
+    read_steps,
+    require_same_instances,
+    split_steps,
+)
+from sklstm.training import (
+    JoinedBatches,
+    Randomness,
+    SequenceBatches,
+    forward,
+    train,
+)
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn < 1.9 has no callbacks
+
+    class CallbackSupportMixin:
+        """Stand-in that accepts no callbacks."""
+
+    def with_callbacks(method):
+        """Return the method as it is."""
+        return method
+
+
+# Sequences of more steps than the latter are trained, with bptt_steps="auto", on pieces
+# of at most the former.
+BPTT_STEPS, MAX_BPTT_STEPS = 500, 2000
+# augment="auto" warps time from so many steps on, but not for the first network of those
+# that read fewer sequences.
+MIN_WARPED_ROWS, MIN_WARPED_TIMESTEPS = 128, 64
+# n_members="auto" averages at most so many networks, which read so many sequences
+# together, from so many steps on.
+MAX_MEMBERS, MEMBERS_TIMES_ROWS, MIN_AVERAGED_TIMESTEPS = 3, 1024, 32
+# What no later fit changes: settings of the network and of how X is read.
+NETWORK_SETTINGS = (
+    "hidden_size", "num_layers", "cell", "bidirectional", "residual", "layer_norm",
+    "dropout", "variational_dropout", "recurrent_dropout", "token_dropout", "stem",
+    "pooling", "n_members",
+)  # fmt: skip
+ENCODER_SETTINGS = "n_channels", "layout", "standardize", "missing"
+PREDICT_CHUNK = 8192  # rows encoded at once in prediction, to bound its memory
+PREDICT_VALUES = 2**25  # and raw outputs at once, where every time step has some
+TRAIN_SETTINGS = (
+    "solver", "learning_rate_init", "alpha", "tol", "max_grad_norm",
+    "n_iter_no_change", "verbose",
+)  # fmt: skip
+
+
+class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
+    """What LSTMClassifier and LSTMRegressor share; not for use by itself.
+
+    The leaves differ in how y is checked, in the head, and in what they predict.
+    """
+
+    _parameter_constraints = {
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "num_layers": [Interval(Integral, 1, None, closed="left")],
+        "cell": [StrOptions(set(CELLS))],
+        "bidirectional": ["boolean", StrOptions({"auto"})],
+        "residual": ["boolean"],
+        "layer_norm": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "variational_dropout": ["boolean"],
+        "recurrent_dropout": [Interval(Real, 0, 1, closed="left")],
+        "stem": [StrOptions({"auto", "linear", "conv", "embedding"}), None],
+        "pooling": [StrOptions({"auto", *POOLINGS})],
+        "target": [StrOptions({"single", "sequence"})],
+        "embedding": ["array-like", None],
+        "freeze_embedding": ["boolean"],
+        "token_dropout": [Interval(Real, 0, 1, closed="left")],
+        "n_channels": [Interval(Integral, 1, None, closed="left")],
+        "layout": [StrOptions({"time-major", "channel-major"})],
+        "standardize": ["boolean"],
+        "missing": [StrOptions({"error", "mask"})],
+        "n_members": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "solver": [StrOptions({"adam", "adamw", "sgd"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "one-cycle", "cosine", "adaptive"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "oversample": ["boolean"],
+        "augment": [StrOptions(set(AUGMENTATIONS)), list, tuple, None],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "bptt_steps": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "checkpoint": [str, os.PathLike, None],
+        "random_state": ["random_state"],
+        "device": [str],
+        "dtype": [StrOptions({"float32", "float64", "bfloat16"})],
+        "verbose": ["verbose"],
+    }
+
+    # -------------------------------------------------------------- for the leaves
+    @abstractmethod
+    def _check_y(self, y):
+        """Return y as an array: (n,) or (n, n_outputs)."""
+
+    @abstractmethod
+    def _fit_head(self, y, weight, classes):
+        """Return a fitted head."""
+
+    def _row_weight(self, head, target, weight):
+        """Return what each row counts in the loss: 1 on average."""
+        # Scaled once over all rows: a scale per batch would undo the weights.
+        return weight / weight.mean()
+
+    @abstractmethod
+    def _keep_head(self, head):
+        """Set the fitted attributes that the head knows."""
+
+    # ------------------------------------------------------------------------- fit
+    @with_callbacks
+    def fit(self, X, y, sample_weight=None):
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+            One of
+
+            - (n_samples, n_timesteps * n_channels), array or DataFrame: see
+              `n_channels` and `layout`;
+            - (n_samples, n_timesteps, n_channels), with the last two axes exchanged
+              for ``layout="channel-major"``;
+            - a list or object array of n_samples arrays or DataFrames of shape
+              (n_timesteps_i, n_channels) or (n_timesteps_i,);
+            - a DataFrame with an (instance, time) row index, a column per channel;
+            - a nested DataFrame whose cells are Series or arrays over time;
+            - with ``stem="embedding"``, integer tokens: (n_samples, n_timesteps) or
+              ragged. Token 0 is padding.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels or a 0/1 label indicator for the classifier; numbers for the
+            regressor. With ``target="sequence"`` one of these for each time step: a
+            list or object array of n_samples arrays (n_timesteps_i,) or
+            (n_timesteps_i, n_outputs), or one array (n_samples, n_timesteps[,
+            n_outputs]).
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights, not negative. A weight of 2 is the same as the row twice, a weight
+            of 0 the same as its absence, exactly. None means 1 for every row.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X, y, a parameter or the device cannot be used, or the loss becomes
+            infinite or NaN.
+        """
+        self._check_parameters()
+        history = self._fit(
+            X,
+            y,
+            sample_weight,
+            going_on=self.warm_start and hasattr(self, "network_"),
+            n_members=self.n_members,
+            max_iter=self.max_iter,
+            learning_rate=self.learning_rate,
+            early_stopping=self.early_stopping,
+            on_epoch=_EpochCallbacks(self, X, y, sample_weight),
+            checkpoint=self.checkpoint,
+        )
+        if not history.converged:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached "
+                "and the optimization hasn't converged yet. Increase max_iter.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return self
+
+    def _fit(
+        self, X, y, sample_weight, *, going_on, n_members, max_iter, learning_rate,
+        early_stopping, classes=None, optimizer_state=None, on_epoch=None,
+        checkpoint=None,
+    ):  # fmt: skip
+        device = resolve_device(self.device)
+        if going_on:
+            self._check_goes_on()
+        n_iter, seed = self.n_iter_ if going_on else 0, None
+        if checkpoint is not None:
+            checkpoint = Checkpoint(checkpoint)
+            seed = checkpoint.seed
+        random = Randomness(self.random_state, device, n_iter, seed)
+        encoder = self.encoder_ if going_on else self._make_encoder()
+        sequences = encoder.read(X, self, reset=not going_on)
+        if self.target == "sequence":
+            require_same_instances(X, y)
+        y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
+        if not going_on:
+            stem, *_ = self._resolve_auto(sequences.n_timesteps)
+            deviations = stem == "conv" and self.augment in (None, "auto")
+            encoder.fit(sequences, rows, weight, deviations=deviations)
+        encoded = encoder.encode(sequences, rows)
+        per_step, n_rows = self.target == "sequence", len(rows)
+        if per_step:  # to the head, every step is a row
+            y, weight = np.concatenate(y), np.repeat(weight, encoded.lengths)
+        head = self.head_ if going_on else self._fit_head(y, weight, classes)
+        target = head.encode(y)
+        weight = self._row_weight(head, target, weight)
+        if per_step:  # every step counts the same, and the rows 1 on average
+            weight = pad_steps(weight * (n_rows / len(weight)), encoded.lengths)
+            target = pad_steps(target, encoded.lengths)
+        training = _Rows(encoded, target, weight)
+        validation = None
+        if early_stopping:
+            training, validation = self._split(training, random)
+        if going_on:
+            network = copy.deepcopy(self.network_)
+        else:
+            network = self._make_network(encoder, encoded, head, random, n_members)
+        draws = random.of_members(len(network.members))
+        if checkpoint is not None:
+            identity = self._identity(network, training, validation, random, n_iter)
+            checkpoint.begin(identity, [*itertools.chain(*draws)])
+        if on_epoch is not None:
+            on_epoch.begin(encoder, head, network, going_on)
+        history = self._train(
+            network.to(device), head, training, validation, draws, encoder,
+            max_iter=max_iter, learning_rate=learning_rate,
+            optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
+        )  # fmt: skip
+        self._keep(encoder, head, network.cpu(), history, going_on)
+        if checkpoint is not None and not history.interrupted:
+            checkpoint.remove()
+        if on_epoch is not None:
+            on_epoch.finish()
+        return history
+
+    def _train(self, network, head, training, validation, draws, encoder, **settings):
+        orders, dropouts = draws
+        device = dropouts[0].device
+        batch_size = self._batch_size(len(training))
+        batches = SequenceBatches(
+            *training,
+            batch_size=batch_size,
+            shuffle=self.shuffle,
+            oversample=self.oversample,
+            generator=orders[0],
+            device=device,
+            dtype=torch.float64 if self.dtype == "float64" else torch.float32,
+        )
+        batches = [batches.in_order_of(order) for order in orders]
+        per_step = self.target == "sequence"
+        loss = functools.partial(step_loss, head.loss) if per_step else head.loss
+        loss_gradient = head.loss_gradient
+        augmentations = self._augmentations(network, encoder, training.encoded)
+        batches = [
+            AugmentedBatches(each, names, encoder.n_channels_in_, dropout)
+            if names
+            else each
+            for each, names, dropout in zip(batches, augmentations, dropouts, strict=True)
+        ]
+        if "mixup" in augmentations[0]:
+            loss = functools.partial(mixed_loss, loss)
+            loss_gradient = functools.partial(mixed_gradient, loss_gradient)
+        bptt_steps = self._bptt_steps(training.encoded.n_timesteps, network)
+
+        def differentiate_of(member):
+            if bptt_steps is not None:
+                return functools.partial(member.differentiate_truncated, loss, bptt_steps)
+            if per_step:
+                return None  # by autograd
+            return functools.partial(member.differentiate, loss_gradient)
+
+        each = [differentiate_of(member) for member in network.members]
+        own = {name: getattr(self, name) for name in TRAIN_SETTINGS}
+        n_timesteps = training.encoded.n_timesteps
+        # The last of them is never all of them: its weights are those of one.
+        n_threads = threads_for(batch_size, n_timesteps, network.members[-1])
+        with (
+            side_by_side(len(each), n_threads, network, self.dtype == "bfloat16") as run,
+            retained_memory(),
+            explain_out_of_memory(
+                device, batch_size=batch_size, hidden_size=self.hidden_size
+            ),
+        ):
+            if len(each) == 1:
+                (batches,), (generator,), (differentiate,) = batches, dropouts, each
+            else:
+                batches, generator = JoinedBatches(batches), dropouts
+                differentiate = functools.partial(
+                    network.differentiate_members, loss, each, run, self.max_grad_norm
+                )
+                own["max_grad_norm"] = None  # of all together
+            return train(
+                network,
+                loss,
+                batches,
+                generator=generator,
+                bfloat16=self.dtype == "bfloat16",
+                differentiate=differentiate,
+                validate=None
+                if validation is None
+                else functools.partial(
+                    _validate_steps if per_step else _validate,
+                    network,
+                    head,
+                    validation,
+                    device,
+                ),
+                **own,
+                **settings,
+            )
+
+    def _identity(self, network, training, validation, random, n_iter):
+        """Return what a fit must share with a checkpoint to go on from it."""
+        irrelevant = {"checkpoint", "verbose", "random_state", "device"}
+        identity = {"the estimator": type(self).__name__}
+        for name, value in self.get_params(deep=False).items():
+            if name not in irrelevant:
+                plain = value.item() if isinstance(value, np.generic) else value
+                identity[name] = repr(plain)
+        identity["device"] = str(random.dropout.device)
+        identity["seed"] = random.seed  # of random_state
+        start = [tensor.numpy() for tensor in network.state_dict().values()]
+        identity["the hash of the initial network"] = digest(np.array(n_iter), *start)
+        parts = [rows for rows in (training, validation) if rows is not None]
+        arrays = [array for rows in parts for array in rows.arrays()]
+        identity["the hash of X, y and sample_weight"] = digest(*arrays)
+        return identity
+
+    def _make_encoder(self):
+        return SequenceEncoder(
+            n_channels=self.n_channels,
+            layout=self.layout,
+            standardize=self.standardize,
+            missing=self.missing,
+            tokens=self.stem == "embedding",
+            n_tokens=None if self.embedding is None else len(self.embedding),
+            dtype="float64" if self.dtype == "float64" else "float32",
+        )
+
+    def _distinct_rows(self, sequences, y, sample_weight):
+        """Check y and the weights; return y, positions and weights of the rows to use.
+
+        With `shuffle` these are the distinct rows in an order of their own.
+        """
+        lengths = sequences.lengths
+        per_step = self.target == "sequence"
+        if per_step:
+            require_y(self, y)
+            y = split_steps(self._check_y(read_steps(y, lengths)), lengths)
+        elif is_ragged(y):
+            raise ValueError(
+                'y holds arrays of unequal lengths, but target="single" takes one label '
+                'or value per sequence. For one per time step set target="sequence".'
+            )
+        else:
+            y = self._check_y(y)
+            check_consistent_length(lengths, y)
+        weight = _check_sample_weight(
+            sample_weight, lengths, dtype=np.float64, ensure_non_negative=True
+        )
+        if not weight.any():
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        rows = np.flatnonzero(weight)
+        weight = weight[rows]
+        if self.shuffle:
+            labels = np.concatenate(y[rows]) if per_step else y[rows]
+            if labels.dtype.kind not in "buif":
+                labels = np.unique(labels, return_inverse=True)[1]
+            if per_step:
+                labels = split_steps(labels, lengths[rows])
+            rows, weight = distinct_rows(sequences, rows, labels, weight)
+        return y[rows], rows, weight
+
+    def _split(self, rows, random):
+        """Hold out a part for early stopping; stratified by class where it can be."""
+        n = len(rows)
+        n_held_out = max(1, round(self.validation_fraction * n))
+        if n_held_out >= n:
+            raise ValueError(
+                "early_stopping=True needs at least 2 distinct samples, one of them to "
+                f"train on; got {n} sample{'s' * (n != 1)} and "
+                f"validation_fraction={self.validation_fraction}."
+            )
+        stratify = None
+        if isinstance(self, ClassifierMixin) and rows.target.ndim == 1:
+            counts = np.unique(rows.target, return_counts=True)[1]
+            if counts.min() >= 2 and min(n_held_out, n - n_held_out) >= len(counts):
+                stratify = rows.target
+        kept, held_out = train_test_split(
+            np.arange(n),
+            test_size=n_held_out,
+            random_state=random.split_seed,
+            stratify=stratify,
+        )
+        return rows.take(np.sort(kept)), rows.take(np.sort(held_out))
+
+    def _resolve_auto(self, n_timesteps):
+        # Convolutions see steps to come: with labels for them, only where asked for.
+        is_sequence = self.target == "sequence"
+        return resolve_auto(
+            None if is_sequence and self.stem == "auto" else self.stem,
+            None if is_sequence else self.pooling,
+            self.bidirectional,
+            n_timesteps,
+        )
+
+    def _make_network(self, encoder, encoded, head, random, n_members):
+        stem, pooling, bidirectional = self._resolve_auto(encoded.n_timesteps)
+        is_sequence = self.target == "sequence"
+        strides = (1, 1, 1) if is_sequence else conv_strides(encoded.n_timesteps)
+        n_tokens = len(encoder.vocabulary_) + N_RESERVED_TOKENS if encoder.tokens else 0
+        vectors = self._read_embedding() if encoder.tokens else None
+        if n_members == "auto":
+            n_members = self._auto_members(stem, encoded)
+        network = RecurrentNetwork(
+            n_channels=encoder.n_encoded_channels_,
+            n_outputs=head.n_raw,
+            hidden_size=int(self.hidden_size),
+            num_layers=int(self.num_layers),
+            cell=self.cell,
+            bidirectional=bidirectional,
+            dropout=self.dropout,
+            stem=stem,
+            pooling=pooling,
+            kernel_sizes=conv_kernel_sizes(encoded.n_timesteps),
+            strides=strides,
+            n_tokens=n_tokens,
+            embedding_size=None if vectors is None else vectors.shape[1],
+            freeze_embedding=self.freeze_embedding and vectors is not None,
+            token_dropout=self.token_dropout,
+            variational_dropout=self.variational_dropout,
+            recurrent_dropout=self.recurrent_dropout,
+            residual=self.residual,
+            layer_norm=self.layer_norm,
+            n_members=int(n_members),
+            link=head.link,
+        )
+        network.to(torch.float64 if self.dtype == "float64" else torch.float32)
+        with torch_threads(1):  # orthogonalisation rounds by the number of threads
+            initialize(network, random.start)
+        if vectors is not None:  # token i is number i + 1 of the encoder
+            with torch.no_grad():
+                network.stem.embedding.weight[2:] = torch.from_numpy(vectors[1:])
+        return network
+
+    def _auto_members(self, stem, encoded):
+        """Return the number of networks that "auto" stands for."""
+        if (
+            stem != "conv"
+            or self.target == "sequence"
+            or encoded.n_timesteps < MIN_AVERAGED_TIMESTEPS
+        ):
+            return 1
+        return min(max(MEMBERS_TIMES_ROWS // len(encoded), 1), MAX_MEMBERS)
+
+    def _read_embedding(self):
+        """Return the given vectors of tokens, checked; None for none."""
+        if self.embedding is None:
+            return None
+        return check_array(
+            self.embedding, dtype=np.float64, ensure_min_samples=2, input_name="embedding"
+        )
+
+    def _augmentations(self, network, encoder, encoded):
+        """Return the names of what varies the training sequences of each member."""
+        n_members = len(network.members)
+        if self.augment != "auto":
+            return [self._named_augmentations()] * n_members
+        # Deviations are of sequences that are aligned, step by step.
+        if (
+            network.config["stem"] != "conv"
+            or self.target == "sequence"
+            or encoder.curve_ is not None
+            or encoded.n_timesteps < MIN_WARPED_TIMESTEPS
+        ):
+            return [()] * n_members
+        of_first = ("time-warp",) if len(encoded) >= MIN_WARPED_ROWS else ()
+        return [of_first, *[("time-warp",)] * (n_members - 1)]
+
+    def _named_augmentations(self):
+        return (self.augment,) if isinstance(self.augment, str) else self.augment or ()
+
+    def _bptt_steps(self, n_timesteps, network):
+        """Return over how many steps to carry gradients back; None for all."""
+        bptt_steps = self.bptt_steps
+        if bptt_steps == "auto":
+            bptt_steps = BPTT_STEPS if n_timesteps > MAX_BPTT_STEPS else None
+        if bptt_steps is None or bptt_steps >= n_timesteps or not network.reads_on:
+            return None
+        return bptt_steps
+
+    def _batch_size(self, n_samples):
+        if self.batch_size == "auto":
+            return min(n_samples, max(8, min(64, n_samples // 8)))
+        return min(n_samples, self.batch_size)
+
+    def _keep(self, encoder, head, network, history, going_on):
+        """Set the fitted attributes, all together once training has succeeded."""
+        self.encoder_, self.head_, self.network_ = encoder, head, network
+        self.n_channels_in_ = encoder.n_channels_in_
+        self.n_timesteps_in_ = encoder.n_timesteps_in_
+        self.stem_, self.pooling_ = network.config["stem"], network.config["pooling"]
+        self.bidirectional_ = network.config["bidirectional"]
+        self.n_members_ = network.config["n_members"]
+        self._keep_head(head)
+        earlier = self.loss_curve_ if going_on else []
+        self.loss_curve_ = earlier + history.loss_curve
+        self.loss_ = self.loss_curve_[-1]
+        self.n_iter_ = len(self.loss_curve_)
+        self.validation_scores_ = history.validation_scores
+        self.best_validation_score_ = history.best_validation_score
+        self.best_loss_ = history.best_loss
+        self.best_iter_ = history.best_iter
+        if history.best_iter is not None:
+            self.best_iter_ += len(earlier)
+        self._optimizer_state = history.optimizer_state
+
+    def _partial_fit(self, X, y, sample_weight, classes=None):
+        self._check_parameters()
+        going_on = hasattr(self, "network_")
+        self._fit(
+            X,
+            y,
+            sample_weight,
+            going_on=going_on,
+            # How many rows are yet to come is not known.
+            n_members=1 if self.n_members == "auto" else self.n_members,
+            max_iter=1,
+            learning_rate="constant",
+            early_stopping=False,
+            classes=classes,
+            optimizer_state=self._optimizer_state if going_on else None,
+        )
+        return self
+
+    def _check_parameters(self):
+        """Validate the parameters as scikit-learn does; hint at misspelt options."""
+        params = self.get_params(deep=False)
+        name = type(self).__name__
+        try:
+            validate_parameter_constraints(self._parameter_constraints, params, name)
+        except InvalidParameterError as error:
+            raise InvalidParameterError(f"{error}{self._hint(params)}") from None
+        if self.augment not in (None, "auto"):
+            self._check_augment()
+        if self.stem == "embedding" and self.n_members not in (1, "auto"):
+            raise ValueError(
+                f'n_members={self.n_members} is not for stem="embedding". Set '
+                "n_members=1; voting of scikit-learn averages any estimators."
+            )
+        if self.dtype == "float64" and self.device == "mps":
+            raise ValueError('device="mps" has no float64; set dtype="float32".')
+
+    def _check_goes_on(self):
+        """Refuse settings that differ from those of what was fitted and is trained on."""
+        for name, fitted in self._fixed_settings().items():
+            given = getattr(self, name)
+            is_auto = isinstance(given, str) and given == "auto"
+            if not is_auto and not np.array_equal(given, fitted):
+                raise ValueError(
+                    f"{name} is {given!r}, but what was fitted has {fitted!r}, and "
+                    "training on does not change it. Set it back, or fit a new estimator."
+                )
+        if self.encoder_.curve_ is not None and self.augment not in (None, "auto"):
+            raise ValueError(
+                f"augment={self.augment!r} cannot vary sequences that are read beside "
+                "their deviations (see standardize), as the first fit chose. Set "
+                'augment="auto", or fit a new estimator.'
+            )
+
+    def _fixed_settings(self):
+        """Return the settings that fitted parts hold."""
+        config, encoder = self.network_.config, self.encoder_
+        fixed = {name: config[name] for name in NETWORK_SETTINGS}
+        fixed |= {name: getattr(encoder, name) for name in ENCODER_SETTINGS}
+        fixed["target"] = "sequence" if self._per_step else "single"
+        if self._per_step:
+            del fixed["pooling"]  # there is none
+        if "float64" in (encoder.dtype, self.dtype):
+            fixed["dtype"] = encoder.dtype
+        return fixed
+
+    def _check_augment(self):
+        names = self._named_augmentations()
+        for name in names:
+            if name not in AUGMENTATIONS:
+                raise InvalidParameterError(
+                    f"augment must hold names among {list(AUGMENTATIONS)}; got {name!r}."
+                )
+        if self.stem == "embedding":
+            raise ValueError(
+                f'augment={self.augment!r} varies numbers; with stem="embedding" X holds '
+                "tokens. Set augment=None; token_dropout varies tokens."
+            )
+        if self.target == "sequence" and not set(names) <= set(OF_VALUES):
+            raise ValueError(
+                f"augment={self.augment!r} moves or mixes time steps, each of which has "
+                'a target of its own with target="sequence"; only '
+                f"{list(OF_VALUES)} leave them where they are."
+            )
+
+    def _hint(self, params):
+        for name, value in params.items():
+            for constraint in self._parameter_constraints[name]:
+                if not isinstance(constraint, StrOptions) or not isinstance(value, str):
+                    continue
+                options = sorted(constraint.options)
+                close = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
+                if close and value not in options:
+                    return f" Did you mean {close[0]!r}?"
+        return ""
+
+    # --------------------------------------------------------------------- predict
+    def _answer(self, X, decode, method="forward"):
+        """Return what the head's `decode` makes of the network's raw outputs for X.
+
+        A row per sequence; with a target per time step, an object array of arrays.
+        """
+        check_is_fitted(self)
+        device = resolve_device(self.device)
+        sequences = self.encoder_.read(X, self, reset=False)
+        per_step, n_rows = self._per_step, PREDICT_CHUNK
+        if per_step:
+            n_rows = _rows_at_once(sequences.n_timesteps, self.network_)
+        chunks = []
+        with explain_out_of_memory(device, hidden_size=self.hidden_size):
+            for start in range(0, len(sequences), n_rows):
+                rows = np.arange(start, min(start + n_rows, len(sequences)))
+                encoded = self.encoder_.encode(sequences, rows)
+                raw = forward(self.network_, encoded, device, method)
+                if per_step:
+                    raw = raw[encoded.mask()]  # (n, T, Q) -> (n_steps, Q)
+                chunks.append(getattr(self.head_, decode)(raw) if decode else raw)
+        answer = np.concatenate(chunks)
+        return split_steps(answer, sequences.lengths) if per_step else answer
+
+    @property
+    def _per_step(self):
+        """Whether the fitted network says something of each time step."""
+        return self.network_.config["pooling"] is None
+
+    def _flat_steps(self, X, y, sample_weight):
+        """Return y, predictions and weights of all time steps, for `score`."""
+        require_same_instances(X, y)
+        predicted = self.predict(X)
+        lengths = np.array([len(row) for row in predicted])
+        y = read_steps(y, lengths)
+        if sample_weight is not None:
+            sample_weight = np.repeat(sample_weight, lengths)
+        return y, np.concatenate(predicted), sample_weight
+
+    def predict(self, X):
+        """Predict labels, or values.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+            As in `fit`; the number of time steps may differ unless X was 2-D in fit.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Labels of the classifier, of the dtype of y in fit; float64 values of the
+            regressor, with one more axis of size n_quantiles if `quantile` is a
+            sequence. With ``target="sequence"`` an object array (n_samples,) of arrays
+            (n_timesteps_i, ...): ``np.stack`` makes one array of sequences of equal
+            length, ``np.concatenate`` of any.
+        """
+        return self._answer(X, "decode")
+
+    def embed(self, X):
+        """Return the pooled state of the recurrence, before the readout.
+
+        Parameters
+        ----------
+        X : array-like, ragged list or frame of n_samples sequences
+            As in `predict`.
+
+        Returns
+        -------
+        embedding : ndarray of shape (n_samples, n_embedding), float64
+            n_embedding is hidden_size, twice that if bidirectional; with a "conv" stem
+            and any `pooling` but "last" hidden_size more; twice that with
+            ``pooling="mean-max"``; and all that for each of `n_members_`. With
+            ``target="sequence"`` an object array of the states of all time steps,
+            (n_timesteps_i, n_embedding).
+        """
+        return self._answer(X, None, "embed")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.input_tags.allow_nan = self.missing == "mask"
+        return tags
+
+
+class _Rows(NamedTuple):
+    """Encoded sequences, their targets and what each counts in the loss."""
+
+    encoded: Sequences
+    target: np.ndarray
+    weight: np.ndarray
+
+    def __len__(self):
+        return len(self.target)
+
+    def arrays(self):
+        return self.encoded.values, self.encoded.lengths, self.target, self.weight
+
+    def take(self, rows):
+        return _Rows(self.encoded.take(rows), self.target[rows], self.weight[rows])
+
+
+def _validate(network, head, rows, device):
+    """Return the score and the mean loss of a network on some rows."""
+    raw = forward(network, rows.encoded, device)
+    return tuple(f(raw, rows.target, rows.weight) for f in (head.score, head.mean_loss))
+
+
+def _validate_steps(network, head, rows, device):
+    """Do the same over time steps, as many rows at once as memory allows.
+
+    Accuracy and loss are means, so those of parts can be averaged; a regressor's raw
+    outputs are so few that there is one part.
+    """
+    parts, size = [], _rows_at_once(rows.encoded.n_timesteps, network)
+    for start in range(0, len(rows), size):
+        part = rows.take(np.arange(start, min(start + size, len(rows))))
+        inside = part.encoded.mask()
+        raw = forward(network, part.encoded, device)[inside]
+        target, weight = (a[:, : inside.shape[1]][inside] for a in part[1:])
+        score, loss = head.score(raw, target, weight), head.mean_loss(raw, target, weight)
+        parts.append((weight.sum(), score, len(raw), loss))
+    total, score, n_steps, loss = np.transpose(parts)
+    return np.average(score, weights=total), np.average(loss, weights=n_steps)
+
+
+def _rows_at_once(n_timesteps, network) -> int:
+    """Return how many sequences to ask for their time steps at once."""
+    n_values = n_timesteps * max(network.readout.weight.shape)
+    return int(np.clip(PREDICT_VALUES // n_values, 1, PREDICT_CHUNK))
+
+
+class _EpochCallbacks:
+    """Feeds scikit-learn's callbacks (1.9) from the training loop.
+
+    Does nothing where scikit-learn is older. Called after every epoch; returns whether
+    a callback asked to stop.
+    """
+
+    def __init__(self, estimator, X, y, sample_weight):
+        self.estimator = estimator
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        self.arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        self.context = None
+
+    def begin(self, encoder, head, network, going_on):
+        if not hasattr(self.estimator, "_init_callback_context"):
+            return
+        self.encoder, self.head, self.network = encoder, head, network
+        self.going_on = going_on
+        self.context = self.estimator._init_callback_context(
+            max_subtasks=self.estimator.max_iter
+        )
+        self.context.call_on_fit_task_begin(**self.arguments)
+
+    def __call__(self, history) -> bool:
+        if self.context is None:
+            return False
+        epoch = self.context.subcontext(task_name="epoch")
+        epoch.call_on_fit_task_begin(**self.arguments)
+        return epoch.call_on_fit_task_end(
+            **self.arguments,
+            reconstruction_attributes=functools.partial(self._reconstruct, history),
+        )
+
+    def _reconstruct(self, history):
+        """Attributes of the estimator as if training had stopped now."""
+        fitted = copy.copy(self.estimator)
+        network = copy.deepcopy(self.network).cpu().eval()
+        fitted._keep(self.encoder, self.head, network, history, self.going_on)
+        return vars(fitted)
+
+    def finish(self):
+        if self.context is not None:
+            self.context.call_on_fit_task_end(
+                **self.arguments, reconstruction_attributes={}
+            )
+
+
+def require_y(estimator, y):
+    """Raise where y is None."""
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but "
+            "the target y is None."
+        )

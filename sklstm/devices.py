@@ -81,20 +81,19 @@ def network_threads(n_threads, network, bfloat16=False):
     kernels, as in bfloat16, torch has the threads.
     """
     with torch_threads(n_threads):
-        n_threads = torch.get_num_threads()  # what is allowed here
         if bfloat16 or not kernels.available(next(network.parameters())):
             yield
             return
+        # Within another such block torch's number, one, says nothing of ours.
+        n_threads = min(n_threads, kernels.get_threads())
         with torch_threads(1), kernels.threads(n_threads):
             yield
 
 
 def threads_for(n_rows: int, n_timesteps: int, network) -> int:
     """Return how many threads a batch is worth: one unless it is large."""
-    if torch.get_num_threads() == 1:
-        return 1
     work = n_rows * n_timesteps * network.n_weights
-    return torch.get_num_threads() if work >= MIN_PARALLEL_WORK else 1
+    return kernels.get_threads() if work >= MIN_PARALLEL_WORK else 1
 
 
 @contextlib.contextmanager

@@ -109,17 +109,15 @@ def _agrees(native, cell) -> bool:
     """Compare outputs and gradients of a small layer with torch's."""
     lanes = native.sklstm_lanes()
     generator = torch.Generator().manual_seed(0)
+    randn = functools.partial(torch.randn, generator=generator, dtype=torch.float32)
     n_inputs, hidden_size = 3, 4 * lanes + 1
     n = (3 if cell == GRU else 4) * hidden_size
     shapes = [(n, n_inputs), (n, hidden_size), (n,), (n,)]
     shapes += [(3, hidden_size)] * (cell == PEEPHOLE)
     with torch.inference_mode(False), torch.enable_grad():
-        weights = [
-            (0.3 * torch.randn(shape, generator=generator)).requires_grad_()
-            for shape in shapes
-        ]
-        x = torch.randn(4, 13, n_inputs, generator=generator).requires_grad_()
-        upstream = torch.randn(4, 13, hidden_size, generator=generator)
+        weights = [(0.3 * randn(shape)).requires_grad_() for shape in shapes]
+        x = randn(4, 13, n_inputs).requires_grad_()
+        upstream = randn(4, 13, hidden_size)
         expected, (last, *_) = by_torch(x, None, *weights)
         pairs = [(expected, last), _Layer.apply(native, x, None, *weights)[:2]]
         gradients = [
@@ -136,18 +134,19 @@ def _agrees(native, cell) -> bool:
 
 def _convolutions_agree(native) -> bool:
     """Compare outputs and gradients of a small convolution with torch's."""
-    n_out, (n_channels, k), stride = 2 * native.sklstm_lanes() + 1, (3, 4), 2
-    generator = torch.Generator().manual_seed(0)
+    n_out = 6 * native.sklstm_lanes() + 1  # panels of four vectors, of two and of one
+    (n_channels, k), stride, generator = (3, 4), 2, torch.Generator().manual_seed(0)
+    randn = functools.partial(torch.randn, generator=generator, dtype=torch.float32)
     with torch.inference_mode(False), torch.enable_grad():
         x, weight, scale, bias = (
-            torch.randn(shape, generator=generator).requires_grad_()
+            randn(shape).requires_grad_()
             for shape in ((3, 7, n_channels), (n_out, n_channels, k), (n_out,), (n_out,))
         )
         convolved = F.conv1d(F.pad(x.transpose(1, 2), (2, 1)), weight, stride=stride)
         normal = F.batch_norm(convolved, None, None, scale, bias, True)
         expected = normal.relu().transpose(1, 2)
         out, _, _ = _Convolution.apply(native, x, weight, scale, bias, stride, 1e-5, None)
-        upstream = torch.randn(expected.shape, generator=generator)
+        upstream = randn(expected.shape)
         inputs = x, weight, scale, bias
         both = [
             (each, *torch.autograd.grad((each * upstream).sum(), inputs))
@@ -189,8 +188,8 @@ def layer(x, state, *weights, lengths=None):
     *weights : Tensor
         As the head of this module says.
     lengths : Tensor of shape (n_rows,), int64, descending, default=None
-        Steps of each row, for inference; None for all. What comes after is not computed,
-        and undefined in `output`.
+        Steps of each row; None for all. What comes after need not be computed, and is
+        undefined in `output`; ignored where there are gradients.
 
     Returns
     -------

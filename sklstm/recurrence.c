@@ -466,7 +466,7 @@ void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
     for (ptrdiff_t n = 0; n < s->n_rows; n++) total += length_of(s, n);
     memset(d_weight, 0, K * sizeof(float));
     memset(d_bias, 0, K * sizeof(float));
-    float *restrict of_bias = partial, *restrict of_weight = partial + K;
+    float *of_bias = partial, *of_weight = partial + K;
     for (ptrdiff_t n = 0; n < s->n_rows; n++) {
         memset(partial, 0, 2 * K * sizeof(float));
         for (ptrdiff_t t = 0; t < length_of(s, n); t++) {
@@ -483,7 +483,7 @@ void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
             d_weight[k] += of_weight[k];
         }
     }
-    float *restrict scale = partial, *restrict slope = partial + K;
+    float *scale = partial, *slope = partial + K;
     for (ptrdiff_t k = 0; k < K; k++) {
         const float inverse = 1.0f / sqrtf(variance[k] + eps);
         scale[k] = weight[k] * inverse;

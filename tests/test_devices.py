@@ -12,6 +12,7 @@ from sklstm.devices import (
     resolve_device,
     retained_memory,
     side_by_side,
+    threads_for,
     torch_threads,
 )
 from sklstm.pretrained import load_pretrained
@@ -94,6 +95,9 @@ def test_our_kernels_leave_one_thread_to_torch():
         with network_threads(3, network):
             assert torch.get_num_threads() == 1
             assert kernels.get_threads() == 2
+            with network_threads(threads_for(10**6, 100, network), network):
+                assert torch.get_num_threads() == 1
+                assert kernels.get_threads() == 2
         assert torch.get_num_threads() == 2
         assert kernels.get_threads() == 2
         with network_threads(3, copy.deepcopy(network).double()):  # not for our kernels

@@ -92,8 +92,11 @@ def network_threads(n_threads, network, bfloat16=False):
 
 def threads_for(n_rows: int, n_timesteps: int, network) -> int:
     """Return how many threads a batch is worth: one unless it is large."""
+    n_threads = kernels.get_threads()
+    if n_threads == 1:
+        return 1
     work = n_rows * n_timesteps * network.n_weights
-    return kernels.get_threads() if work >= MIN_PARALLEL_WORK else 1
+    return n_threads if work >= MIN_PARALLEL_WORK else 1
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from sklearn.metrics import mean_pinball_loss
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sklstm import LSTMClassifier, LSTMRegressor, estimators, load, save
+from sklstm import LSTMClassifier, LSTMRegressor, base, load, save
 
 QUICK = {"hidden_size": 6, "max_iter": 12, "random_state": 0}
 PRECISE = {"hidden_size": 6, "max_iter": 25, "random_state": 0, "batch_size": 8}
@@ -482,8 +482,8 @@ def test_truncated_gradients(make_sequences, monkeypatch, target, missing):
     assert np.isfinite(piecewise).all()
     assert not np.array_equal(whole, piecewise)
     assert np.array_equal(piecewise, fitted(bptt_steps=4))
-    monkeypatch.setattr(estimators, "MAX_BPTT_STEPS", longest - 1)
-    monkeypatch.setattr(estimators, "BPTT_STEPS", 4)
+    monkeypatch.setattr(base, "MAX_BPTT_STEPS", longest - 1)
+    monkeypatch.setattr(base, "BPTT_STEPS", 4)
     assert np.array_equal(piecewise, fitted())
     for others in ({"bidirectional": True}, {"stem": "conv"}):
         assert np.array_equal(fitted(**others), fitted(**others, bptt_steps=None))

@@ -169,7 +169,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         "verbose": ["verbose"],
     }
 
-    # -------------------------------------------------------------- for the leaves
+    # ------------------------------------------------------- for the two estimators
     @abstractmethod
     def _check_y(self, y):
         """Return y as an array: (n,) or (n, n_outputs)."""

@@ -5,8 +5,9 @@ Imports nothing of ours.
 On a CPU in float32 the work is done by recurrence.c, compiled when the package is
 installed; an LSTM is then 1.6 to 2.6 times as fast as `torch.nn.LSTM`, and a row comes
 out the same, to the last bit, whatever the batch and the number of threads. Before the
-first use of a cell in a process it is proven against torch; where it is missing, fails or
-does not apply, callers fall back to `by_torch`. ``SKLSTM_NATIVE=0`` in the environment
+first use of a cell in a process it is proven against torch, and the convolution with the
+LSTM; where it is missing, fails or does not apply, callers fall back to torch, layers by
+`by_torch`. ``SKLSTM_NATIVE=0`` in the environment
 turns it off.
 
 The weights of a layer are a tuple as torch has them, (weight_ih, weight_hh, bias_ih,

@@ -48,6 +48,7 @@ from sklstm.devices import (
     threads_for,
     torch_threads,
 )
+from sklstm.gradients import differentiate
 from sklstm.heads import (
     step_loss,
 )
@@ -342,7 +343,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 return functools.partial(member.differentiate_truncated, loss, bptt_steps)
             if per_step:
                 return None  # by autograd
-            return functools.partial(member.differentiate, loss_gradient)
+            return functools.partial(differentiate, member, loss_gradient)
 
         each = [differentiate_of(member) for member in network.members]
         own = {name: getattr(self, name) for name in TRAIN_SETTINGS}
@@ -357,10 +358,10 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             ),
         ):
             if len(each) == 1:
-                (batches,), (generator,), (differentiate,) = batches, dropouts, each
+                (batches,), (generator,), (differentiate_all,) = batches, dropouts, each
             else:
                 batches, generator = JoinedBatches(batches), dropouts
-                differentiate = functools.partial(
+                differentiate_all = functools.partial(
                     network.differentiate_members, loss, each, run, self.max_grad_norm
                 )
                 own["max_grad_norm"] = None  # of all together
@@ -370,7 +371,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 batches,
                 generator=generator,
                 bfloat16=self.dtype == "bfloat16",
-                differentiate=differentiate,
+                differentiate=differentiate_all,
                 validate=None
                 if validation is None
                 else functools.partial(

@@ -43,6 +43,7 @@ from sklstm.forecast_model import (
     extended_by,
     guarded,
 )
+from sklstm.gradients import differentiate_forecast
 from sklstm.heads import ForecastHead
 from sklstm.network import CELLS, ForecastNetwork, initialize
 from sklstm.pretrained import (
@@ -579,7 +580,7 @@ class LSTMForecaster(BaseForecaster):
                     head.loss,
                     batches,
                     differentiate=functools.partial(
-                        network.differentiate, head.loss_gradient
+                        differentiate_forecast, network, head.loss_gradient
                     ),
                     solver="adamw",
                     learning_rate="one-cycle",

@@ -39,7 +39,7 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 2  # of recurrence.c: a library left over from another is not called
+VERSION = 3  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
 # Arguments of the functions of recurrence.c: pointers, sizes, an int, a float.
@@ -54,6 +54,8 @@ _ARGUMENTS = {
     "outer": "pssssspsssp",
     "normalize": "ppppfpppp",
     "normalize_backward": "pppfppppppppss",
+    "pool": "pppppsp",
+    "pool_backward": "ppppsppss",
 }
 
 
@@ -72,6 +74,12 @@ class _Sequences(ctypes.Structure):
         (name, ctypes.c_ssize_t)
         for name in ("n_rows", "n_steps", "n_columns", "x_row", "x_step")
     ] + [("lengths", ctypes.c_void_p)]  # fmt: skip
+
+
+class _Factors(ctypes.Structure):
+    _fields_ = [("values", ctypes.c_void_p)] + [
+        (name, ctypes.c_ssize_t) for name in ("row", "step", "is_reversed")
+    ]
 
 
 @functools.cache
@@ -387,12 +395,17 @@ def _padded(n, lanes):
     return -(-n // lanes) * lanes
 
 
+def _first_read(x, is_reversed):
+    """Return the address of the step of x (T, N, I) that is read first."""
+    return x[-1].data_ptr() if is_reversed else x.data_ptr()
+
+
 def _n_terms(cell, n_inputs, hidden_size):
     """Count what a sum is of: a bias, inputs, the state and, with peepholes, the cell."""
     return 1 + n_inputs + hidden_size + (cell == PEEPHOLE)
 
 
-def _chunks(x, cell, hidden_size, lengths=None):
+def _chunks(x, cell, hidden_size, lengths=None, is_reversed=False):
     """Cut the rows into [begin, end) pieces of enough work for a thread each."""
     n_timesteps, n_rows, n_inputs = x.shape
     work = n_timesteps * n_rows * 4 * hidden_size * (n_inputs + hidden_size)
@@ -401,7 +414,7 @@ def _chunks(x, cell, hidden_size, lengths=None):
     return [
         _Shape(
             cell, n_timesteps, n_rows, begin, end, n_inputs, hidden_size,
-            x.stride(0), x.stride(1), _pointer(lengths),
+            -x.stride(0) if is_reversed else x.stride(0), x.stride(1), _pointer(lengths),
         )
         for begin, end in itertools.pairwise(edges)
     ]  # fmt: skip
@@ -450,7 +463,9 @@ def _share(jobs):
         thread.join()
 
 
-def forward(native, x, weights, *, keep, lengths=None, state=None):
+def forward(
+    native, x, weights, *, keep, lengths=None, state=None, is_reversed=False
+):  # fmt: skip
     """Run a layer: ((output, last), (h, c, gates)), the latter for `backward`.
 
     Parameters
@@ -465,6 +480,9 @@ def forward(native, x, weights, *, keep, lengths=None, state=None):
         in `output`.
     state : tuple of Tensor, default=None
         As `layer` takes it.
+    is_reversed : bool
+        Whether x is read from its last step on, which takes rows of one length. The first
+        output is of the step that is read first.
     """
     n_timesteps, n_rows, n_inputs = x.shape
     cell, hidden_size = cell_of(weights), weights[1].shape[1]
@@ -484,11 +502,11 @@ def forward(native, x, weights, *, keep, lengths=None, state=None):
         packed = x.new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width)
         arrays = (packed, h, c, gates)
         return lambda: native.sklstm_forward(
-            ctypes.byref(shape), x.data_ptr(), *_pointers(weights),
+            ctypes.byref(shape), _first_read(x, is_reversed), *_pointers(weights),
             *map(_pointer, arrays),
         )  # fmt: skip
 
-    _share([job(shape) for shape in _chunks(x, cell, hidden_size, lengths)])
+    _share([job(s) for s in _chunks(x, cell, hidden_size, lengths, is_reversed)])
     output = h[1:, :, :hidden_size]
     last = output[-1]
     if lengths is not None:
@@ -498,7 +516,7 @@ def forward(native, x, weights, *, keep, lengths=None, state=None):
 
 def backward(
     native, x, weights, kept, d_output, d_last, gradients, *, need_x, lengths=None,
-    carried=False,
+    carried=False, is_reversed=False,
 ):  # fmt: skip
     """Add the gradients of the weights to `gradients`; return that of x or None.
 
@@ -506,7 +524,8 @@ def backward(
 
     Parameters
     ----------
-    native, x, weights, lengths : as in `forward`
+    native, x, weights, lengths, is_reversed : as in `forward`
+        Of reversed x the gradient that is returned is in the order of reading, too.
     kept : what `forward` returned
     d_output : Tensor of shape (n_timesteps, n_rows, hidden_size) or None
     d_last : Tensor of shape (n_rows, hidden_size) or None
@@ -528,7 +547,7 @@ def backward(
     strides = (0, 0) if d_output is None else d_output.stride()[:2]
     d_last = None if d_last is None else d_last.contiguous()
     dh, dc = x.new_empty(2, n_rows, width)
-    chunks = _chunks(x, cell, hidden_size, lengths)
+    chunks = _chunks(x, cell, hidden_size, lengths, is_reversed)
     # Every chunk adds up gradients of its own; they are summed in a fixed order.
     sums = [gradients]
     sums += [[torch.zeros_like(g) for g in gradients] for _ in chunks[1:]]
@@ -541,11 +560,11 @@ def backward(
             x.new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width),
         )
         peephole = peepholes[0] if peepholes else None
-        before = (x, weight_ih, weight_hh, peephole, h, c, gates, d_output)
+        before = (weight_ih, weight_hh, peephole, h, c, gates, d_output)
         after = (d_last, d_x, dh, dc, *scratch)
         return lambda: native.sklstm_backward(
-            ctypes.byref(shape), *map(_pointer, before), *strides,
-            *map(_pointer, after), *_pointers(sums),
+            ctypes.byref(shape), _first_read(x, is_reversed), *map(_pointer, before),
+            *strides, *map(_pointer, after), *_pointers(sums),
         )  # fmt: skip
 
     _share([job(*pair) for pair in zip(chunks, sums, strict=True)])
@@ -559,6 +578,140 @@ def backward(
         d_sums = d_sums[:, 1 if cell == GRU else 0 :, :hidden_size].flatten(1)
         gradients[1].addmm_(d_sums.t(), h[0, :, :hidden_size])
     return None if d_x is None else d_x[:, :, :n_inputs]
+
+
+def convolve(native, x, weight, scale, bias, *, stride, eps, lengths=None):
+    """Compute `convolution`: ((out, mean, variance), what `convolve_backward` needs)."""
+    n_out, _, k = weight.shape
+    x = F.pad(x, (0, 0, k // 2, k - 1 - k // 2)).contiguous()  # (N, T + k - 1, C)
+    # (H, C, k) -> (H, k C)
+    by_step = weight.transpose(1, 2).flatten(1)
+    convolved = _affine(native, spans(x, k, stride), by_step)
+    n_steps = convolved.shape[1]
+    out = x.new_empty(len(x), n_steps, n_out)
+    mean, variance, partial = x.new_empty(3, n_out)
+    shape = _Sequences(len(x), n_steps, n_out, *convolved.stride()[:2], _pointer(lengths))
+    scale, bias = scale.contiguous(), bias.contiguous()
+    native.sklstm_normalize(
+        ctypes.byref(shape), convolved.data_ptr(), scale.data_ptr(), bias.data_ptr(),
+        eps, *map(_pointer, (mean, variance, partial, out)),
+    )  # fmt: skip
+    return (out, mean, variance), (x, convolved, mean, variance, out)
+
+
+def convolve_backward(
+    native, weight, scale, kept, d_out, gradients, *, need_x, stride, eps, lengths=None
+):  # fmt: skip
+    """Add the gradients of the weights to `gradients`; return that of x or None.
+
+    Parameters
+    ----------
+    native, weight, scale, stride, eps, lengths : as in `convolve`
+    kept : what `convolve` returned
+    d_out : Tensor of shape (n_rows, n_steps, n_out)
+    gradients : sequence of Tensor
+        Of weight, scale and bias.
+    need_x : bool
+    """
+    x, convolved, mean, variance, out = kept
+    (n, width, n_channels), (n_out, _, k) = x.shape, weight.shape
+    n_steps = out.shape[1]
+    # The gradient of what was convolved, as the gradient of x is a convolution of:
+    # `stride` apart, and zeros around. Vectors are read beyond the last number.
+    size = n * width * n_out
+    around = x.new_zeros(size + native.sklstm_lanes())[:size].view(n, width, n_out)
+    first = k - 1 - k // 2
+    d_convolved = around[:, first : first + (n_steps - 1) * stride + 1 : stride]
+    scale, d_out = scale.contiguous(), d_out.contiguous()
+    d_scale, d_bias, *partial = x.new_empty(4, n_out)
+    shape = _Sequences(n, n_steps, n_out, *convolved.stride()[:2], _pointer(lengths))
+    before = (convolved, scale)
+    after = (mean, variance, out, d_out, partial[0], d_scale, d_bias, d_convolved)
+    native.sklstm_normalize_backward(
+        ctypes.byref(shape), *map(_pointer, before), eps, *map(_pointer, after),
+        *d_convolved.stride()[:2],
+    )  # fmt: skip
+    rows = spans(x, k, stride)
+    n_terms = k * n_channels
+    pieces = _pieces(n, n_steps * n_terms * n_out)
+    sums = x.new_zeros(len(pieces), n_terms, _padded(n_out, native.sklstm_lanes()))
+
+    def job(piece, total):
+        a, d = rows[piece], d_convolved[piece]
+        return lambda: native.sklstm_outer(
+            a.data_ptr(), len(a), a.stride(0), n_steps, a.stride(1), n_terms,
+            d.data_ptr(), d.stride(0), d.stride(1), n_out, total.data_ptr(),
+        )  # fmt: skip
+
+    _share([job(*pair) for pair in zip(pieces, sums, strict=True)])
+    # (k C, H) -> (H, C, k)
+    d_weight = sums.sum(0)[:, :n_out].view(k, n_channels, n_out).permute(2, 1, 0)
+    for total, each in zip(gradients, (d_weight, d_scale, d_bias), strict=True):
+        total.add_(each)
+    if not need_x:
+        return None
+    # (H, C, k) -> (C, k H), steps in reverse
+    backwards = weight.flip(2).permute(1, 2, 0).flatten(1)
+    return _affine(native, spans(around, k), backwards)
+
+
+def pool(x, into, *, factors=None, lengths=None, is_reversed=False):
+    """Write the mean or the maximum over the steps of x times factors, or both.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_rows, n_steps, n_columns), float32, on the CPU
+        As the factors, with the columns of a step next to each other.
+    into : dict
+        "mean" and "max", or one of them: tensors of shape (n_rows, n_columns), of the
+        same strides.
+    factors : Tensor of shape (n_rows, n_steps, n_columns), default=None
+        Of dropout; None for ones.
+    lengths : Tensor of shape (n_rows,), int64, default=None
+        Steps of each row; None for all.
+    is_reversed : bool
+        Whether x, but not the factors, is in reverse.
+
+    Returns
+    -------
+    kept : what `pool_backward` needs
+    """
+    n_rows, n_steps, n_columns = x.shape
+    sequences = _Sequences(n_rows, n_steps, n_columns, *x.stride()[:2], _pointer(lengths))
+    strides = (0, 0) if factors is None else factors.stride()[:2]
+    of_factors = _Factors(_pointer(factors), *strides, is_reversed)
+    at = x.new_empty(n_rows, n_columns, dtype=torch.int32)
+    library().sklstm_pool(
+        ctypes.byref(sequences), x.data_ptr(), ctypes.byref(of_factors),
+        *_mean_and_max(into), at.data_ptr(),
+    )  # fmt: skip
+    # With the tensors that the two point to.
+    return sequences, of_factors, at, (lengths, factors)
+
+
+def pool_backward(kept, d_pooled, d_x):
+    """Write the gradient of what was pooled to d_x, zero beyond a sequence; return it.
+
+    Parameters
+    ----------
+    kept : what `pool` returned
+    d_pooled : dict
+        As `into`.
+    d_x : Tensor of shape (n_rows, n_steps, n_columns), float32
+        With the columns of a step next to each other.
+    """
+    sequences, of_factors, at, _ = kept
+    library().sklstm_pool_backward(
+        ctypes.byref(sequences), ctypes.byref(of_factors), *_mean_and_max(d_pooled),
+        at.data_ptr(), d_x.data_ptr(), *d_x.stride()[:2],
+    )  # fmt: skip
+    return d_x
+
+
+def _mean_and_max(pooled):
+    """Return two addresses, or None, and how far the rows are apart."""
+    row_stride = next(iter(pooled.values())).stride(0)
+    return _pointer(pooled.get("mean")), _pointer(pooled.get("max")), row_stride
 
 
 class Stepper:
@@ -609,75 +762,27 @@ class _Convolution(torch.autograd.Function):
     """`convolution`."""
 
     @staticmethod
-    def forward(ctx, native, x, weight, scale, bias, stride, eps, lengths):
-        n_out, _, k = weight.shape
-        x = F.pad(x, (0, 0, k // 2, k - 1 - k // 2)).contiguous()  # (N, T + k - 1, C)
-        # (H, C, k) -> (H, k C)
-        by_step = weight.transpose(1, 2).flatten(1)
-        convolved = _affine(native, spans(x, k, stride), by_step)
-        n_steps = convolved.shape[1]
-        out = x.new_empty(len(x), n_steps, n_out)
-        mean, variance, partial = x.new_empty(3, n_out)
-        shape = _Sequences(
-            len(x), n_steps, n_out, *convolved.stride()[:2], _pointer(lengths)
+    def forward(ctx, native, x, *weights_and_settings):
+        *weights, stride, eps, lengths = weights_and_settings
+        outputs, kept = convolve(
+            native, x, *weights, stride=stride, eps=eps, lengths=lengths
         )
-        scale, bias = scale.contiguous(), bias.contiguous()
-        native.sklstm_normalize(
-            ctypes.byref(shape), convolved.data_ptr(), scale.data_ptr(), bias.data_ptr(),
-            eps, *map(_pointer, (mean, variance, partial, out)),
-        )  # fmt: skip
-        ctx.native, ctx.stride, ctx.eps = native, stride, eps
+        ctx.native, ctx.settings = native, {"stride": stride, "eps": eps}
         ctx.lengths = lengths
-        ctx.save_for_backward(x, weight, scale, convolved, mean, variance, out)
-        ctx.mark_non_differentiable(mean, variance)
-        return out, mean, variance
+        ctx.save_for_backward(*weights, *kept)
+        ctx.mark_non_differentiable(*outputs[1:])
+        return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out, *_):
-        x, weight, scale, convolved, mean, variance, out = ctx.saved_tensors
-        (n, width, n_channels), (n_out, _, k) = x.shape, weight.shape
-        stride, n_steps, native = ctx.stride, out.shape[1], ctx.native
-        # The gradient of what was convolved, as the gradient of x is a convolution of:
-        # `stride` apart, and zeros around. Vectors are read beyond the last number.
-        size = n * width * n_out
-        around = x.new_zeros(size + native.sklstm_lanes())[:size].view(n, width, n_out)
-        first = k - 1 - k // 2
-        d_convolved = around[:, first : first + (n_steps - 1) * stride + 1 : stride]
-        d_out = d_out.contiguous()
-        d_scale, d_bias = torch.empty_like(scale), torch.empty_like(scale)
-        partial = x.new_empty(2, n_out)
-        shape = _Sequences(
-            n, n_steps, n_out, *convolved.stride()[:2], _pointer(ctx.lengths)
-        )
-        before = (convolved, scale)
-        after = (mean, variance, out, d_out, partial, d_scale, d_bias, d_convolved)
-        native.sklstm_normalize_backward(
-            ctypes.byref(shape), *map(_pointer, before), ctx.eps, *map(_pointer, after),
-            *d_convolved.stride()[:2],
+        weight, scale, bias, *kept = ctx.saved_tensors
+        gradients = [torch.zeros_like(each) for each in (weight, scale, bias)]
+        d_x = convolve_backward(
+            ctx.native, weight, scale, kept, d_out, gradients,
+            need_x=ctx.needs_input_grad[1], lengths=ctx.lengths, **ctx.settings,
         )  # fmt: skip
-        rows = spans(x, k, stride)
-        n_terms = k * n_channels
-        pieces = _pieces(n, n_steps * n_terms * n_out)
-        lanes = native.sklstm_lanes()
-        sums = x.new_zeros(len(pieces), n_terms, _padded(n_out, lanes))
-
-        def job(piece, total):
-            a, d = rows[piece], d_convolved[piece]
-            return lambda: native.sklstm_outer(
-                a.data_ptr(), len(a), a.stride(0), n_steps, a.stride(1), n_terms,
-                d.data_ptr(), d.stride(0), d.stride(1), n_out, total.data_ptr(),
-            )  # fmt: skip
-
-        _share([job(*pair) for pair in zip(pieces, sums, strict=True)])
-        # (k C, H) -> (H, C, k)
-        d_weight = sums.sum(0)[:, :n_out].view(k, n_channels, n_out).permute(2, 1, 0)
-        d_x = None
-        if ctx.needs_input_grad[1]:
-            # (H, C, k) -> (C, k H), steps in reverse
-            backwards = weight.flip(2).permute(1, 2, 0).flatten(1)
-            d_x = _affine(native, spans(around, k), backwards)
-        return None, d_x, d_weight, d_scale, d_bias, None, None, None
+        return None, d_x, *gradients, None, None, None
 
 
 class _Layer(torch.autograd.Function):

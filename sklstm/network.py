@@ -147,10 +147,14 @@ class EmbeddingStem(nn.Module):
 
     def forward(self, x, lengths, generator=None):
         """(N, T) int64 -> (N, T, H)."""
+        return self.embedding(self.dropped(x, generator)), lengths
+
+    def dropped(self, x, generator=None):
+        """Return tokens (N, T), in training a share of them unknown."""
         factors = self.dropout.factors(x, generator)
-        if factors is not None:
-            x = x.masked_fill((factors == 0) & (x != 0), 1)
-        return self.embedding(x), lengths
+        if factors is None:
+            return x
+        return x.masked_fill((factors == 0) & (x != 0), 1)
 
 
 class MaskedBatchNorm(nn.Module):
@@ -229,7 +233,7 @@ class ConvStem(nn.Module):
         """(N, T, C) -> (N, S, H), S = ceil(T / product of strides)."""
         if kernels.applies(x, self.convolutions[0].weight):
             if self.training:
-                return self._train(x, lengths)
+                return self.train_blocks(x, lengths, kernels.convolution)
             if not torch.is_grad_enabled():
                 return self._infer(x, lengths)
         x = x.transpose(1, 2)  # (N, C, T)
@@ -247,13 +251,16 @@ class ConvStem(nn.Module):
                 x = x * mask  # so that the next convolution sees zeros, as at the end
         return x.transpose(1, 2), lengths  # (N, S, H)
 
-    def _train(self, x, lengths):
-        """Do the same with our kernels, which keep all channels of a step together."""
+    def train_blocks(self, x, lengths, convolve):
+        """Do the same with our kernels, which keep all channels of a step together.
+
+        `convolve` is `kernels.convolution`, or what else does the same.
+        """
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             (stride,) = convolution.stride
             if lengths is not None:
                 lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
-            x, mean, variance = kernels.convolution(
+            x, mean, variance = convolve(
                 x, convolution.weight, norm.weight, norm.bias, stride=stride,
                 eps=norm.eps, lengths=lengths,
             )  # fmt: skip
@@ -438,62 +445,6 @@ class Recurrence(nn.Module):
             at = lengths - 1, torch.arange(x.shape[1], device=x.device)
             read, last = x[at], states[at]
         return self.hand_on(len(others), read, last, generator)
-
-    def final_and_back(self, x, generator=None, lengths=None, need_x=False):
-        """Read as `final` does, with gradients by our kernels alone.
-
-        Parameters
-        ----------
-        x : Tensor of shape (N, S, I)
-        generator : torch.Generator
-        lengths : Tensor of shape (N,), int64, default=None
-        need_x : bool
-
-        Returns
-        -------
-        state : Tensor of shape (N, H)
-        backward : callable
-            ``backward(d_state)`` adds the gradients of the parameters to theirs and
-            returns that of x, (N, S, I), or None without `need_x`.
-        Or None where this is not possible: it takes plain layers, and rows ordered by
-        length if they are ragged.
-        """
-        layers = self.forwards
-        if not self.is_plain or not kernels.applies(x, *layers[0].weights):
-            return None
-        if lengths is not None and (lengths[1:] > lengths[:-1]).any():
-            return None
-        native = kernels.library(kernels.cell_of(layers[0].weights))
-        passes = []
-        x = kernels.readable(x.transpose(0, 1))  # (S, N, I)
-        for layer in layers:
-            dropped = self.recurrent_dropout.factors(layer.weight_hh_l0, generator)
-            weights = layer.weights_times(dropped)
-            (output, last), kept = kernels.forward(
-                native, x, weights, keep=True, lengths=lengths
-            )
-            state = last if layer is layers[-1] else output
-            factors = self.dropout.factors(state, generator)
-            passes.append((layer, x, weights, dropped, kept, factors))
-            x = state if factors is None else state * factors
-
-        def backward(d_state):
-            for layer, x, weights, dropped, kept, factors in reversed(passes):
-                if factors is not None:
-                    d_state = d_state * factors
-                d_states = (None, d_state) if layer is layers[-1] else (d_state, None)
-                gradients = [p.grad for p in layer.weights]
-                if dropped is not None:
-                    gradients[1] = torch.zeros_like(dropped)
-                d_state = kernels.backward(
-                    native, x, weights, kept, *d_states, gradients,
-                    need_x=need_x or layer is not layers[0], lengths=lengths,
-                )  # fmt: skip
-                if dropped is not None:
-                    layer.weight_hh_l0.grad.addcmul_(gradients[1], dropped)
-            return None if d_state is None else d_state.transpose(0, 1)
-
-        return x, backward
 
     def go_on(self, x, state, generator=None):
         """Read a piece of sequences; one direction.
@@ -842,39 +793,6 @@ class RecurrentNetwork(_Portable, nn.Module):
         batches = inputs, targets, weights, generators
         return torch.stack([*run(differentiate, self.members, each, *batches)]).mean()
 
-    @torch.no_grad()
-    def differentiate(self, loss_gradient, inputs, target, weight, generator=None):
-        """Add the gradients of a mean loss to those of the parameters, without autograd.
-
-        For small networks autograd takes as long as the work itself.
-
-        Parameters
-        ----------
-        loss_gradient : callable
-            ``loss_gradient(raw, target, weight)`` -> mean loss and its gradient by raw.
-        inputs, target, weight : a batch
-        generator : torch.Generator
-
-        Returns
-        -------
-        loss : Tensor of shape () or None
-            None where this is not possible: only last states of plain layers can be
-            differentiated so, of rows that are ordered by length if they are ragged.
-        """
-        x, lengths = inputs
-        if not self.reads_final or self.stem is not None:
-            return None
-        passed = self.recurrence.final_and_back(x, generator, lengths)
-        if passed is None:
-            return None
-        (state, backward), read = passed, self.readout
-        raw = torch.addmm(read.bias, state, read.weight.t())  # (N, Q)
-        loss, d_raw = loss_gradient(raw, target, weight)
-        read.weight.grad.addmm_(d_raw.t(), state)
-        read.bias.grad.add_(d_raw.sum(0))
-        backward(d_raw @ read.weight)
-        return loss
-
     @property
     def reads_on(self):
         """Whether sequences can be read piece by piece: nothing looks ahead."""
@@ -1052,103 +970,6 @@ class ForecastNetwork(_Portable, nn.Module):
         above = F.softplus(raw[:, :, middle + 1 :]).cumsum(2)
         median = median[:, :, None]
         return torch.cat([median - below, median, median + above], dim=2)
-
-    @torch.no_grad()
-    def differentiate(self, loss_gradient, inputs, target, weight, generator=None):
-        """Add the gradients of a mean loss to those of the parameters, without autograd.
-
-        See `RecurrentNetwork.differentiate`. What `forward` does, and its chain rule
-        backwards; ``d_`` is the gradient of what follows. R = N Z rows are decoded.
-        """
-        x, base, future, *steps = inputs
-        if not kernels.applies(x, *self.recurrence.forwards[0].weights):
-            return None
-        steps = steps[0] if steps else None
-        read = x
-        if self.stem is not None:
-            segments = x.reshape(len(x), -1, self.segment_length * x.shape[2])
-            read = F.relu(self.stem(segments))  # (N, S, G I) -> (N, S, H)
-        state, backward = self.recurrence.final_and_back(
-            read, generator, need_x=self.stem is not None
-        )
-        n_rows, n_steps = base.shape[:2]
-        position, shares = self.position.weight, self.shares
-        if steps is not None:
-            position, shares = position[steps], shares[steps]
-        # What of_step makes of the position is the same for all rows.
-        of_position, of_base = self.of_step.weight.split(
-            [self.n_position, self.of_step.in_features - self.n_position], dim=1
-        )
-        known = torch.cat([base, future], dim=2) if future.shape[2] else base
-        known = known.flatten(0, 1)  # (R, 4 + F)
-        hidden = (known @ of_base.t()).view(n_rows, n_steps, -1)  # (N, Z, H)
-        hidden += self.of_state(state)[:, None]
-        hidden += position @ of_position.t()
-        hidden = hidden.relu_().flatten(0, 1)  # (R, H)
-        readout = torch.cat([self.correction.weight, self.mixing.weight])  # (Q + 3, H)
-        raw = (hidden @ readout.t()).view(n_rows, n_steps, -1)  # (N, Z, Q + 3)
-        n_quantiles = len(self.correction.bias)
-        middle = n_quantiles // 2
-        raw[:, :, :n_quantiles] += self.correction.bias
-        change = base[:, :, 1:]  # (N, Z, 3)
-        shares = shares + raw[:, :, n_quantiles:]
-        median = base[:, :, 0] + (shares * change).sum(2) + raw[:, :, middle]
-        values = x[:, -self.linear_length :, 0]
-        if self.linear is not None:
-            linear = self.linear(values)  # (N, horizon)
-            median += linear if steps is None else linear[:, steps]
-        gaps = torch.cat([raw[:, :, :middle], raw[:, :, middle + 1 : n_quantiles]], dim=2)
-        far = _far_side(n_quantiles)
-        quantiles = median[:, :, None] + F.softplus(gaps) @ far  # (N, Z, Q)
-
-        loss, d_quantiles = loss_gradient(quantiles, target, weight)
-        d_median = d_quantiles.sum(2)  # (N, Z)
-        d_gaps = (d_quantiles @ far.t()) * torch.sigmoid(gaps)
-        d_shares = d_median[:, :, None] * change  # (N, Z, 3)
-        d_raw = torch.cat(
-            (
-                d_gaps[:, :, :middle],
-                d_median[:, :, None],
-                d_gaps[:, :, middle:],
-                d_shares,
-            ),
-            dim=2,
-        ).flatten(0, 1)  # (R, Q + 3)
-        d_readout = d_raw.t() @ hidden
-        self.correction.weight.grad += d_readout[:n_quantiles]
-        self.mixing.weight.grad += d_readout[n_quantiles:]
-        self.correction.bias.grad += d_raw[:, :n_quantiles].sum(0)
-        d_hidden = (d_raw @ readout).mul_(hidden.sign_())  # which is not negative
-        d_step = self.of_step.weight.grad
-        d_step[:, self.n_position :].addmm_(d_hidden.t(), known)
-        d_hidden = d_hidden.view(n_rows, n_steps, -1)
-        d_position = d_hidden.sum(0)  # (Z, H)
-        d_step[:, : self.n_position].addmm_(d_position.t(), position)
-        d_state = d_hidden.sum(1)  # (N, H)
-        self.of_state.weight.grad.addmm_(d_state.t(), state)
-        self.of_state.bias.grad += d_state.sum(0)
-        at = slice(None) if steps is None else steps
-        self.position.weight.grad[at] += d_position @ of_position
-        self.shares.grad[at] += d_shares.sum(0)
-        if self.linear is not None:
-            self.linear.weight.grad[at] += d_median.t() @ values
-        d_read = backward(d_state @ self.of_state.weight)
-        if self.stem is not None:
-            d_read = (d_read * (read > 0)).flatten(0, 1)  # (N S, H)
-            self.stem.weight.grad.addmm_(d_read.t(), segments.flatten(0, 1))
-            self.stem.bias.grad += d_read.sum(0)
-        return loss
-
-
-@functools.lru_cache(maxsize=8)
-def _far_side(n_quantiles):
-    """Which levels a gap between two of them moves, and where to: (Q - 1, Q).
-
-    Those on its far side from the median: down below it, up above it.
-    """
-    level = torch.arange(n_quantiles)
-    gap = level[:-1, None]  # gap g lies between levels g and g + 1
-    return torch.where(gap < n_quantiles // 2, -1.0 * (level <= gap), 1.0 * (level > gap))
 
 
 @torch.no_grad()

@@ -132,7 +132,7 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 2; }
+int sklstm_version(void) { return 3; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
@@ -500,6 +500,73 @@ void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
                 to[k] = scale[k] * (g - d_bias[k] / total - (x_t[k] - mean[k]) * slope[k]);
             }
         }
+}
+
+/* Factors (n_rows, n_steps, n_columns) of dropout, with strides; values NULL for none.
+   Step t of a sequence has those of step t, or with is_reversed of the t-th from its end. */
+typedef struct {
+    const float *values;
+    ptrdiff_t row, step, is_reversed;
+} Factors;
+static const float *factors_at(const Factors *f, const Sequences *s, ptrdiff_t n,
+                               ptrdiff_t t) {
+    if (!f->values) return NULL;
+    return f->values + n * f->row + (f->is_reversed ? length_of(s, n) - 1 - t : t) * f->step;
+}
+
+/* Mean and maximum over the steps of x times factors, and the first step of the maximum:
+   (n_rows, K) each, those of a row p_row apart but in at; mean or highest may be NULL. */
+void sklstm_pool(const Sequences *s, const float *restrict x, const Factors *f,
+                 float *restrict mean, float *restrict highest, ptrdiff_t p_row,
+                 int *restrict at) {
+    const ptrdiff_t K = s->n_columns;
+    for (ptrdiff_t n = 0; n < s->n_rows; n++) {
+        float *restrict m = mean ? mean + n * p_row : NULL;
+        float *restrict top = highest ? highest + n * p_row : NULL;
+        int *restrict where = at + n * K;
+        if (mean) memset(m, 0, K * sizeof(float));
+        for (ptrdiff_t t = 0; t < length_of(s, n); t++) {
+            const float *restrict x_t = x + n * s->x_row + t * s->x_step;
+            const float *restrict factor = factors_at(f, s, n, t);
+            if (mean)
+                for (ptrdiff_t k = 0; k < K; k++) m[k] += factor ? x_t[k] * factor[k] : x_t[k];
+            if (highest)
+                for (ptrdiff_t k = 0; k < K; k++) {
+                    const float y = factor ? x_t[k] * factor[k] : x_t[k];
+                    const int is_higher = !t || !(y <= top[k]); /* NaN is */
+                    top[k] = is_higher ? y : top[k];
+                    where[k] = is_higher ? (int)t : where[k];
+                }
+        }
+        if (mean)
+            for (ptrdiff_t k = 0; k < K; k++) m[k] /= length_of(s, n);
+    }
+}
+
+/* Backwards: d_x, whose strides are d_row and d_step, is set, to zero beyond a sequence. */
+void sklstm_pool_backward(const Sequences *s, const Factors *f, const float *restrict d_mean,
+                          const float *restrict d_highest, ptrdiff_t p_row,
+                          const int *restrict at, float *restrict d_x, ptrdiff_t d_row,
+                          ptrdiff_t d_step) {
+    const ptrdiff_t K = s->n_columns;
+    for (ptrdiff_t n = 0; n < s->n_rows; n++) {
+        const float *restrict m = d_mean ? d_mean + n * p_row : NULL;
+        const float *restrict top = d_highest ? d_highest + n * p_row : NULL;
+        const int *restrict where = at + n * K;
+        const float share = 1.0f / length_of(s, n);
+        for (ptrdiff_t t = 0; t < s->n_steps; t++) {
+            float *restrict to = d_x + n * d_row + t * d_step;
+            memset(to, 0, K * sizeof(float));
+            if (t >= length_of(s, n)) continue;
+            const float *restrict factor = factors_at(f, s, n, t);
+            if (d_mean)
+                for (ptrdiff_t k = 0; k < K; k++) to[k] = m[k] * share;
+            if (d_highest)
+                for (ptrdiff_t k = 0; k < K; k++) to[k] += where[k] == (int)t ? top[k] : 0.0f;
+            if (factor)
+                for (ptrdiff_t k = 0; k < K; k++) to[k] *= factor[k];
+        }
+    }
 }
 
 /* Weight (gates H, K) -> w (4 Hp in the order of the sums, ld). */

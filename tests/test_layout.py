@@ -10,7 +10,7 @@ import pytest
 import sklstm
 
 PACKAGE = Path(sklstm.__file__).parent
-LEAVES = {"devices", "sequences", "network", "heads", "training", "windows"}
+LEAVES = {"devices", "gradients", "sequences", "network", "heads", "training", "windows"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
     "kernels": set(),
@@ -19,6 +19,7 @@ ALLOWED = {
     "checkpoints": {"checks", "container"},
     "devices": {"kernels"},
     "network": {"kernels"},
+    "gradients": {"kernels", "network"},
     "training": {"devices"},
     "augmentation": set(),
     "base": LEAVES - {"windows"} | {"augmentation", "checkpoints"},

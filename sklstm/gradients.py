@@ -1,0 +1,366 @@
+"""Gradients without autograd, which for small networks takes longer than the work.
+
+Each stage is run forwards, as its module does it, and returns what it gives and a
+function that goes back: given the gradient of that, it adds those of its parameters to
+theirs and returns that of what it read. ``d_`` is the gradient of what follows; for the
+shapes see the head of `network`.
+
+Recurrent layers, convolutions and pooling are those of `kernels`. Where these do not
+apply, and for parts that are not covered here, nothing is done: it is left to autograd.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch.nn import functional as F
+
+from sklstm import kernels
+from sklstm.network import ConvStem, EmbeddingStem, LinearStem, reverse, step_mask
+
+
+@torch.no_grad()
+def differentiate(network, loss_gradient, inputs, target, weight, generator=None):
+    """Add the gradients of a mean loss to those of the parameters of a network.
+
+    Parameters
+    ----------
+    network : RecurrentNetwork
+        In training mode, with gradients to add to.
+    loss_gradient : callable
+        ``loss_gradient(raw, target, weight)`` -> mean loss and its gradient by raw.
+    inputs, target, weight : a batch
+    generator : torch.Generator
+
+    Returns
+    -------
+    loss : Tensor of shape () or None
+        None where this is not possible: outputs for each step, attention, residual
+        connections and normalised states are left to autograd, and rows that are ragged
+        and not ordered by length.
+    """
+    x, lengths = inputs
+    if not _covers(network, x, lengths):
+        return None
+    x, lengths, back_to_input = _stem(network.stem, x, lengths, generator)
+    need_x = back_to_input is not None
+    pooled, back_to_stem = _pool(network, x, lengths, generator, need_x)
+    read = network.readout
+    raw = torch.addmm(read.bias, pooled, read.weight.t())  # (N, Q)
+    loss, d_raw = loss_gradient(raw, target, weight)
+    read.weight.grad.addmm_(d_raw.t(), pooled)
+    read.bias.grad.add_(d_raw.sum(0))
+    d_x = back_to_stem(d_raw @ read.weight)
+    if need_x:
+        back_to_input(d_x)
+    return loss
+
+
+@torch.no_grad()
+def differentiate_forecast(
+    network, loss_gradient, inputs, target, weight, generator=None
+):  # fmt: skip
+    """Do the same for a `ForecastNetwork`, of which R = N Z rows are decoded."""
+    x, base, future, *steps = inputs
+    if not kernels.applies(x, *network.recurrence.forwards[0].weights):
+        return None
+    steps = steps[0] if steps else None
+    read = x
+    if network.stem is not None:
+        segments = x.reshape(len(x), -1, network.segment_length * x.shape[2])
+        read, back_to_segments = _affine_and_relu(network.stem, segments)
+    state, backward = _run_to_the_end(
+        network.recurrence, read, None, generator, need_x=network.stem is not None
+    )
+    n_rows, n_steps = base.shape[:2]
+    position, shares = network.position.weight, network.shares
+    if steps is not None:
+        position, shares = position[steps], shares[steps]
+    # What of_step makes of the position is the same for all rows.
+    of_position, of_base = network.of_step.weight.split(
+        [network.n_position, network.of_step.in_features - network.n_position], dim=1
+    )
+    known = torch.cat([base, future], dim=2) if future.shape[2] else base
+    known = known.flatten(0, 1)  # (R, 4 + F)
+    hidden = (known @ of_base.t()).view(n_rows, n_steps, -1)  # (N, Z, H)
+    hidden += network.of_state(state)[:, None]
+    hidden += position @ of_position.t()
+    hidden = hidden.relu_().flatten(0, 1)  # (R, H)
+    readout = torch.cat([network.correction.weight, network.mixing.weight])  # (Q + 3, H)
+    raw = (hidden @ readout.t()).view(n_rows, n_steps, -1)  # (N, Z, Q + 3)
+    n_quantiles = len(network.correction.bias)
+    middle = n_quantiles // 2
+    raw[:, :, :n_quantiles] += network.correction.bias
+    change = base[:, :, 1:]  # (N, Z, 3)
+    shares = shares + raw[:, :, n_quantiles:]
+    median = base[:, :, 0] + (shares * change).sum(2) + raw[:, :, middle]
+    values = x[:, -network.linear_length :, 0]
+    if network.linear is not None:
+        linear = network.linear(values)  # (N, horizon)
+        median += linear if steps is None else linear[:, steps]
+    gaps = torch.cat([raw[:, :, :middle], raw[:, :, middle + 1 : n_quantiles]], dim=2)
+    far = _far_side(n_quantiles)
+    quantiles = median[:, :, None] + F.softplus(gaps) @ far  # (N, Z, Q)
+
+    loss, d_quantiles = loss_gradient(quantiles, target, weight)
+    d_median = d_quantiles.sum(2)  # (N, Z)
+    d_gaps = (d_quantiles @ far.t()) * torch.sigmoid(gaps)
+    d_shares = d_median[:, :, None] * change  # (N, Z, 3)
+    d_raw = torch.cat(
+        (
+            d_gaps[:, :, :middle],
+            d_median[:, :, None],
+            d_gaps[:, :, middle:],
+            d_shares,
+        ),
+        dim=2,
+    ).flatten(0, 1)  # (R, Q + 3)
+    d_readout = d_raw.t() @ hidden
+    network.correction.weight.grad += d_readout[:n_quantiles]
+    network.mixing.weight.grad += d_readout[n_quantiles:]
+    network.correction.bias.grad += d_raw[:, :n_quantiles].sum(0)
+    d_hidden = (d_raw @ readout).mul_(hidden.sign_())  # which is not negative
+    d_step = network.of_step.weight.grad
+    d_step[:, network.n_position :].addmm_(d_hidden.t(), known)
+    d_hidden = d_hidden.view(n_rows, n_steps, -1)
+    d_position = d_hidden.sum(0)  # (Z, H)
+    d_step[:, : network.n_position].addmm_(d_position.t(), position)
+    d_state = d_hidden.sum(1)  # (N, H)
+    network.of_state.weight.grad.addmm_(d_state.t(), state)
+    network.of_state.bias.grad += d_state.sum(0)
+    at = slice(None) if steps is None else steps
+    network.position.weight.grad[at] += d_position @ of_position
+    network.shares.grad[at] += d_shares.sum(0)
+    if network.linear is not None:
+        network.linear.weight.grad[at] += d_median.t() @ values
+    d_read = backward(d_state @ network.of_state.weight)
+    if network.stem is not None:
+        back_to_segments(d_read)
+    return loss
+
+
+@functools.lru_cache(maxsize=8)
+def _far_side(n_quantiles):
+    """Which levels a gap between two of them moves, and where to: (Q - 1, Q).
+
+    Those on its far side from the median: down below it, up above it.
+    """
+    level = torch.arange(n_quantiles)
+    gap = level[:-1, None]  # gap g lies between levels g and g + 1
+    return torch.where(gap < n_quantiles // 2, -1.0 * (level <= gap), 1.0 * (level > gap))
+
+
+def _covers(network, x, lengths):
+    recurrence, pooling = network.recurrence, network.pooling
+    if pooling is None or pooling.pooling == "attention":
+        return False
+    if recurrence.residual or recurrence.norms:
+        return False
+    weights = recurrence.forwards[0].weights
+    if isinstance(network.stem, EmbeddingStem):
+        applies = x.numel() > 0 and kernels.available(*weights)
+    else:
+        applies = kernels.applies(x, *weights)
+    return applies and (lengths is None or not (lengths[1:] > lengths[:-1]).any())
+
+
+# ------------------------------------------------------------------------- stems
+def _stem(stem, x, lengths, generator):
+    """(N, T, C) -> (N, S, I), lengths, and the way back or None if nothing is there."""
+    if stem is None:
+        return x, lengths, None
+    if isinstance(stem, ConvStem):
+        return _convolve(stem, x, lengths)
+    if isinstance(stem, LinearStem):
+        out, backward = _affine_and_relu(stem.linear, x)
+    else:
+        out, backward = _embed(stem, x, generator)
+    return out, lengths, backward
+
+
+def _affine_and_relu(linear, x):
+    """(N, S, I) -> (N, S, H), and the way back to the map."""
+    out = F.linear(x, linear.weight, linear.bias).relu_()
+
+    def backward(d_out):
+        d_out = (d_out * (out > 0)).flatten(0, 1)  # (N S, H)
+        linear.weight.grad.addmm_(d_out.t(), x.flatten(0, 1))
+        linear.bias.grad += d_out.sum(0)
+
+    return out, backward
+
+
+def _embed(stem, tokens, generator):
+    """(N, T) -> (N, T, H), and the way back to the table; None if it is frozen."""
+    tokens = stem.dropped(tokens, generator)
+    weight = stem.embedding.weight
+
+    def backward(d_out):
+        weight.grad.index_add_(0, tokens.flatten(), d_out.flatten(0, 1))
+        weight.grad[stem.embedding.padding_idx] = 0
+
+    return F.embedding(tokens, weight), backward if weight.requires_grad else None
+
+
+def _convolve(stem, x, lengths):
+    """(N, T, C) -> (N, S, H), their lengths, and the way back to the weights."""
+    native, passes = kernels.library(), []
+
+    def convolve(x, *weights, **settings):
+        out, kept = kernels.convolve(native, x, *weights, **settings)
+        passes.append((weights, kept, settings))
+        return out
+
+    x, lengths = stem.train_blocks(x, lengths, convolve)
+
+    def backward(d_out):
+        for i, (weights, kept, settings) in reversed([*enumerate(passes)]):
+            gradients = [weight.grad for weight in weights]
+            d_out = kernels.convolve_backward(
+                native, *weights[:2], kept, d_out, gradients, need_x=i > 0, **settings
+            )
+
+    return x, lengths, backward
+
+
+# -------------------------------------------------------------------- recurrence
+def _run(recurrence, x, lengths, generator, need_x):
+    """Run plain layers, in one direction or two.
+
+    Parameters
+    ----------
+    recurrence : Recurrence
+    x : Tensor of shape (S, N, I)
+    lengths : Tensor of shape (N,), int64, descending, or None
+    generator : torch.Generator
+    need_x : bool
+
+    Returns
+    -------
+    ends : list of (states (S, N, H), last (N, H))
+        Of each direction of the last layer, in the order that it reads in; undefined
+        beyond a sequence.
+    backward : callable
+        ``backward(d_ends)`` takes a list of the same, None for what was not used, and
+        returns the gradient of x, (S, N, I), zero beyond a sequence, or None.
+    """
+    directions = [recurrence.forwards]
+    if recurrence.bidirectional:
+        directions.append(recurrence.backwards)
+    native = kernels.library(kernels.cell_of(recurrence.forwards[0].weights))
+    x, layers, ends = kernels.readable(x), [], []
+    for i in range(len(recurrence.forwards)):
+        factors = None
+        if i > 0:
+            forwards, *backwards = [states for states, _ in ends]
+            x = torch.cat([forwards, *[reverse(b, lengths) for b in backwards]], dim=2)
+            factors = recurrence.dropout.factors(x, generator)
+            x = x if factors is None else x * factors
+        passes, ends = [], []
+        for is_reversed, direction in enumerate(directions):
+            layer = direction[i]
+            dropped = recurrence.recurrent_dropout.factors(layer.weight_hh_l0, generator)
+            weights = layer.weights_times(dropped)
+            # Each sequence is reversed within its own length.
+            read = reverse(x, lengths) if is_reversed and lengths is not None else x
+            settings = {
+                "lengths": lengths, "is_reversed": bool(is_reversed) and lengths is None,
+            }  # fmt: skip
+            end, kept = kernels.forward(native, read, weights, keep=True, **settings)
+            ends.append(end)
+            passes.append((layer, read, weights, dropped, kept, settings))
+        layers.append((passes, factors))
+
+    def backward(d_ends):
+        for i, (passes, factors) in reversed([*enumerate(layers)]):
+            d_x = None
+            for is_reversed, (one, d_end) in enumerate(zip(passes, d_ends, strict=True)):
+                layer, read, weights, dropped, kept, settings = one
+                gradients = [parameter.grad for parameter in layer.weights]
+                if dropped is not None:
+                    gradients[1] = torch.zeros_like(dropped)
+                d_read = kernels.backward(
+                    native, read, weights, kept, *d_end, gradients,
+                    need_x=need_x or i > 0, **settings,
+                )  # fmt: skip
+                if dropped is not None:
+                    layer.weight_hh_l0.grad.addcmul_(gradients[1], dropped)
+                if d_read is not None and is_reversed:
+                    d_x += reverse(d_read, lengths)
+                elif d_read is not None:
+                    d_x = d_read
+            if factors is not None:
+                d_x = d_x * factors
+            if i > 0:
+                forwards, *backwards = d_x.chunk(len(directions), dim=2)
+                d_ends = [(forwards, None)]
+                d_ends += [(reverse(d, lengths), None) for d in backwards]
+        if d_x is not None and lengths is not None:
+            beyond = ~step_mask(lengths, d_x.shape[0]).t()  # (S, N)
+            d_x = d_x.masked_fill(beyond[:, :, None], 0)
+        return d_x
+
+    return ends, backward
+
+
+def _run_to_the_end(recurrence, x, lengths, generator, need_x):
+    """(N, S, I) -> the last state of each direction (N, D), and the way back to x."""
+    ends, back = _run(recurrence, x.transpose(0, 1), lengths, generator, need_x)
+    last = torch.cat([last for _, last in ends], dim=1)
+    factors = recurrence.dropout.factors(last, generator)
+
+    def backward(d_last):
+        d_last = d_last if factors is None else d_last * factors
+        d_x = back([(None, d) for d in d_last.chunk(len(ends), dim=1)])
+        return None if d_x is None else d_x.transpose(0, 1)
+
+    return last if factors is None else last * factors, backward
+
+
+# ----------------------------------------------------------------------- pooling
+def _pool(network, x, lengths, generator, need_x):
+    """(N, S, I) -> (N, P), and the way back to x."""
+    recurrence, pooling = network.recurrence, network.pooling
+    if pooling.pooling == "last":
+        return _run_to_the_end(recurrence, x, lengths, generator, need_x)
+    ends, back = _run(recurrence, x.transpose(0, 1), lengths, generator, need_x)
+    (n_rows, n_steps, _), hidden_size = x.shape, ends[0][1].shape[1]
+    factors = recurrence.dropout.factors(
+        x.new_empty(n_steps, n_rows, len(ends) * hidden_size), generator
+    )
+    of_each = [None] * len(ends)
+    if factors is not None:
+        of_each = factors.expand(n_steps, -1, -1).transpose(0, 1).chunk(len(ends), dim=2)
+    parts = [
+        {"x": states.transpose(0, 1), "factors": each, "is_reversed": bool(i)}
+        for i, ((states, _), each) in enumerate(zip(ends, of_each, strict=True))
+    ]
+    if network.skips:
+        parts.append({"x": x})
+    widths = [part["x"].shape[2] for part in parts]
+    names = pooling.pooling.split("-")
+
+    def cut(pooled):
+        """Return views of what is pooled of each part, by name: (N, H) or (N, I)."""
+        of_names = [p.split(widths, dim=1) for p in pooled.chunk(len(names), dim=1)]
+        return [dict(zip(names, p, strict=True)) for p in zip(*of_names, strict=True)]
+
+    pooled = x.new_empty(n_rows, pooling.n_outputs)
+    kept = [
+        kernels.pool(into=into, lengths=lengths, **part)
+        for part, into in zip(parts, cut(pooled), strict=True)
+    ]
+
+    def backward(d_pooled):
+        d_parts = [
+            kernels.pool_backward(each, d, x.new_empty(n_rows, n_steps, width))
+            for each, d, width in zip(kept, cut(d_pooled), widths, strict=True)
+        ]
+        d_x = back([(d.transpose(0, 1), None) for d in d_parts[: len(ends)]])
+        if d_x is None:
+            return None
+        d_x = d_x.transpose(0, 1)  # (N, S, I)
+        return d_parts[-1].add_(d_x) if network.skips else d_x
+
+    return pooled, backward

@@ -47,7 +47,7 @@ def compile_variant(name, flags):
     # Next to the target, so that it is replaced in one step: it may be in use.
     with tempfile.TemporaryDirectory(dir=PACKAGE) as folder:
         made = Path(folder) / target.name
-        command = [*compiler, "-O3", *flags, "-shared", "-fPIC", "-o", str(made)]
+        command = [*compiler, "-O3", "-fno-math-errno", *flags, "-shared", "-fPIC", "-o", str(made)]
         command += [str(PACKAGE / "recurrence.c"), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -207,8 +207,9 @@ def _convolve(stem, x, lengths):
     """(N, T, C) -> (N, S, H), their lengths, and the way back to the weights."""
     native, passes = kernels.library(), []
 
-    def convolve(x, *weights, **settings):
-        out, kept = kernels.convolve(native, x, *weights, **settings)
+    def convolve(x, *weights_and_running, **settings):
+        *weights, _ = weights_and_running
+        out, kept = kernels.convolve(native, x, *weights_and_running, **settings)
         passes.append((weights, kept, settings))
         return out
 

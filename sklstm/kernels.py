@@ -49,11 +49,13 @@ _TYPES = {
 _ARGUMENTS = {
     "forward": "p" * 11,
     "backward": "p" * 9 + "ss" + "p" * 13,
-    "affine": "pssssssppipp",
+    "affine": "pssssppipp",
+    "add": "pp",
     "sum": "pssssspp",
     "outer": "pssssspsssp",
-    "normalize": "ppppfpppp",
+    "normalize": "ppppffpppppp",
     "normalize_backward": "pppfppppppppss",
+    "adam": "sppppp" + "f" * 8,
     "pool": "pppppsp",
     "pool_backward": "ppppsppss",
 }
@@ -74,6 +76,21 @@ class _Sequences(ctypes.Structure):
         (name, ctypes.c_ssize_t)
         for name in ("n_rows", "n_steps", "n_columns", "x_row", "x_step")
     ] + [("lengths", ctypes.c_void_p)]  # fmt: skip
+
+
+class _Weight(ctypes.Structure):
+    _fields_ = [("values", ctypes.c_void_p)] + [
+        (name, ctypes.c_ssize_t)
+        for name in ("n_out", "n_steps", "n_columns", "out", "step", "column")
+    ]
+
+    @classmethod
+    def of(cls, weight, is_reversed=False):
+        """Describe a tensor (n_out, n_steps, n_columns), or it with reversed steps."""
+        out, step, column = weight.stride()
+        first = weight[:, -1] if is_reversed else weight
+        step = -step if is_reversed else step
+        return cls(first.data_ptr(), *weight.shape, out, step, column)
 
 
 class _Factors(ctypes.Structure):
@@ -154,7 +171,10 @@ def _convolutions_agree(native) -> bool:
         convolved = F.conv1d(F.pad(x.transpose(1, 2), (2, 1)), weight, stride=stride)
         normal = F.batch_norm(convolved, None, None, scale, bias, True)
         expected = normal.relu().transpose(1, 2)
-        out, _, _ = _Convolution.apply(native, x, weight, scale, bias, stride, 1e-5, None)
+        running = torch.zeros(n_out), torch.zeros(n_out), 1.0
+        out = _Convolution.apply(
+            native, x, weight, scale, bias, running, stride, 1e-5, None
+        )
         upstream = randn(expected.shape)
         inputs = x, weight, scale, bias
         both = [
@@ -296,12 +316,12 @@ def affine(a, weight, bias=None, relu=False):
     -------
     out : Tensor of shape (n_outer, n_rows, n_out)
     """
-    return _affine(library(), a, weight, bias, relu)
+    return _affine(library(), a, _Weight.of(weight[:, None]), bias, relu)
 
 
 def _affine(native, a, weight, bias=None, relu=False):
-    a, weight = readable(a), weight.contiguous()
-    (n_outer, n_rows, n_terms), n_out = a.shape, weight.shape[0]
+    a = readable(a)
+    (n_outer, n_rows, n_terms), n_out = a.shape, weight.n_out
     outer_stride, row_stride, _ = a.stride()
     width = _padded(n_out, native.sklstm_lanes())
     out = a.new_empty(n_outer, n_rows, width)
@@ -310,8 +330,8 @@ def _affine(native, a, weight, bias=None, relu=False):
         scratch = a.new_empty(n_terms + 1, width)
         of_piece = a[piece]
         return lambda: native.sklstm_affine(
-            of_piece.data_ptr(), len(of_piece), outer_stride, n_rows, row_stride, n_terms,
-            n_out, weight.data_ptr(), _pointer(bias), relu, scratch.data_ptr(),
+            of_piece.data_ptr(), len(of_piece), outer_stride, n_rows, row_stride,
+            ctypes.byref(weight), _pointer(bias), relu, scratch.data_ptr(),
             out[piece].data_ptr(),
         )  # fmt: skip
 
@@ -330,7 +350,7 @@ def spans(x, k, stride=1):
     return x.as_strided((n, n_steps, k * n_channels), strides)
 
 
-def convolution(x, weight, scale, bias, *, stride, eps, lengths=None):
+def convolution(x, weight, scale, bias, running, *, stride, eps, lengths=None):
     """Convolve over time, normalise by the batch, and rectify; gradients are ours too.
 
     Parameters
@@ -341,6 +361,9 @@ def convolution(x, weight, scale, bias, *, stride, eps, lengths=None):
     weight : Tensor of shape (n_out, n_inputs, k)
     scale, bias : Tensor of shape (n_out,)
         Of the normalisation.
+    running : tuple of Tensor of shape (n_out,), twice, and float
+        Running mean and unbiased variance, contiguous, and the share of the way that they
+        go to those of what is normalised.
     stride : int
     eps : float
         Added to the variance.
@@ -350,11 +373,10 @@ def convolution(x, weight, scale, bias, *, stride, eps, lengths=None):
     Returns
     -------
     out : Tensor of shape (n_rows, ceil(n_timesteps / stride), n_out)
-    mean, variance : Tensor of shape (n_out,)
-        Of what was normalised; the variance divided by the number of steps. No gradient
-        goes through them.
     """
-    return _Convolution.apply(library(), x, weight, scale, bias, stride, eps, lengths)
+    return _Convolution.apply(
+        library(), x, weight, scale, bias, running, stride, eps, lengths
+    )
 
 
 def sum_steps(x, lengths=None):
@@ -580,23 +602,24 @@ def backward(
     return None if d_x is None else d_x[:, :, :n_inputs]
 
 
-def convolve(native, x, weight, scale, bias, *, stride, eps, lengths=None):
-    """Compute `convolution`: ((out, mean, variance), what `convolve_backward` needs)."""
+def convolve(native, x, weight, scale, bias, running, *, stride, eps, lengths=None):
+    """Compute `convolution`: (out, what `convolve_backward` needs)."""
     n_out, _, k = weight.shape
     x = F.pad(x, (0, 0, k // 2, k - 1 - k // 2)).contiguous()  # (N, T + k - 1, C)
-    # (H, C, k) -> (H, k C)
-    by_step = weight.transpose(1, 2).flatten(1)
-    convolved = _affine(native, spans(x, k, stride), by_step)
+    # (H, C, k) -> (H, k, C)
+    convolved = _affine(native, spans(x, k, stride), _Weight.of(weight.transpose(1, 2)))
     n_steps = convolved.shape[1]
     out = x.new_empty(len(x), n_steps, n_out)
     mean, variance, partial = x.new_empty(3, n_out)
     shape = _Sequences(len(x), n_steps, n_out, *convolved.stride()[:2], _pointer(lengths))
     scale, bias = scale.contiguous(), bias.contiguous()
+    running_mean, running_variance, momentum = running
+    after = (running_mean, running_variance, mean, variance, partial, out)
     native.sklstm_normalize(
         ctypes.byref(shape), convolved.data_ptr(), scale.data_ptr(), bias.data_ptr(),
-        eps, *map(_pointer, (mean, variance, partial, out)),
+        eps, momentum, *map(_pointer, after),
     )  # fmt: skip
-    return (out, mean, variance), (x, convolved, mean, variance, out)
+    return out, (x, convolved, mean, variance, out)
 
 
 def convolve_backward(
@@ -610,7 +633,7 @@ def convolve_backward(
     kept : what `convolve` returned
     d_out : Tensor of shape (n_rows, n_steps, n_out)
     gradients : sequence of Tensor
-        Of weight, scale and bias.
+        Of weight, scale and bias, the latter contiguous.
     need_x : bool
     """
     x, convolved, mean, variance, out = kept
@@ -623,10 +646,11 @@ def convolve_backward(
     first = k - 1 - k // 2
     d_convolved = around[:, first : first + (n_steps - 1) * stride + 1 : stride]
     scale, d_out = scale.contiguous(), d_out.contiguous()
-    d_scale, d_bias, *partial = x.new_empty(4, n_out)
+    d_weight, d_scale, d_bias = gradients
+    partial = x.new_empty(4, n_out)
     shape = _Sequences(n, n_steps, n_out, *convolved.stride()[:2], _pointer(lengths))
     before = (convolved, scale)
-    after = (mean, variance, out, d_out, partial[0], d_scale, d_bias, d_convolved)
+    after = (mean, variance, out, d_out, partial, d_scale, d_bias, d_convolved)
     native.sklstm_normalize_backward(
         ctypes.byref(shape), *map(_pointer, before), eps, *map(_pointer, after),
         *d_convolved.stride()[:2],
@@ -644,15 +668,33 @@ def convolve_backward(
         )  # fmt: skip
 
     _share([job(*pair) for pair in zip(pieces, sums, strict=True)])
-    # (k C, H) -> (H, C, k)
-    d_weight = sums.sum(0)[:, :n_out].view(k, n_channels, n_out).permute(2, 1, 0)
-    for total, each in zip(gradients, (d_weight, d_scale, d_bias), strict=True):
-        total.add_(each)
+    d_by_step = _Weight.of(d_weight.transpose(1, 2))  # (H, k, C)
+    for total in sums:
+        native.sklstm_add(ctypes.byref(d_by_step), total.data_ptr())
     if not need_x:
         return None
-    # (H, C, k) -> (C, k H), steps in reverse
-    backwards = weight.flip(2).permute(1, 2, 0).flatten(1)
+    # (H, C, k) -> (C, k, H)
+    backwards = _Weight.of(weight.permute(1, 2, 0), is_reversed=True)
     return _affine(native, spans(around, k), backwards)
+
+
+def adam(
+    data, grad, first, second, is_map, *, penalty, decay, beta1, beta2, eps, rate,
+    correction1, root_correction2,
+):  # fmt: skip
+    """Take a step of Adam, in place.
+
+    Parameters
+    ----------
+    data, grad, first, second, is_map : Tensor of shape (n,), float32, contiguous
+        Parameters, their gradients and moments; 1 for those that decay, else 0.
+    penalty, decay, beta1, beta2, eps, rate, correction1, root_correction2 : float
+        As sklstm_adam has them.
+    """
+    library().sklstm_adam(
+        len(data), *map(_pointer, (data, grad, first, second, is_map)), penalty, decay,
+        beta1, beta2, eps, rate, correction1, root_correction2,
+    )  # fmt: skip
 
 
 def pool(x, into, *, factors=None, lengths=None, is_reversed=False):
@@ -762,27 +804,26 @@ class _Convolution(torch.autograd.Function):
     """`convolution`."""
 
     @staticmethod
-    def forward(ctx, native, x, *weights_and_settings):
-        *weights, stride, eps, lengths = weights_and_settings
-        outputs, kept = convolve(
-            native, x, *weights, stride=stride, eps=eps, lengths=lengths
-        )
+    def forward(ctx, native, x, weight, scale, bias, running, stride, eps, lengths):
+        out, kept = convolve(
+            native, x, weight, scale, bias, running, stride=stride, eps=eps,
+            lengths=lengths,
+        )  # fmt: skip
         ctx.native, ctx.settings = native, {"stride": stride, "eps": eps}
         ctx.lengths = lengths
-        ctx.save_for_backward(*weights, *kept)
-        ctx.mark_non_differentiable(*outputs[1:])
-        return outputs
+        ctx.save_for_backward(weight, scale, bias, *kept)
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_out, *_):
+    def backward(ctx, d_out):
         weight, scale, bias, *kept = ctx.saved_tensors
         gradients = [torch.zeros_like(each) for each in (weight, scale, bias)]
         d_x = convolve_backward(
             ctx.native, weight, scale, kept, d_out, gradients,
             need_x=ctx.needs_input_grad[1], lengths=ctx.lengths, **ctx.settings,
         )  # fmt: skip
-        return None, d_x, *gradients, None, None, None
+        return None, d_x, *gradients, None, None, None, None
 
 
 class _Layer(torch.autograd.Function):

@@ -187,11 +187,11 @@ class MaskedBatchNorm(nn.Module):
         if not self.training:
             scale, shift = self.scale_and_shift()
             return x * scale[:, None] + shift[:, None]
+        running_mean, running_var, momentum = self.running()
         if mask is None and len(x) * x.shape[2] > 1:
-            self.running_weight.lerp_(torch.ones_like(self.running_weight), self.momentum)
             return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias,
-                training=True, momentum=self.momentum, eps=self.eps,
+                x, running_mean, running_var, self.weight, self.bias, training=True,
+                momentum=momentum, eps=self.eps,
             )  # fmt: skip
         if mask is None:
             mask = torch.ones_like(x[:, :1], dtype=torch.bool)
@@ -199,16 +199,20 @@ class MaskedBatchNorm(nn.Module):
         mean = (x * mask).sum((0, 2)) / n_steps  # (C,)
         centred = (x - mean[:, None]) * mask
         variance = centred.square().sum((0, 2)) / n_steps
-        self.remember(mean, variance * (n_steps / (n_steps - 1).clamp(min=1)))
+        with torch.no_grad():
+            unbiased = variance * (n_steps / (n_steps - 1).clamp(min=1))
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
         scale = (self.weight * torch.rsqrt(variance + self.eps))[:, None]
         return centred * scale + self.bias[:, None]
 
-    @torch.no_grad()
-    def remember(self, mean, unbiased):
-        """Add mean and unbiased variance of a batch, (C,), to the running statistics."""
-        self.running_weight.lerp_(torch.ones_like(self.running_weight), self.momentum)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+    def running(self):
+        """Return running mean and unbiased variance, (C,), and their momentum.
+
+        For the statistics of one batch to be added, whose weight is added here.
+        """
+        self.running_weight.mul_(1 - self.momentum).add_(self.momentum)
+        return self.running_mean, self.running_var, self.momentum
 
 
 class ConvStem(nn.Module):
@@ -260,12 +264,10 @@ class ConvStem(nn.Module):
             (stride,) = convolution.stride
             if lengths is not None:
                 lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
-            x, mean, variance = convolve(
-                x, convolution.weight, norm.weight, norm.bias, stride=stride,
-                eps=norm.eps, lengths=lengths,
+            x = convolve(
+                x, convolution.weight, norm.weight, norm.bias, norm.running(),
+                stride=stride, eps=norm.eps, lengths=lengths,
             )  # fmt: skip
-            n_steps = len(x) * x.shape[1] if lengths is None else int(lengths.sum())
-            norm.remember(mean, variance * (n_steps / max(n_steps - 1, 1)))
         return x, lengths
 
     def _infer(self, x, lengths):

@@ -146,11 +146,13 @@ static ptrdiff_t terms(const Shape *s) {
 static void pack(const float *weight, Gates gates, ptrdiff_t n_columns,
                  ptrdiff_t hidden_size, float *w, ptrdiff_t first, ptrdiff_t n_terms) {
     for (int g = 0; g < gates.n; g++)
-        for (ptrdiff_t u = 0; u < hidden_size; u++) {
-            float *to = w + ((u / LANES * n_terms + first) * GATES + gates.sum[g]) * LANES +
-                        u % LANES;
+        for (ptrdiff_t u = 0; u < hidden_size; u += LANES) {
+            const ptrdiff_t n = least(hidden_size - u, LANES);
+            float *to = w + ((u / LANES * n_terms + first) * GATES + gates.sum[g]) * LANES;
             const float *from = weight + (g * hidden_size + u) * n_columns;
-            for (ptrdiff_t k = 0; k < n_columns; k++) to[k * GATES * LANES] += from[k];
+            for (ptrdiff_t k = 0; k < n_columns; k++)
+                for (ptrdiff_t i = 0; i < n; i++)
+                    to[k * GATES * LANES + i] += from[i * n_columns + k];
         }
 }
 
@@ -159,10 +161,12 @@ static void unpack(const float *d_w, Gates gates, ptrdiff_t n_columns, ptrdiff_t
                    float *d_weight) {
     const ptrdiff_t all = GATES * padded(hidden_size);
     for (int g = 0; g < gates.n; g++)
-        for (ptrdiff_t u = 0; u < hidden_size; u++) {
-            const float *from = d_w + (u / LANES * GATES + gates.sum[g]) * LANES + u % LANES;
+        for (ptrdiff_t u = 0; u < hidden_size; u += LANES) {
+            const ptrdiff_t n = least(hidden_size - u, LANES);
+            const float *from = d_w + (u / LANES * GATES + gates.sum[g]) * LANES;
             float *to = d_weight + (g * hidden_size + u) * n_columns;
-            for (ptrdiff_t k = 0; k < n_columns; k++) to[k] += from[k * all];
+            for (ptrdiff_t k = 0; k < n_columns; k++)
+                for (ptrdiff_t i = 0; i < n; i++) to[i * n_columns + k] += from[k * all + i];
         }
 }
 
@@ -316,17 +320,42 @@ static void product(const float *a, ptrdiff_t n_rows, ptrdiff_t a_row, ptrdiff_t
                       bias ? bias + u : NULL, relu, out + u);
 }
 
-/* The same for each of n_outer matrices, with a weight (n_out, n_terms) as in nn.Linear and
-   a bias (n_out,) or NULL. scratch: (n_terms + 1, n_out padded to ld). */
+/* A weight (n_out, n_steps, n_columns) with strides: of as many terms as the latter two say,
+   the columns of a step next to each other. */
+typedef struct {
+    float *values;
+    ptrdiff_t n_out, n_steps, n_columns, out, step, column;
+} Weight;
+
+/* w (n_steps n_columns, n_out padded to ld), or back: what is in w is added to the weight. */
+INLINE void turn(const Weight *weight, float *w, ptrdiff_t ld, int is_back) {
+    for (ptrdiff_t u = 0; u < weight->n_out; u += LANES) {
+        const ptrdiff_t n = least(weight->n_out - u, LANES);
+        for (ptrdiff_t j = 0; j < weight->n_steps; j++)
+            for (ptrdiff_t c = 0; c < weight->n_columns; c++) {
+                float *of_weight = weight->values + u * weight->out + j * weight->step +
+                                   c * weight->column;
+                float *of_w = w + (j * weight->n_columns + c) * ld + u;
+                for (ptrdiff_t i = 0; i < n; i++)
+                    if (is_back)
+                        of_weight[i * weight->out] += of_w[i];
+                    else
+                        of_w[i] = of_weight[i * weight->out];
+            }
+    }
+}
+
+/* The same for each of n_outer matrices, with a weight and a bias (n_out,) or NULL.
+   scratch: (n_terms + 1, n_out padded to ld). */
 void sklstm_affine(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_t n_rows,
-                   ptrdiff_t a_row, ptrdiff_t n_terms, ptrdiff_t n_out, const float *weight,
-                   const float *bias_, int relu, float *scratch, float *out) {
+                   ptrdiff_t a_row, const Weight *weight, const float *bias_, int relu,
+                   float *scratch, float *out) {
+    const ptrdiff_t n_terms = weight->n_steps * weight->n_columns, n_out = weight->n_out;
     const ptrdiff_t ld = padded(n_out);
     float *bias = scratch, *w = scratch + ld;
     memset(scratch, 0, (ld == n_out ? 1 : n_terms + 1) * ld * sizeof(float));
     if (bias_) memcpy(bias, bias_, n_out * sizeof(float));
-    for (ptrdiff_t u = 0; u < n_out; u++)
-        for (ptrdiff_t k = 0; k < n_terms; k++) w[k * ld + u] = weight[u * n_terms + k];
+    turn(weight, w, ld, 0);
     for (ptrdiff_t i = 0; i < n_outer; i++)
         product(a + i * a_outer, n_rows, a_row, n_terms, w, ld, bias, relu,
                 out + i * n_rows * ld);
@@ -397,6 +426,11 @@ void sklstm_outer(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_
                     n_rows, ld, out + u);
 }
 
+/* Adds what `sklstm_outer` found to the gradient of a weight. */
+void sklstm_add(const Weight *d_weight, float *d_w) {
+    turn(d_weight, d_w, padded(d_weight->n_out), 1);
+}
+
 /* Sequences of steps of K values; those of a length have no steps beyond it. */
 typedef struct {
     ptrdiff_t n_rows, n_steps, n_columns, x_row, x_step;
@@ -408,11 +442,14 @@ static ptrdiff_t length_of(const Sequences *s, ptrdiff_t n) {
 
 /* Batch normalisation (Ioffe & Szegedy, 2015) of x, rectified. out: (n_rows, n_steps, K),
    zero beyond a sequence. mean, variance (K,), the latter biased; partial: (K,).
+   The running mean and unbiased variance go a share `momentum` of the way to those of x.
    Sums are of the sums of each sequence: nearer to exact. */
 void sklstm_normalize(const Sequences *s, const float *restrict x,
                       const float *restrict weight, const float *restrict bias, float eps,
-                      float *restrict mean, float *restrict variance,
-                      float *restrict partial, float *restrict out) {
+                      float momentum, float *restrict running_mean,
+                      float *restrict running_variance, float *restrict mean,
+                      float *restrict variance, float *restrict partial,
+                      float *restrict out) {
     const ptrdiff_t K = s->n_columns;
     ptrdiff_t total = 0;
     for (ptrdiff_t n = 0; n < s->n_rows; n++) total += length_of(s, n);
@@ -434,6 +471,11 @@ void sklstm_normalize(const Sequences *s, const float *restrict x,
         }
         for (ptrdiff_t k = 0; k < K; k++) sum[k] /= total;
     }
+    const float unbiased = total > 1 ? total / (total - 1.0f) : 1.0f;
+    for (ptrdiff_t k = 0; k < K; k++) {
+        running_mean[k] += momentum * (mean[k] - running_mean[k]);
+        running_variance[k] += momentum * (variance[k] * unbiased - running_variance[k]);
+    }
     for (ptrdiff_t k = 0; k < K; k++) partial[k] = weight[k] / sqrtf(variance[k] + eps);
     for (ptrdiff_t n = 0; n < s->n_rows; n++)
         for (ptrdiff_t t = 0; t < s->n_steps; t++) {
@@ -451,22 +493,22 @@ void sklstm_normalize(const Sequences *s, const float *restrict x,
 }
 
 /* Backwards: out (n_rows, n_steps, K) is what it was, d_out its gradient; d_weight and
-   d_bias (K,) are set, and d_x, whose strides are d_row and d_step, within sequences.
-   partial: (2, K). With g the gradient before the rectifier and z the normalised x,
+   d_bias (K,) are added to, and d_x, whose strides are d_row and d_step, is set within
+   sequences. partial: (4, K). With g the gradient before the rectifier and z the normalised x,
    d_x = weight / sd (g - mean(g) - z mean(g z)). */
 void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
                                const float *restrict weight, float eps,
                                const float *restrict mean, const float *restrict variance,
                                const float *restrict out, const float *restrict d_out,
-                               float *restrict partial, float *restrict d_weight,
-                               float *restrict d_bias, float *restrict d_x,
+                               float *restrict partial, float *restrict d_weight_,
+                               float *restrict d_bias_, float *restrict d_x,
                                ptrdiff_t d_row, ptrdiff_t d_step) {
     const ptrdiff_t K = s->n_columns;
     ptrdiff_t total = 0;
     for (ptrdiff_t n = 0; n < s->n_rows; n++) total += length_of(s, n);
-    memset(d_weight, 0, K * sizeof(float));
-    memset(d_bias, 0, K * sizeof(float));
     float *of_bias = partial, *of_weight = partial + K;
+    float *d_bias = partial + 2 * K, *d_weight = partial + 3 * K;
+    memset(d_bias, 0, 2 * K * sizeof(float));
     for (ptrdiff_t n = 0; n < s->n_rows; n++) {
         memset(partial, 0, 2 * K * sizeof(float));
         for (ptrdiff_t t = 0; t < length_of(s, n); t++) {
@@ -488,7 +530,8 @@ void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
         const float inverse = 1.0f / sqrtf(variance[k] + eps);
         scale[k] = weight[k] * inverse;
         slope[k] = d_weight[k] * inverse * inverse / total;
-        d_weight[k] *= inverse;
+        d_weight_[k] += d_weight[k] * inverse;
+        d_bias_[k] += d_bias[k];
     }
     for (ptrdiff_t n = 0; n < s->n_rows; n++)
         for (ptrdiff_t t = 0; t < length_of(s, n); t++) {
@@ -566,6 +609,23 @@ void sklstm_pool_backward(const Sequences *s, const Factors *f, const float *res
             if (factor)
                 for (ptrdiff_t k = 0; k < K; k++) to[k] *= factor[k];
         }
+    }
+}
+
+/* A step of Adam (Kingma & Ba, 2015) for n numbers: `penalty` times a number is added to
+   its gradient, and a share `decay` of it is taken away, where is_map is 1 and not where
+   it is 0. The corrections are those of the first moment and of the second's root. */
+void sklstm_adam(ptrdiff_t n, float *restrict data, const float *restrict grad,
+                 float *restrict first, float *restrict second,
+                 const float *restrict is_map, float penalty, float decay, float beta1,
+                 float beta2, float eps, float rate, float correction1,
+                 float root_correction2) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const float g = grad[i] + penalty * is_map[i] * data[i];
+        first[i] += (1 - beta1) * (g - first[i]);
+        second[i] = beta2 * second[i] + (1 - beta2) * g * g;
+        const float root = sqrtf(second[i]) / root_correction2 + eps;
+        data[i] -= decay * is_map[i] * data[i] + rate / correction1 * first[i] / root;
     }
 }
 

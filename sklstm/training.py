@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+from sklstm import kernels
 from sklstm.devices import network_threads, threads_for
 
 # Rows of every prediction batch, where kernels round alike for a row wherever and with
@@ -262,6 +263,18 @@ class Optimizer:
         """Update the parameters from the gradients."""
         data, grad = self.flat.data, self.flat.grad
         self.n_steps += 1
+        correction1 = 1 - self.beta1**self.n_steps
+        root_correction2 = math.sqrt(1 - self.beta2**self.n_steps)
+        if self.solver != "sgd" and kernels.available(data):
+            is_decay = self.solver == "adamw"
+            kernels.adam(
+                data, grad, self.first, self.second, self.flat.is_map,
+                penalty=0.0 if is_decay else self.alpha,
+                decay=learning_rate * self.alpha if is_decay else 0.0,
+                beta1=self.beta1, beta2=self.beta2, eps=self.eps, rate=learning_rate,
+                correction1=correction1, root_correction2=root_correction2,
+            )  # fmt: skip
+            return
         if self.alpha and self.solver == "adamw":
             data.addcmul_(data, self.flat.is_map, value=-learning_rate * self.alpha)
         elif self.alpha:
@@ -272,9 +285,7 @@ class Optimizer:
             return
         self.first.lerp_(grad, 1 - self.beta1)
         self.second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-        correction1 = 1 - self.beta1**self.n_steps
-        correction2 = 1 - self.beta2**self.n_steps
-        root = self.second.sqrt().div_(math.sqrt(correction2)).add_(self.eps)
+        root = self.second.sqrt().div_(root_correction2).add_(self.eps)
         data.addcdiv_(self.first, root, value=-learning_rate / correction1)
 
 

@@ -550,7 +550,7 @@ def convolved(x, weight, scale, bias, stride, lengths):
     mean = (out * mask).sum((0, 1)) / n_steps
     variance = ((out - mean) * mask).square().sum((0, 1)) / n_steps
     normal = (out - mean) * torch.rsqrt(variance + 1e-5) * scale + bias
-    return normal.relu() * mask, mean, variance
+    return normal.relu() * mask, mean, variance * n_steps / (n_steps - 1)
 
 
 @needs_library
@@ -581,7 +581,10 @@ def test_convolution_agrees_with_float64(
         if dtype == torch.float64:
             found = convolved(*each, stride, lengths)
         else:
-            found = kernels.convolution(*each, stride=stride, eps=1e-5, lengths=lengths)
+            mean, variance = torch.zeros(n_out), torch.zeros(n_out)
+            settings = {"stride": stride, "eps": 1e-5, "lengths": lengths}
+            out = kernels.convolution(*each, (mean, variance, 1.0), **settings)
+            found = out, mean, variance
         loss = (found[0] * upstream).sum()
         results.append((*found, *torch.autograd.grad(loss, each)))
     for expected, found in zip(*results, strict=True):
@@ -597,7 +600,8 @@ def test_pieces_of_a_convolution_change_nothing_whatever_the_threads(monkeypatch
     def run(n_threads):
         each = [t.clone().requires_grad_() for t in inputs]
         with kernels.threads(n_threads):
-            out, _, _ = kernels.convolution(*each, stride=1, eps=1e-5)
+            running = torch.zeros(24), torch.zeros(24), 0.1
+            out = kernels.convolution(*each, running, stride=1, eps=1e-5)
             return out, *torch.autograd.grad((out * upstream).sum(), each)
 
     whole = run(1)

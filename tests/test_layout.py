@@ -20,7 +20,7 @@ ALLOWED = {
     "devices": {"kernels"},
     "network": {"kernels"},
     "gradients": {"kernels", "network"},
-    "training": {"devices"},
+    "training": {"devices", "kernels"},
     "augmentation": set(),
     "base": LEAVES - {"windows"} | {"augmentation", "checkpoints"},
     "estimators": {"augmentation", "base", "heads"},

@@ -63,6 +63,7 @@ def fit(network=None, data=None, loss=squared_error, **settings):
     return network, history
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("alpha", [0.0, 0.1])
 @pytest.mark.parametrize(
     ("solver", "theirs", "settings"),
@@ -72,15 +73,15 @@ def fit(network=None, data=None, loss=squared_error, **settings):
         ("sgd", torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
     ],
 )
-def test_optimizers_equal_torchs(solver, theirs, settings, alpha):
-    ours, other = Line().double(), Line().double()
+def test_optimizers_equal_torchs(solver, theirs, settings, alpha, dtype):
+    ours, other = Line().to(dtype), Line().to(dtype)
     flat = FlatParameters(ours)
     optimizer = Optimizer(flat, solver, alpha)
     reference = theirs(
         [{"params": [other.weight], "weight_decay": alpha},
          {"params": [other.bias], "weight_decay": 0.0}], lr=0.01, **settings
     )  # fmt: skip
-    x = torch.randn(8, 3, 2, dtype=torch.float64)
+    x = torch.randn(8, 3, 2, dtype=dtype)
     for _ in range(5):
         flat.grad.zero_()
         ours(x).square().sum().backward()

@@ -506,8 +506,8 @@ void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
     const ptrdiff_t K = s->n_columns;
     ptrdiff_t total = 0;
     for (ptrdiff_t n = 0; n < s->n_rows; n++) total += length_of(s, n);
-    float *of_bias = partial, *of_weight = partial + K;
-    float *d_bias = partial + 2 * K, *d_weight = partial + 3 * K;
+    float *restrict of_bias = partial, *restrict of_weight = partial + K;
+    float *restrict d_bias = partial + 2 * K, *restrict d_weight = partial + 3 * K;
     memset(d_bias, 0, 2 * K * sizeof(float));
     for (ptrdiff_t n = 0; n < s->n_rows; n++) {
         memset(partial, 0, 2 * K * sizeof(float));
@@ -525,13 +525,14 @@ void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
             d_weight[k] += of_weight[k];
         }
     }
-    float *scale = partial, *slope = partial + K;
+    float *restrict scale = of_bias, *restrict slope = of_weight;
     for (ptrdiff_t k = 0; k < K; k++) {
         const float inverse = 1.0f / sqrtf(variance[k] + eps);
         scale[k] = weight[k] * inverse;
         slope[k] = d_weight[k] * inverse * inverse / total;
         d_weight_[k] += d_weight[k] * inverse;
         d_bias_[k] += d_bias[k];
+        d_bias[k] /= total;
     }
     for (ptrdiff_t n = 0; n < s->n_rows; n++)
         for (ptrdiff_t t = 0; t < length_of(s, n); t++) {
@@ -540,7 +541,7 @@ void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
             float *restrict to = d_x + n * d_row + t * d_step;
             for (ptrdiff_t k = 0; k < K; k++) {
                 const float g = out[at + k] == 0.0f ? 0.0f : d_out[at + k];
-                to[k] = scale[k] * (g - d_bias[k] / total - (x_t[k] - mean[k]) * slope[k]);
+                to[k] = scale[k] * (g - d_bias[k] - (x_t[k] - mean[k]) * slope[k]);
             }
         }
 }
@@ -557,6 +558,26 @@ static const float *factors_at(const Factors *f, const Sequences *s, ptrdiff_t n
     return f->values + n * f->row + (f->is_reversed ? length_of(s, n) - 1 - t : t) * f->step;
 }
 
+/* Adds a step to the mean and the maximum; either may be NULL. */
+INLINE void pool_step(ptrdiff_t t, ptrdiff_t K, const float *restrict x,
+                      const float *restrict factor, int has_factor, float *restrict mean,
+                      float *restrict highest, int *restrict at) {
+    if (mean)
+        for (ptrdiff_t k = 0; k < K; k++) mean[k] += has_factor ? x[k] * factor[k] : x[k];
+    if (highest && t == 0)
+        for (ptrdiff_t k = 0; k < K; k++) {
+            highest[k] = has_factor ? x[k] * factor[k] : x[k];
+            at[k] = 0;
+        }
+    else if (highest)
+        for (ptrdiff_t k = 0; k < K; k++) {
+            const float y = has_factor ? x[k] * factor[k] : x[k];
+            const int is_higher = !(y <= highest[k]); /* NaN is */
+            highest[k] = is_higher ? y : highest[k];
+            at[k] = is_higher ? (int)t : at[k];
+        }
+}
+
 /* Mean and maximum over the steps of x times factors, and the first step of the maximum:
    (n_rows, K) each, those of a row p_row apart but in at; mean or highest may be NULL. */
 void sklstm_pool(const Sequences *s, const float *restrict x, const Factors *f,
@@ -571,15 +592,10 @@ void sklstm_pool(const Sequences *s, const float *restrict x, const Factors *f,
         for (ptrdiff_t t = 0; t < length_of(s, n); t++) {
             const float *restrict x_t = x + n * s->x_row + t * s->x_step;
             const float *restrict factor = factors_at(f, s, n, t);
-            if (mean)
-                for (ptrdiff_t k = 0; k < K; k++) m[k] += factor ? x_t[k] * factor[k] : x_t[k];
-            if (highest)
-                for (ptrdiff_t k = 0; k < K; k++) {
-                    const float y = factor ? x_t[k] * factor[k] : x_t[k];
-                    const int is_higher = !t || !(y <= top[k]); /* NaN is */
-                    top[k] = is_higher ? y : top[k];
-                    where[k] = is_higher ? (int)t : where[k];
-                }
+            if (factor)
+                pool_step(t, K, x_t, factor, 1, m, top, where);
+            else
+                pool_step(t, K, x_t, NULL, 0, m, top, where);
         }
         if (mean)
             for (ptrdiff_t k = 0; k < K; k++) m[k] /= length_of(s, n);

@@ -47,8 +47,8 @@ def compile_variant(name, flags):
     # Next to the target, so that it is replaced in one step: it may be in use.
     with tempfile.TemporaryDirectory(dir=PACKAGE) as folder:
         made = Path(folder) / target.name
-        command = [*compiler, "-O3", "-fno-math-errno", *flags, "-shared", "-fPIC", "-o", str(made)]
-        command += [str(PACKAGE / "recurrence.c"), "-lm"]
+        command = [*compiler, "-O3", "-fno-math-errno", *flags, "-shared", "-fPIC"]
+        command += ["-o", str(made), str(PACKAGE / "recurrence.c"), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             warnings.warn(f"{' '.join(command)} failed:\n{done.stderr}", stacklevel=2)

@@ -143,9 +143,10 @@ class SequenceEncoder:
             X = X.detach().cpu().numpy()
         rows = _panel_rows(X)
         flat = False
+        named = X if rows is None or hasattr(X, "columns") else _frame_of_rows(rows)
         if rows is not None:
-            if hasattr(X, "columns"):
-                validate_data(estimator, X, reset=reset, skip_check_array=True)
+            if named is not None:
+                validate_data(estimator, named, reset=reset, skip_check_array=True)
             values, lengths = self._pad(rows)
         else:
             values, lengths, flat = self._read_array(X, estimator, reset)
@@ -162,7 +163,7 @@ class SequenceEncoder:
             )
         if reset and not flat:
             estimator.n_features_in_ = self.n_channels_in_
-            if not hasattr(X, "columns") and hasattr(estimator, "feature_names_in_"):
+            if not hasattr(named, "columns") and hasattr(estimator, "feature_names_in_"):
                 del estimator.feature_names_in_
         return Sequences(values, lengths)
 
@@ -622,8 +623,29 @@ def _panel_rows(X):
         if any(hasattr(row, "shape") and np.ndim(row) for row in X):
             return list(X)
         if all(isinstance(row, (list, tuple)) for row in X):
-            return list(X) if len({len(row) for row in X}) > 1 else None
+            return list(X) if len({_sizes(row) for row in X}) > 1 else None
     return None
+
+
+def _sizes(row):
+    """Return the length of a list, and that of its first list if it is one of lists."""
+    first = row[0] if len(row) else None
+    return len(row), len(first) if isinstance(first, (list, tuple)) else None
+
+
+def _frame_of_rows(rows):
+    """Return the first row if it is a frame, whose columns the others must have."""
+    if not len(rows) or not hasattr(rows[0], "columns"):
+        return None
+    names = list(rows[0].columns)
+    for i, row in enumerate(rows):
+        found = list(getattr(row, "columns", names))
+        if found != names:
+            raise ValueError(
+                f"Row {i} of X has the columns {found}, but row 0 has {names}. Every "
+                "frame must have the same, in the same order."
+            )
+    return rows[0]
 
 
 def _is_sequence(value) -> bool:
@@ -661,6 +683,12 @@ def _nested_rows(frame):
     rows = []
     for i, cells in enumerate(frame.itertuples(index=False, name=None)):
         channels = [np.asarray(cell) for cell in cells]
+        for name, channel in zip(frame.columns, channels, strict=True):
+            if channel.ndim != 1:
+                raise ValueError(
+                    f"Row {i} of X has in column {name!r} an array of shape "
+                    f"{channel.shape}; expected a sequence (n_timesteps,) in every cell."
+                )
         if len({len(channel) for channel in channels}) > 1:
             raise ValueError(
                 f"Row {i} of X has channels of different lengths: "

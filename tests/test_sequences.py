@@ -250,6 +250,33 @@ def test_nested_frame_with_uneven_channels_names_the_row():
         read(frame)
 
 
+def test_lists_of_channels_of_several_lengths_are_ragged():
+    rows = [row.T.tolist() for row in RAGGED]
+    np.testing.assert_array_equal(read(rows, layout="channel-major").lengths, [3, 1])
+    with pytest.raises(ValueError, match="row 1 has 1 channels, but row 0 has 3"):
+        read(rows)
+
+
+def test_nested_frame_with_a_number_for_a_sequence_names_the_cell():
+    frame = nested_of(RAGGED)
+    frame.iat[1, 1] = 2.0
+    with pytest.raises(ValueError, match=r"Row 1 of X has in column 'b' an array of sha"):
+        read(frame)
+
+
+def test_frames_in_a_list_are_read_by_the_names_of_their_columns():
+    frames = [pd.DataFrame(row, columns=["a", "b"]) for row in RAGGED * 3]
+    other = [frame[["b", "a"]] for frame in frames]
+    model = LSTMClassifier(max_iter=20).fit(frames, LABELS)
+    np.testing.assert_array_equal(model.feature_names_in_, ["a", "b"])
+    with pytest.raises(ValueError, match="must be in the same order"):
+        model.predict(other)
+    with pytest.raises(ValueError, match=r"Row 5 of X has the columns \['b', 'a'\], but"):
+        model.predict([*frames[:5], other[5]])
+    model.fit(RAGGED * 3, LABELS)
+    assert not hasattr(model, "feature_names_in_")
+
+
 def test_swapped_axes_are_warned_about():
     X = np.zeros((4, 5, 40))
     with pytest.warns(UserWarning, match='set layout="channel-major"'):

@@ -362,9 +362,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             else:
                 batches, generator = JoinedBatches(batches), dropouts
                 differentiate_all = functools.partial(
-                    network.differentiate_members, loss, each, run, self.max_grad_norm
+                    network.differentiate_members, loss, each, run
                 )
-                own["max_grad_norm"] = None  # of all together
             return train(
                 network,
                 loss,
@@ -372,6 +371,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 generator=generator,
                 bfloat16=self.dtype == "bfloat16",
                 differentiate=differentiate_all,
+                n_members=len(each),
                 validate=None
                 if validation is None
                 else functools.partial(

@@ -39,7 +39,7 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 3  # of recurrence.c: a library left over from another is not called
+VERSION = 4  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
 # Arguments of the functions of recurrence.c: pointers, sizes, an int, a float.
@@ -48,7 +48,7 @@ _TYPES = {
 }  # fmt: skip
 _ARGUMENTS = {
     "forward": "p" * 11,
-    "backward": "p" * 9 + "ss" + "p" * 13,
+    "backward": "p" * 9 + "ss" + "p" * 9,
     "affine": "pssssppipp",
     "add": "pp",
     "sum": "pssssspp",
@@ -68,7 +68,7 @@ class _Shape(ctypes.Structure):
             "cell", "n_steps", "n_rows", "begin", "end", "n_inputs", "hidden_size",
             "x_step", "x_row",
         )
-    ] + [("lengths", ctypes.c_void_p)]  # fmt: skip
+    ] + [("lengths", ctypes.c_void_p), ("is_fresh", ctypes.c_ssize_t)]  # fmt: skip
 
 
 class _Sequences(ctypes.Structure):
@@ -427,7 +427,7 @@ def _n_terms(cell, n_inputs, hidden_size):
     return 1 + n_inputs + hidden_size + (cell == PEEPHOLE)
 
 
-def _chunks(x, cell, hidden_size, lengths=None, is_reversed=False):
+def _chunks(x, cell, hidden_size, lengths, is_reversed, is_fresh=False):
     """Cut the rows into [begin, end) pieces of enough work for a thread each."""
     n_timesteps, n_rows, n_inputs = x.shape
     work = n_timesteps * n_rows * 4 * hidden_size * (n_inputs + hidden_size)
@@ -437,6 +437,7 @@ def _chunks(x, cell, hidden_size, lengths=None, is_reversed=False):
         _Shape(
             cell, n_timesteps, n_rows, begin, end, n_inputs, hidden_size,
             -x.stride(0) if is_reversed else x.stride(0), x.stride(1), _pointer(lengths),
+            is_fresh,
         )
         for begin, end in itertools.pairwise(edges)
     ]  # fmt: skip
@@ -472,6 +473,10 @@ def threads(n_threads: int):
 def _share(jobs):
     """Run jobs, which release the interpreter lock, on some threads."""
     n_threads = min(get_threads(), len(jobs))
+    if n_threads == 1:
+        for job in jobs:
+            job()
+        return
 
     def run(first):
         for job in jobs[first::n_threads]:
@@ -513,11 +518,9 @@ def forward(
     c = None
     if cell != GRU:
         c = x.new_empty(n_timesteps + 1 if keep else 1, n_rows, width)
-    for to, start in zip((h, c), state or (None, None), strict=False):
-        if to is not None:
-            to[0] = 0  # units that fill up a vector of lanes too
-        if start is not None:
-            to[0, :, :hidden_size] = start
+    for to, start in zip((h, c), state or (), strict=False):
+        to[0] = 0  # units that fill up a vector of lanes too
+        to[0, :, :hidden_size] = start
     gates = x.new_empty(n_timesteps, n_rows, 4 * width) if keep else None
 
     def job(shape):
@@ -528,7 +531,8 @@ def forward(
             *map(_pointer, arrays),
         )  # fmt: skip
 
-    _share([job(s) for s in _chunks(x, cell, hidden_size, lengths, is_reversed)])
+    chunks = _chunks(x, cell, hidden_size, lengths, is_reversed, state is None)
+    _share([job(chunk) for chunk in chunks])
     output = h[1:, :, :hidden_size]
     last = output[-1]
     if lengths is not None:
@@ -568,22 +572,20 @@ def backward(
         d_output = d_output.contiguous()
     strides = (0, 0) if d_output is None else d_output.stride()[:2]
     d_last = None if d_last is None else d_last.contiguous()
-    dh, dc = x.new_empty(2, n_rows, width)
+    d_state = x.new_empty(2, n_rows, width)
+    # The packed weights and their gradients, see sklstm_backward.
+    n_scratch = _n_terms(cell, n_inputs, hidden_size) + width + 1
+    n_scratch += in_width if need_x else 0
     chunks = _chunks(x, cell, hidden_size, lengths, is_reversed)
     # Every chunk adds up gradients of its own; they are summed in a fixed order.
     sums = [gradients]
     sums += [[torch.zeros_like(g) for g in gradients] for _ in chunks[1:]]
 
     def job(shape, sums):
-        scratch = (
-            x.new_empty(4 * width, width),
-            x.new_empty(4 * width, in_width) if need_x else None,
-            x.new_empty(4 * width) if peepholes else None,
-            x.new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width),
-        )
+        scratch = x.new_empty(n_scratch, 4 * width)
         peephole = peepholes[0] if peepholes else None
         before = (weight_ih, weight_hh, peephole, h, c, gates, d_output)
-        after = (d_last, d_x, dh, dc, *scratch)
+        after = (d_last, d_x, d_state, scratch)
         return lambda: native.sklstm_backward(
             ctypes.byref(shape), _first_read(x, is_reversed), *map(_pointer, before),
             *strides, *map(_pointer, after), *_pointers(sums),
@@ -775,7 +777,7 @@ class Stepper:
         self.packed = np.empty(size, dtype=np.float32)
         self.h = np.zeros((2, n_rows, width), dtype=np.float32)  # before and after
         self.c = np.zeros((n_rows, width), dtype=np.float32)
-        sizes = (self.n_inputs, self.hidden_size, 0, self.n_inputs, None)
+        sizes = (self.n_inputs, self.hidden_size, 0, self.n_inputs, None, False)
         self.shape = _Shape(cell, 1, n_rows, 0, n_rows, *sizes)
         buffers = (*(a.ctypes.data for a in (self.packed, self.h, self.c)), None)
         # No rows: packs the weights and does nothing else.

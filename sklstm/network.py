@@ -746,7 +746,7 @@ class RecurrentNetwork(_Portable, nn.Module):
         return yes - no
 
     def differentiate_members(
-        self, loss, each, run, max_grad_norm, inputs, targets, weights, generators
+        self, loss, each, run, inputs, targets, weights, generators
     ):
         """Add the gradient of each member's own mean loss: members learn by themselves.
 
@@ -761,8 +761,6 @@ class RecurrentNetwork(_Portable, nn.Module):
             How else than by autograd to differentiate each member, as `differentiate`.
         run : callable
             `map`, or that of an executor of threads.
-        max_grad_norm : float or None
-            To which the gradient of each is scaled down; gradients must be zero before.
         inputs, targets, weights, generators : sequence
             A batch, and a torch.Generator, for each member.
 
@@ -783,13 +781,6 @@ class RecurrentNetwork(_Portable, nn.Module):
                     raw = raw.to(member.readout.weight.dtype)
                     value = loss(raw, target, weight).mean()
                     value.backward()
-            if max_grad_norm is not None:
-                own = [
-                    parameter
-                    for name, parameter in member.named_parameters()
-                    if not name.startswith("others.") and parameter.grad is not None
-                ]
-                nn.utils.clip_grad_norm_(own, max_grad_norm)
             return value.detach()
 
         batches = inputs, targets, weights, generators

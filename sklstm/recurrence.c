@@ -119,6 +119,7 @@ typedef struct {
     ptrdiff_t cell, n_steps, n_rows, begin, end, n_inputs, hidden_size;
     ptrdiff_t x_step, x_row;  /* strides of x, in floats */
     const long long *lengths; /* of the rows, descending; or NULL: all are n_steps long */
+    ptrdiff_t is_fresh;       /* whether to start at zero; else at what is in h and c */
 } Shape;
 
 /* The end of the rows that have a step t; those behind are left alone. */
@@ -132,7 +133,7 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 3; }
+int sklstm_version(void) { return 4; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
@@ -247,7 +248,7 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
 }
 
 /* h: (T + 1, N, Hp), c: (T + 1, N, Hp) or, without gates, (N, Hp); the first of each is the
-   state to start from. A GRU has no c. gates: (T, N, 4 Hp) or NULL. w: terms * 4 Hp floats,
+   state to start from, set here if it is zero. A GRU has no c. gates: (T, N, 4 Hp) or NULL. w: terms * 4 Hp floats,
    into which the weights are packed; with w_ih NULL they have been before. */
 void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
                     const float *b_ih, const float *b_hh, const float *peepholes, float *w,
@@ -262,6 +263,11 @@ void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const flo
         if (peepholes) pack(peepholes, PEEPHOLES, 1, H, w, 1 + I + H, n_terms);
     }
     if (s->cell == GRU) c = h; /* it has no other state; neither read nor written */
+    if (s->is_fresh) {
+        const ptrdiff_t size = (s->end - s->begin) * padded(H) * sizeof(float);
+        memset(h + s->begin * padded(H), 0, size);
+        memset(c + s->begin * padded(H), 0, size);
+    }
     if (s->cell == LSTM) forward(LSTM, s, x, w, h, c, gates);
     if (s->cell == PEEPHOLE) forward(PEEPHOLE, s, x, w, h, c, gates);
     if (s->cell == GRU) forward(GRU, s, x, w, h, c, gates);
@@ -756,16 +762,18 @@ INLINE void backward(int cell, const Shape *s, const float *x, const float *h, c
 
 /* d_out (T, N, H) with strides, or NULL; d_last (N, H) contiguous, or NULL.
    gates are overwritten by the gradients before the activations.
-   d_x: (T, N, Ip) or NULL. scratch: dh (N, Hp), dc (N, Hp), w_h (4Hp, Hp), w_x (4Hp, Ip),
-   p (4Hp), d_w (terms, 4Hp). The gradients of the weights are added to those given. */
+   d_x: (T, N, Ip) or NULL. d_state: (2, N, Hp). scratch: (terms + Hp + 1, 4Hp) for d_w, w_h
+   and p, and with d_x (4Hp, Ip) more. The gradients of the weights are added to those given. */
 void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
                      const float *peepholes, const float *h, const float *c, float *gates,
                      const float *d_out, ptrdiff_t d_step, ptrdiff_t d_row,
-                     const float *d_last, float *d_x, float *dh, float *dc, float *w_h,
-                     float *w_x, float *p, float *d_w, float *d_w_ih, float *d_w_hh,
-                     float *d_b_ih, float *d_b_hh, float *d_peepholes) {
+                     const float *d_last, float *d_x, float *d_state, float *scratch,
+                     float *d_w_ih, float *d_w_hh, float *d_b_ih, float *d_b_hh,
+                     float *d_peepholes) {
     const ptrdiff_t H = s->hidden_size, I = s->n_inputs, width = padded(H);
     const ptrdiff_t in_width = padded(I), all = GATES * width;
+    float *dh = d_state, *dc = d_state + s->n_rows * width;
+    float *d_w = scratch, *w_h = d_w + terms(s) * all, *p = w_h + width * all, *w_x = p + all;
     const Gates input = of_input(s->cell), state = of_state(s->cell);
     memset(w_h, 0, all * width * sizeof(float));
     transpose_order(w_hh, state, H, H, w_h, width);

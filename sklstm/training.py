@@ -339,7 +339,7 @@ def _to_tensors(state):
 def train(
     network, loss, batches, *, solver, learning_rate, learning_rate_init, alpha,
     max_iter, tol, max_grad_norm, n_iter_no_change, generator, bfloat16=False,
-    differentiate=None, validate=None, optimizer_state=None, on_epoch=None,
+    differentiate=None, n_members=1, validate=None, optimizer_state=None, on_epoch=None,
     checkpoint=None, verbose=False,
 ):  # fmt: skip
     """Train a network in place and return the history.
@@ -365,6 +365,9 @@ def train(
     differentiate : callable, default=None
         ``differentiate(inputs, target, weight, generator)`` -> the mean loss, with its
         gradients added to the parameters'; or None, which leaves it to autograd.
+    n_members : int
+        The network is so many of one size, the parameters of each after those of the one
+        before; the gradient of each is clipped by itself.
     validate : callable, default=None
         Returns (score, loss) of the network on the validation part. When given,
         training stops after `n_iter_no_change` epochs without a better score (of
@@ -389,6 +392,7 @@ def train(
     """
     device = next(network.parameters()).device
     flat = FlatParameters(network)
+    grads = flat.grad.view(n_members, -1)
     history = History(validation_scores=None if validate is None else [])
     planned = learning_rate in ("one-cycle", "cosine")
     rate, n_stale = learning_rate_init, 0
@@ -418,8 +422,8 @@ def train(
                     value = loss(raw, target, weight).mean()
                     value.backward()
                 if max_grad_norm is not None:
-                    norm = torch.linalg.vector_norm(flat.grad)
-                    flat.grad.mul_(torch.clamp(max_grad_norm / (norm + 1e-12), max=1.0))
+                    norm = torch.linalg.vector_norm(grads, dim=1, keepdim=True)
+                    grads.mul_(torch.clamp(max_grad_norm / (norm + 1e-12), max=1.0))
                 optimizer.step(rate * scheduled_rate(learning_rate, step / n_steps))
                 total += value.detach() * n
                 n_rows += n

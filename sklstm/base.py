@@ -50,6 +50,7 @@ from sklstm.devices import (
 )
 from sklstm.gradients import differentiate
 from sklstm.heads import (
+    step_gradient,
     step_loss,
 )
 from sklstm.network import (
@@ -326,6 +327,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         per_step = self.target == "sequence"
         loss = functools.partial(step_loss, head.loss) if per_step else head.loss
         loss_gradient = head.loss_gradient
+        if per_step:
+            loss_gradient = functools.partial(step_gradient, loss_gradient)
         augmentations = self._augmentations(network, encoder, training.encoded)
         batches = [
             AugmentedBatches(each, names, encoder.n_channels_in_, dropout)
@@ -341,8 +344,6 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         def differentiate_of(member):
             if bptt_steps is not None:
                 return functools.partial(member.differentiate_truncated, loss, bptt_steps)
-            if per_step:
-                return None  # by autograd
             return functools.partial(differentiate, member, loss_gradient)
 
         each = [differentiate_of(member) for member in network.members]

@@ -36,22 +36,18 @@ def differentiate(network, loss_gradient, inputs, target, weight, generator=None
     Returns
     -------
     loss : Tensor of shape () or None
-        None where this is not possible: outputs for each step, attention, residual
-        connections and normalised states are left to autograd, and rows that are ragged
-        and not ordered by length.
+        None where this is not possible: attention, residual connections and normalised
+        states are left to autograd, and rows that are ragged and not ordered by length.
     """
     x, lengths = inputs
     if not _covers(network, x, lengths):
         return None
     x, lengths, back_to_input = _stem(network.stem, x, lengths, generator)
     need_x = back_to_input is not None
-    pooled, back_to_stem = _pool(network, x, lengths, generator, need_x)
-    read = network.readout
-    raw = torch.addmm(read.bias, pooled, read.weight.t())  # (N, Q)
+    states, back_to_stem = _read(network, x, lengths, generator, need_x)
+    raw, back_to_states = _affine(network.readout, states)  # (N, Q) or (N, S, Q)
     loss, d_raw = loss_gradient(raw, target, weight)
-    read.weight.grad.addmm_(d_raw.t(), pooled)
-    read.bias.grad.add_(d_raw.sum(0))
-    d_x = back_to_stem(d_raw @ read.weight)
+    d_x = back_to_stem(back_to_states(d_raw))
     if need_x:
         back_to_input(d_x)
     return loss
@@ -153,7 +149,7 @@ def _far_side(n_quantiles):
 
 def _covers(network, x, lengths):
     recurrence, pooling = network.recurrence, network.pooling
-    if pooling is None or pooling.pooling == "attention":
+    if pooling is not None and pooling.pooling == "attention":
         return False
     if recurrence.residual or recurrence.norms:
         return False
@@ -179,16 +175,23 @@ def _stem(stem, x, lengths, generator):
     return out, lengths, backward
 
 
-def _affine_and_relu(linear, x):
-    """(N, S, I) -> (N, S, H), and the way back to the map."""
-    out = F.linear(x, linear.weight, linear.bias).relu_()
+def _affine(linear, x, need_x=True):
+    """(..., I) -> (..., O), and the way back."""
 
     def backward(d_out):
-        d_out = (d_out * (out > 0)).flatten(0, 1)  # (N S, H)
-        linear.weight.grad.addmm_(d_out.t(), x.flatten(0, 1))
-        linear.bias.grad += d_out.sum(0)
+        rows = d_out.reshape(-1, d_out.shape[-1])
+        linear.weight.grad.addmm_(rows.t(), x.reshape(-1, x.shape[-1]))
+        linear.bias.grad += rows.sum(0)
+        return d_out @ linear.weight if need_x else None
 
-    return out, backward
+    return F.linear(x, linear.weight, linear.bias), backward
+
+
+def _affine_and_relu(linear, x):
+    """(..., I) -> (..., O), and the way back to the map."""
+    out, back = _affine(linear, x, need_x=False)
+    out.relu_()
+    return out, lambda d_out: back(d_out * (out > 0))
 
 
 def _embed(stem, tokens, generator):
@@ -250,14 +253,10 @@ def _run(recurrence, x, lengths, generator, need_x):
     if recurrence.bidirectional:
         directions.append(recurrence.backwards)
     native = kernels.library(kernels.cell_of(recurrence.forwards[0].weights))
-    x, layers, ends = kernels.readable(x), [], []
+    x, layers, ends, back_to_ends = kernels.readable(x), [], [], None
     for i in range(len(recurrence.forwards)):
-        factors = None
         if i > 0:
-            forwards, *backwards = [states for states, _ in ends]
-            x = torch.cat([forwards, *[reverse(b, lengths) for b in backwards]], dim=2)
-            factors = recurrence.dropout.factors(x, generator)
-            x = x if factors is None else x * factors
+            x, back_to_ends = _join(recurrence, ends, lengths, generator)
         passes, ends = [], []
         for is_reversed, direction in enumerate(directions):
             layer = direction[i]
@@ -271,10 +270,10 @@ def _run(recurrence, x, lengths, generator, need_x):
             end, kept = kernels.forward(native, read, weights, keep=True, **settings)
             ends.append(end)
             passes.append((layer, read, weights, dropped, kept, settings))
-        layers.append((passes, factors))
+        layers.append((passes, back_to_ends))
 
     def backward(d_ends):
-        for i, (passes, factors) in reversed([*enumerate(layers)]):
+        for i, (passes, back_to_ends) in reversed([*enumerate(layers)]):
             d_x = None
             for is_reversed, (one, d_end) in enumerate(zip(passes, d_ends, strict=True)):
                 layer, read, weights, dropped, kept, settings = one
@@ -291,18 +290,28 @@ def _run(recurrence, x, lengths, generator, need_x):
                     d_x += reverse(d_read, lengths)
                 elif d_read is not None:
                     d_x = d_read
-            if factors is not None:
-                d_x = d_x * factors
             if i > 0:
-                forwards, *backwards = d_x.chunk(len(directions), dim=2)
-                d_ends = [(forwards, None)]
-                d_ends += [(reverse(d, lengths), None) for d in backwards]
+                d_ends = back_to_ends(d_x)
         if d_x is not None and lengths is not None:
             beyond = ~step_mask(lengths, d_x.shape[0]).t()  # (S, N)
             d_x = d_x.masked_fill(beyond[:, :, None], 0)
         return d_x
 
     return ends, backward
+
+
+def _join(recurrence, ends, lengths, generator):
+    """Return the states of both directions, (S, N, D), and the way back to each."""
+    forwards, *backwards = [states for states, _ in ends]
+    states = torch.cat([forwards, *[reverse(b, lengths) for b in backwards]], dim=2)
+    factors = recurrence.dropout.factors(states, generator)
+
+    def backward(d_states):
+        d_states = d_states if factors is None else d_states * factors
+        forwards, *backwards = d_states.chunk(len(ends), dim=2)
+        return [(forwards, None), *[(reverse(d, lengths), None) for d in backwards]]
+
+    return states if factors is None else states * factors, backward
 
 
 def _run_to_the_end(recurrence, x, lengths, generator, need_x):
@@ -320,11 +329,37 @@ def _run_to_the_end(recurrence, x, lengths, generator, need_x):
 
 
 # ----------------------------------------------------------------------- pooling
+def _read(network, x, lengths, generator, need_x):
+    """(N, S, I) -> what is read out, (N, P) or (N, S, D [+ I]), and the way back to x."""
+    if network.pooling is None:
+        return _run_each_step(network, x, lengths, generator, need_x)
+    if network.pooling.pooling == "last":
+        return _run_to_the_end(network.recurrence, x, lengths, generator, need_x)
+    return _pool(network, x, lengths, generator, need_x)
+
+
+def _run_each_step(network, x, lengths, generator, need_x):
+    """(N, S, I) -> (N, S, D [+ I]), zero beyond a sequence, and the way back to x."""
+    recurrence, size = network.recurrence, network.recurrence.n_outputs
+    ends, back = _run(recurrence, x.transpose(0, 1), lengths, generator, need_x)
+    states, back_to_ends = _join(recurrence, ends, lengths, generator)
+    states = states.transpose(0, 1)
+    if lengths is not None:
+        states = states.masked_fill(~step_mask(lengths, x.shape[1])[:, :, None], 0)
+
+    def backward(d_read):
+        d_x = back(back_to_ends(d_read[:, :, :size].transpose(0, 1)))
+        if d_x is None:
+            return None
+        d_x = d_x.transpose(0, 1)
+        return d_x + d_read[:, :, size:] if network.skips else d_x
+
+    return torch.cat([states, x], dim=2) if network.skips else states, backward
+
+
 def _pool(network, x, lengths, generator, need_x):
-    """(N, S, I) -> (N, P), and the way back to x."""
+    """(N, S, I) -> (N, P), the mean or maximum or both, and the way back to x."""
     recurrence, pooling = network.recurrence, network.pooling
-    if pooling.pooling == "last":
-        return _run_to_the_end(recurrence, x, lengths, generator, need_x)
     ends, back = _run(recurrence, x.transpose(0, 1), lengths, generator, need_x)
     (n_rows, n_steps, _), hidden_size = x.shape, ends[0][1].shape[1]
     factors = recurrence.dropout.factors(

@@ -35,6 +35,28 @@ def step_loss(loss, raw, target, weight):
     return each.view(-1, n_steps).sum(1)
 
 
+def step_gradient(loss_gradient, raw, target, weight):
+    """Return the mean over sequences of `step_loss` and its gradient by raw.
+
+    Parameters
+    ----------
+    loss_gradient : callable
+        ``loss_gradient(raw, target, weight)`` of rows, as a head has it.
+    raw, target, weight : as in `step_loss`
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+    gradient : Tensor of shape (N, S, Q)
+    """
+    n_steps = min(raw.shape[1], target.shape[1])
+    rows = (a[:, :n_steps].flatten(0, 1) for a in (raw, target, weight))
+    loss, d_rows = loss_gradient(*rows)  # of the mean over N n_steps rows
+    gradient = torch.zeros_like(raw)
+    gradient[:, :n_steps] = d_rows.view(len(raw), n_steps, -1) * n_steps
+    return loss * n_steps, gradient
+
+
 class _Head:
     """What both heads share."""
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,13 @@ from torch.nn import functional as F
 from sklstm import LSTMClassifier, kernels
 from sklstm.devices import torch_threads
 from sklstm.gradients import differentiate, differentiate_forecast
-from sklstm.heads import ClassificationHead, ForecastHead, RegressionHead
+from sklstm.heads import (
+    ClassificationHead,
+    ForecastHead,
+    RegressionHead,
+    step_gradient,
+    step_loss,
+)
 from sklstm.network import (
     CELLS,
     ConvStem,
@@ -374,6 +381,16 @@ def check_gradients_without_autograd(name, lengths, **settings):
     weight = torch.rand(
         target.shape if name == "multilabel" else (9,), generator=generator
     )
+    loss, loss_gradient = head.loss, head.loss_gradient
+    if network.pooling is None:
+        loss, loss_gradient = (
+            partial(step_loss, loss),
+            partial(step_gradient, loss_gradient),
+        )
+        target, weight = (
+            a[:, None] * torch.ones(1, 6, dtype=a.dtype) for a in (target, weight)
+        )
+        weight *= step_mask(lengths if lengths is not None else torch.full((9,), 6), 6)
     found = []
     for by_hand in (True, False):
         dropout = torch.Generator().manual_seed(1)
@@ -381,13 +398,13 @@ def check_gradients_without_autograd(name, lengths, **settings):
         for p in trained:
             p.grad = torch.zeros_like(p)
         if by_hand:
-            loss = differentiate(
-                network, head.loss_gradient, (x, lengths), target, weight, dropout
+            value = differentiate(
+                network, loss_gradient, (x, lengths), target, weight, dropout
             )
         else:
-            loss = head.loss(network(x, lengths, dropout), target, weight).mean()
-            loss.backward()
-        found.append([loss, *(p.grad for p in trained)])
+            value = loss(network(x, lengths, dropout), target, weight).mean()
+            value.backward()
+        found.append([value, *(p.grad for p in trained)])
     for a, b in zip(*found, strict=True):
         assert distance(a, b) < 1e-6
 
@@ -442,6 +459,9 @@ EMBEDDING = {"stem": "embedding", "n_tokens": 7, "embedding_size": 5}
         CONV | {"pooling": "max", "num_layers": 2},
         EMBEDDING | {"pooling": "mean-max", "token_dropout": 0.3},
         EMBEDDING | {"pooling": "mean", "freeze_embedding": True},
+        {"pooling": None, "num_layers": 2},
+        {"pooling": None, "bidirectional": True, "cell": "gru"},
+        CONV | {"pooling": None, "bidirectional": True, "strides": (1, 1, 1)},
     ],
     ids=str,
 )
@@ -464,8 +484,7 @@ def test_gradients_without_autograd_are_declined():
     head, target = target_for("binary", 9, torch.Generator().manual_seed(0))
     x, weight = torch.randn(9, 8, 2), torch.ones(9)
     for setting in (
-        {"pooling": "attention"}, {"pooling": None}, {"residual": True},
-        {"layer_norm": True},
+        {"pooling": "attention"}, {"residual": True}, {"layer_norm": True},
     ):  # fmt: skip
         network = RecurrentNetwork(n_outputs=1, **PLAIN | setting)
         args = (head.loss_gradient, (x, None), target, weight)

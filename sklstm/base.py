@@ -74,7 +74,7 @@ from sklstm.sequences import (
     split_steps,
 )
 from sklstm.training import (
-    JoinedBatches,
+    Learner,
     Randomness,
     SequenceBatches,
     forward,
@@ -346,33 +346,29 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 return functools.partial(member.differentiate_truncated, loss, bptt_steps)
             return functools.partial(differentiate, member, loss_gradient)
 
-        each = [differentiate_of(member) for member in network.members]
+        learners = [
+            Learner(member.alone, *drawn, differentiate_of(member))
+            for member, *drawn in zip(network.members, batches, dropouts, strict=True)
+        ]
         own = {name: getattr(self, name) for name in TRAIN_SETTINGS}
         n_timesteps = training.encoded.n_timesteps
         # The last of them is never all of them: its weights are those of one.
         n_threads = threads_for(batch_size, n_timesteps, network.members[-1])
         with (
-            side_by_side(len(each), n_threads, network, self.dtype == "bfloat16") as run,
+            side_by_side(
+                len(learners), n_threads, network, self.dtype == "bfloat16"
+            ) as run,
             retained_memory(),
             explain_out_of_memory(
                 device, batch_size=batch_size, hidden_size=self.hidden_size
             ),
         ):
-            if len(each) == 1:
-                (batches,), (generator,), (differentiate_all,) = batches, dropouts, each
-            else:
-                batches, generator = JoinedBatches(batches), dropouts
-                differentiate_all = functools.partial(
-                    network.differentiate_members, loss, each, run
-                )
             return train(
                 network,
                 loss,
-                batches,
-                generator=generator,
+                learners,
+                run=run,
                 bfloat16=self.dtype == "bfloat16",
-                differentiate=differentiate_all,
-                n_members=len(each),
                 validate=None
                 if validation is None
                 else functools.partial(

@@ -5,6 +5,7 @@ The names of devices, and how torch and our kernels share the cores.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import ctypes
 import functools
@@ -99,9 +100,30 @@ def threads_for(n_rows: int, n_timesteps: int, network) -> int:
     return n_threads if work >= MIN_PARALLEL_WORK else 1
 
 
+def take_turns(jobs) -> None:
+    """Take the steps of some jobs, iterators, in turns until all have ended."""
+    _take_turns(collections.deque(jobs), threading.Event())
+
+
+def _take_turns(waiting, is_over):
+    """Do so beside other threads: whoever is free takes a step of who has waited most."""
+    try:
+        while not is_over.is_set():
+            try:
+                job = waiting.popleft()
+            except IndexError:  # those that are left are in the hands of others
+                return
+            with contextlib.suppress(StopIteration):
+                next(job)
+                waiting.append(job)
+    except BaseException:
+        is_over.set()
+        raise
+
+
 @contextlib.contextmanager
 def side_by_side(n_jobs: int, n_threads: int, network, bfloat16=False):
-    """Share the cores among jobs that do not depend on their order.
+    """Share the cores among jobs that do not depend on each other.
 
     Parameters
     ----------
@@ -115,7 +137,8 @@ def side_by_side(n_jobs: int, n_threads: int, network, bfloat16=False):
     Yields
     ------
     run : callable
-        As `map`; jobs run at the same time where the device is a CPU of several threads.
+        As `take_turns`; steps are taken at the same time where the device is a CPU of
+        several threads, so no core is idle while there are more jobs than cores.
     """
     n_all, n_workers = torch.get_num_threads(), 1
     on_cpu = next(network.parameters()).device.type == "cpu"
@@ -123,13 +146,15 @@ def side_by_side(n_jobs: int, n_threads: int, network, bfloat16=False):
         n_workers = min(n_jobs, n_all)
     n_threads = min(n_threads, n_all // n_workers)
     with network_threads(n_threads, network, bfloat16), contextlib.ExitStack() as stack:
-        run = map
+        run = take_turns
         if n_workers > 1:  # a thread starts without the numbers of this one
             numbers = torch.get_num_threads(), kernels.get_threads()
             pool = ThreadPoolExecutor(
                 n_workers, initializer=_set_threads, initargs=numbers
             )
-            run = functools.partial(_map_to_the_end, stack.enter_context(pool))
+            run = functools.partial(
+                _take_turns_in_threads, stack.enter_context(pool), n_workers
+            )
         yield run
 
 
@@ -138,12 +163,15 @@ def _set_threads(n_of_torch, n_of_kernels):
     kernels.set_threads(n_of_kernels)
 
 
-def _map_to_the_end(pool, job, *arguments):
-    """Map in threads; whatever happens in this one, none of them goes on after it."""
-    futures = [pool.submit(job, *each) for each in zip(*arguments, strict=True)]
+def _take_turns_in_threads(pool, n_workers, jobs):
+    """Whatever happens in this thread or one of them, no other goes on after it."""
+    waiting, is_over = collections.deque(jobs), threading.Event()
+    futures = [pool.submit(_take_turns, waiting, is_over) for _ in range(n_workers)]
     try:
-        return [future.result() for future in futures]
+        for future in futures:
+            future.result()
     finally:
+        is_over.set()
         wait(futures)
 
 

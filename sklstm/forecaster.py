@@ -53,7 +53,7 @@ from sklstm.pretrained import (
     WINDOW_LENGTHS,
     load_pretrained,
 )
-from sklstm.training import Randomness, train
+from sklstm.training import Learner, Randomness, train
 from sklstm.windows import (
     N_CHANNELS,
     SeriesArray,
@@ -575,13 +575,13 @@ class LSTMForecaster(BaseForecaster):
                 ),
             ):
                 head = ForecastHead(member.quantiles)
+                by_hand = functools.partial(
+                    differentiate_forecast, network, head.loss_gradient
+                )
                 trained = train(
                     network,
                     head.loss,
-                    batches,
-                    differentiate=functools.partial(
-                        differentiate_forecast, network, head.loss_gradient
-                    ),
+                    [Learner(network, batches, random.dropout, by_hand)],
                     solver="adamw",
                     learning_rate="one-cycle",
                     learning_rate_init=learning_rate_init,
@@ -592,7 +592,6 @@ class LSTMForecaster(BaseForecaster):
                     # "auto" only keeps the best weights: the error is still high while
                     # the learning rate is.
                     n_iter_no_change=10 if self.early_stopping is True else n_epochs,
-                    generator=random.dropout,
                     validate=validate,
                 )
             network.cpu()

@@ -729,11 +729,15 @@ class RecurrentNetwork(_Portable, nn.Module):
 
     def forward(self, x, lengths=None, generator=None):
         """(N, T, C) -> raw outputs (N, Q); without pooling (N, S, Q)."""
-        raw = self.readout(self._embed(x, lengths, generator))
+        raw = self.alone(x, lengths, generator)
         if not self.others:
             return raw
         others = [other(x, lengths, generator) for other in self.others]
         return self._averaged(torch.stack([raw, *others]))
+
+    def alone(self, x, lengths=None, generator=None):
+        """Return the raw outputs of the first member."""
+        return self.readout(self._embed(x, lengths, generator))
 
     def _averaged(self, raw):
         """(K, N, ..., Q) -> raw outputs of the mean, by logarithms: none underflow."""
@@ -744,47 +748,6 @@ class RecurrentNetwork(_Portable, nn.Module):
         # The logit of the mean of sigmoid(r), which is 1 - sigmoid(-r).
         yes, no = (F.logsigmoid(each).logsumexp(0) for each in (raw, -raw))
         return yes - no
-
-    def differentiate_members(
-        self, loss, each, run, inputs, targets, weights, generators
-    ):
-        """Add the gradient of each member's own mean loss: members learn by themselves.
-
-        That of the loss of their mean would let each be wrong where others make up for
-        it. So each becomes what it would be if it were trained alone.
-
-        Parameters
-        ----------
-        loss : callable
-            ``loss(raw, target, weight)`` -> losses of the rows (N,).
-        each : sequence of callable or None
-            How else than by autograd to differentiate each member, as `differentiate`.
-        run : callable
-            `map`, or that of an executor of threads.
-        inputs, targets, weights, generators : sequence
-            A batch, and a torch.Generator, for each member.
-
-        Returns
-        -------
-        loss : Tensor of shape ()
-            The mean of theirs.
-        """
-        # A thread starts without the precision of this one.
-        place = inputs[0][0].device.type
-        autocast = torch.is_autocast_enabled(place)
-
-        def differentiate(member, how, x, target, weight, generator):
-            with torch.autocast(place, torch.bfloat16, enabled=autocast):
-                value = None if how is None else how(x, target, weight, generator)
-                if value is None:
-                    raw = member.readout(member._embed(*x, generator))
-                    raw = raw.to(member.readout.weight.dtype)
-                    value = loss(raw, target, weight).mean()
-                    value.backward()
-            return value.detach()
-
-        batches = inputs, targets, weights, generators
-        return torch.stack([*run(differentiate, self.members, each, *batches)]).mean()
 
     @property
     def reads_on(self):

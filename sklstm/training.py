@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from sklearn.utils import check_random_state
 
 from sklstm import kernels
-from sklstm.devices import network_threads, threads_for
+from sklstm.devices import network_threads, take_turns, threads_for
 
 # Rows of every prediction batch, where kernels round alike for a row wherever and with
 # whatever others it stands in a batch of one size, but not in batches of other sizes.
@@ -183,27 +185,6 @@ class SequenceBatches:
         return np.concatenate(batches)
 
 
-class JoinedBatches:
-    """A batch for each of several networks at a time.
-
-    Parameters
-    ----------
-    each : sequence of batches, all of the same number and sizes
-    """
-
-    def __init__(self, each):
-        self.each = each
-
-    def __len__(self):
-        return len(self.each[0])
-
-    def __iter__(self):
-        """Yield (inputs, targets, weights, number of rows); a tuple of each but this."""
-        for batches in zip(*self.each, strict=True):
-            *joined, sizes = zip(*batches, strict=True)
-            yield *joined, sizes[0]
-
-
 # --------------------------------------------------------------------- optimisers
 class FlatParameters:
     """A network's parameters and gradients as two flat vectors it shares memory with.
@@ -236,39 +217,46 @@ class Optimizer:
 
     beta1, beta2, eps, momentum = 0.9, 0.999, 1e-8, 0.9
 
-    def __init__(self, flat: FlatParameters, solver: str, alpha: float, state=None):
-        self.flat = flat
+    def __init__(
+        self, flat: FlatParameters, solver: str, alpha: float, state=None, n_parts=1
+    ):  # fmt: skip
         self.solver = solver
         self.alpha = alpha
         # Moments of another solver are not those of this one.
         if state is None or (state["second"] is None) != (solver == "sgd"):
-            self.n_steps = 0
+            n_steps = 0
             self.first = torch.zeros_like(flat.data)
             self.second = torch.zeros_like(flat.data) if solver != "sgd" else None
         else:
-            self.n_steps = state["n_steps"]
+            n_steps = state["n_steps"]
             self.first, self.second = (
                 None if a is None else torch.tensor(a).to(flat.data)
                 for a in (state["first"], state["second"])
             )
+        self.n_steps = [n_steps] * n_parts
+        vectors = flat.data, flat.grad, flat.is_map, self.first, self.second
+        self._parts = [
+            [None if v is None else v.view(n_parts, -1)[part] for v in vectors]
+            for part in range(n_parts)
+        ]
 
     def state(self) -> dict:
         """Return the moments as arrays, to go on from later."""
         second = None if self.second is None else self.second.cpu().numpy().copy()
         first = self.first.cpu().numpy().copy()
-        return {"n_steps": self.n_steps, "first": first, "second": second}
+        return {"n_steps": self.n_steps[0], "first": first, "second": second}
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """Update the parameters from the gradients."""
-        data, grad = self.flat.data, self.flat.grad
-        self.n_steps += 1
-        correction1 = 1 - self.beta1**self.n_steps
-        root_correction2 = math.sqrt(1 - self.beta2**self.n_steps)
+    def step(self, learning_rate: float, part: int = 0) -> None:
+        """Update one of `n_parts` equal parts of the parameters from their gradients."""
+        data, grad, is_map, first, second = self._parts[part]
+        self.n_steps[part] += 1
+        correction1 = 1 - self.beta1 ** self.n_steps[part]
+        root_correction2 = math.sqrt(1 - self.beta2 ** self.n_steps[part])
         if self.solver != "sgd" and kernels.available(data):
             is_decay = self.solver == "adamw"
             kernels.adam(
-                data, grad, self.first, self.second, self.flat.is_map,
+                data, grad, first, second, is_map,
                 penalty=0.0 if is_decay else self.alpha,
                 decay=learning_rate * self.alpha if is_decay else 0.0,
                 beta1=self.beta1, beta2=self.beta2, eps=self.eps, rate=learning_rate,
@@ -276,17 +264,17 @@ class Optimizer:
             )  # fmt: skip
             return
         if self.alpha and self.solver == "adamw":
-            data.addcmul_(data, self.flat.is_map, value=-learning_rate * self.alpha)
+            data.addcmul_(data, is_map, value=-learning_rate * self.alpha)
         elif self.alpha:
-            grad.addcmul_(data, self.flat.is_map, value=self.alpha)
+            grad.addcmul_(data, is_map, value=self.alpha)
         if self.solver == "sgd":
-            self.first.mul_(self.momentum).add_(grad)
-            data.sub_(grad.add(self.first, alpha=self.momentum), alpha=learning_rate)
+            first.mul_(self.momentum).add_(grad)
+            data.sub_(grad.add(first, alpha=self.momentum), alpha=learning_rate)
             return
-        self.first.lerp_(grad, 1 - self.beta1)
-        self.second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-        root = self.second.sqrt().div_(root_correction2).add_(self.eps)
-        data.addcdiv_(self.first, root, value=-learning_rate / correction1)
+        first.lerp_(grad, 1 - self.beta1)
+        second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        root = second.sqrt().div_(root_correction2).add_(self.eps)
+        data.addcdiv_(first, root, value=-learning_rate / correction1)
 
 
 def scheduled_rate(schedule: str, progress: float) -> float:
@@ -305,6 +293,32 @@ def scheduled_rate(schedule: str, progress: float) -> float:
 
 
 # ----------------------------------------------------------------------- training
+@dataclass
+class Learner:
+    """A network that learns by itself, or one of several whose answers are averaged.
+
+    Each of several has its own loss: that of their mean would let each be wrong where
+    others make up for it. So each becomes what it would be alone.
+
+    Attributes
+    ----------
+    forward : callable
+        ``forward(*inputs, generator=generator)`` -> raw outputs of it alone.
+    batches : iterable with a length
+        Yields ``(inputs, target, weight, n_rows)``, once through per epoch.
+    generator : torch.Generator
+        Drives dropout, on the network's device; handed on to `differentiate`.
+    differentiate : callable, default=None
+        ``differentiate(inputs, target, weight, generator)`` -> the mean loss, with its
+        gradients added to the parameters'; or None, which leaves it to autograd.
+    """
+
+    forward: Callable
+    batches: Iterable
+    generator: torch.Generator | None
+    differentiate: Callable | None = None
+
+
 @dataclass
 class History:
     """What happened in training, one entry per epoch."""
@@ -336,38 +350,70 @@ def _to_tensors(state):
     return None if state is None else {k: torch.from_numpy(v) for k, v in state.items()}
 
 
+class _Epoch:
+    """Once through the batches of a learner, a step at a time; adds up the loss."""
+
+    def __init__(self, learner, loss, grad, bfloat16, max_grad_norm, update):
+        self.learner, self.loss, self.grad = learner, loss, grad
+        self.bfloat16, self.max_grad_norm, self.update = bfloat16, max_grad_norm, update
+        self.total = torch.zeros((), device=grad.device, dtype=torch.float64)
+        self.n_rows = 0
+
+    def __iter__(self):
+        for step, (*batch, n) in enumerate(self.learner.batches):
+            self.grad.zero_()
+            value = self._differentiate(*batch)
+            if self.max_grad_norm is not None:
+                norm = torch.linalg.vector_norm(self.grad)
+                self.grad.mul_(torch.clamp(self.max_grad_norm / (norm + 1e-12), max=1.0))
+            self.update(step)
+            self.total += value.detach() * n
+            self.n_rows += n
+            yield
+
+    def _differentiate(self, inputs, target, weight):
+        """Return the mean loss, its gradients added."""
+        learner = self.learner
+        # The precision is set in here: each step may be taken in another thread.
+        of = self.grad.device.type, torch.bfloat16
+        if learner.differentiate is not None:
+            with torch.autocast(*of, enabled=self.bfloat16):
+                value = learner.differentiate(inputs, target, weight, learner.generator)
+            if value is not None:
+                return value
+        with torch.autocast(*of, enabled=self.bfloat16):
+            raw = learner.forward(*inputs, generator=learner.generator)
+        value = self.loss(raw.to(self.grad.dtype), target, weight).mean()
+        value.backward()
+        return value
+
+
 def train(
-    network, loss, batches, *, solver, learning_rate, learning_rate_init, alpha,
-    max_iter, tol, max_grad_norm, n_iter_no_change, generator, bfloat16=False,
-    differentiate=None, n_members=1, validate=None, optimizer_state=None, on_epoch=None,
-    checkpoint=None, verbose=False,
+    network, loss, learners, *, solver, learning_rate, learning_rate_init, alpha,
+    max_iter, tol, max_grad_norm, n_iter_no_change, run=take_turns, bfloat16=False,
+    validate=None, optimizer_state=None, on_epoch=None, checkpoint=None, verbose=False,
 ):  # fmt: skip
     """Train a network in place and return the history.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Called as ``network(*inputs, generator=generator)``. Left in eval mode.
+        Left in eval mode.
     loss : callable
         ``loss(raw, target, weight)`` -> losses of the rows, a tensor (N,).
-    batches : iterable with a length
-        Yields ``(inputs, target, weight, n_rows)``, once through per epoch.
+    learners : sequence of Learner
+        The network, or those that it consists of: of one size, the parameters of each
+        after those of the one before.
     solver : {"adam", "adamw", "sgd"}
     learning_rate : {"constant", "one-cycle", "cosine", "adaptive"}
     learning_rate_init, alpha, tol, max_grad_norm : float
         `max_grad_norm` may be None: no clipping.
     max_iter, n_iter_no_change : int
         In epochs.
-    generator : torch.Generator
-        Drives dropout, on the network's device; handed on to `differentiate`.
+    run : callable
+        What takes the steps of the learners, as `take_turns`.
     bfloat16 : bool
         Whether to compute in bfloat16, with parameters and gradients in float32.
-    differentiate : callable, default=None
-        ``differentiate(inputs, target, weight, generator)`` -> the mean loss, with its
-        gradients added to the parameters'; or None, which leaves it to autograd.
-    n_members : int
-        The network is so many of one size, the parameters of each after those of the one
-        before; the gradient of each is clipped by itself.
     validate : callable, default=None
         Returns (score, loss) of the network on the validation part. When given,
         training stops after `n_iter_no_change` epochs without a better score (of
@@ -390,45 +436,40 @@ def train(
     ValueError
         If the loss is not finite.
     """
-    device = next(network.parameters()).device
     flat = FlatParameters(network)
-    grads = flat.grad.view(n_members, -1)
+    grads = flat.grad.view(len(learners), -1)
+    n_batches = len(learners[0].batches)
     history = History(validation_scores=None if validate is None else [])
     planned = learning_rate in ("one-cycle", "cosine")
     rate, n_stale = learning_rate_init, 0
     best, best_score, lowest = None, -math.inf, math.inf
-    n_steps, step = max_iter * len(batches), 0
+    n_steps, step = max_iter * n_batches, 0
     saved = None if checkpoint is None else checkpoint.read()
     if saved is not None:
         network.load_state_dict(_to_tensors(saved["network"]))
         optimizer_state, best = saved["optimizer"], _to_tensors(saved["best"])
         history = History(**saved["history"])
         rate, n_stale, best_score, lowest, step = saved["progress"]
-    optimizer = Optimizer(flat, solver, alpha, optimizer_state)
+    optimizer = Optimizer(flat, solver, alpha, optimizer_state, len(learners))
+
+    def update(part, first_step, i):
+        done = (first_step + i) / n_steps
+        optimizer.step(rate * scheduled_rate(learning_rate, done), part)
+
     try:
         for epoch in range(history.n_iter + 1, max_iter + 1):
             network.train()
-            total, n_rows = torch.zeros((), device=device, dtype=torch.float64), 0
-            for inputs, target, weight, n in batches:
-                flat.grad.zero_()
-                value = None
-                if differentiate is not None:
-                    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                        value = differentiate(inputs, target, weight, generator)
-                if value is None:
-                    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                        raw = network(*inputs, generator=generator)
-                    raw = raw.to(flat.data.dtype)
-                    value = loss(raw, target, weight).mean()
-                    value.backward()
-                if max_grad_norm is not None:
-                    norm = torch.linalg.vector_norm(grads, dim=1, keepdim=True)
-                    grads.mul_(torch.clamp(max_grad_norm / (norm + 1e-12), max=1.0))
-                optimizer.step(rate * scheduled_rate(learning_rate, step / n_steps))
-                total += value.detach() * n
-                n_rows += n
-                step += 1
-            history.loss_curve.append(float(total / n_rows))
+            epochs = [
+                _Epoch(
+                    learner, loss, grad, bfloat16, max_grad_norm,
+                    functools.partial(update, part, step),
+                )
+                for part, (learner, grad) in enumerate(zip(learners, grads, strict=True))
+            ]  # fmt: skip
+            run([iter(each) for each in epochs])
+            step += n_batches
+            losses = [float(each.total / each.n_rows) for each in epochs]
+            history.loss_curve.append(sum(losses) / len(losses))
             if not math.isfinite(history.loss_curve[-1]):
                 raise ValueError(
                     f"The training loss became {history.loss_curve[-1]} in epoch "

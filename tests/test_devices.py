@@ -112,17 +112,21 @@ def test_no_thread_outlives_what_interrupts_the_others():
     done = []
 
     def job(i):
-        if i == 0:
-            raise KeyboardInterrupt
-        time.sleep(0.2)
-        done.append(i)
+        for _ in range(3):
+            time.sleep(0.1 if i == 0 else 0.3)
+            if i == 0:
+                raise KeyboardInterrupt
+            done.append(i)
+            yield
 
     n_threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
         with side_by_side(2, 1, torch.nn.Linear(1, 1)) as run:
             with pytest.raises(KeyboardInterrupt):
-                run(job, range(2))
+                run([job(0), job(1)])
+            assert done == [1]
+            time.sleep(0.4)
             assert done == [1]
     finally:
         torch.set_num_threads(n_threads)
@@ -130,14 +134,17 @@ def test_no_thread_outlives_what_interrupts_the_others():
 
 @pytest.mark.skipif(kernels.library() is None, reason="compiled kernels not installed")
 def test_jobs_side_by_side_share_the_cores():
+    def ask(found):
+        found.append((torch.get_num_threads(), kernels.get_threads()))
+        yield
+
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
         for bfloat16, expected in ((False, (1, 2)), (True, (2, 2))):
             with side_by_side(2, 4, torch.nn.Linear(1, 1), bfloat16) as run:
-                found = run(
-                    lambda _: (torch.get_num_threads(), kernels.get_threads()), range(2)
-                )
-            assert list(found) == [expected] * 2
+                found = []
+                run([ask(found), ask(found)])
+            assert found == [expected] * 2
     finally:
         torch.set_num_threads(before)

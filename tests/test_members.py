@@ -1,6 +1,5 @@
 """Several networks that are averaged."""
 
-import copy
 import math
 import pickle
 
@@ -80,30 +79,6 @@ def test_tiny_probabilities_are_averaged_without_underflow(settings):
     width = 800.0 if settings["link"] == "softmax" else 400.0
     got = averaged[0, 1] - averaged[0, 0] if width == 800 else averaged[0, 1]
     torch.testing.assert_close(got, torch.tensor(width + math.log(2)))
-
-
-@pytest.mark.parametrize("settings", STEMS)
-def test_each_member_is_given_the_gradient_of_its_own_loss(settings):
-    network = made(**settings, n_members=3).train()
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(5, 9, 2, generator=generator)
-    target, weight = torch.randn(5, 3, generator=generator), torch.rand(5)
-
-    def loss(raw, target, weight):
-        return ((raw - target) ** 2).sum(1) * weight
-
-    expected = copy.deepcopy(network)
-    values = []
-    for member in expected.members:
-        values.append(loss(member.readout(member._embed(x, None)), target, weight).mean())
-        values[-1].backward()
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    batches = [(x, None)] * 3, [target] * 3, [weight] * 3, [None] * 3
-    value = network.differentiate_members(loss, [None] * 3, map, *batches)
-    torch.testing.assert_close(value, torch.stack(values).mean())
-    for ours, theirs in zip(network.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import torch
 
 from sklstm.training import (
     FlatParameters,
+    Learner,
     Optimizer,
     SequenceBatches,
     forward,
@@ -53,13 +54,14 @@ def batches(n=20, batch_size=20, seed=0, ragged=False, shuffle=True):
 SETTINGS = {
     "solver": "adam", "learning_rate": "constant", "learning_rate_init": 0.1,
     "alpha": 0.0, "max_iter": 50, "tol": 1e-4, "max_grad_norm": None,
-    "n_iter_no_change": 10, "generator": None,
+    "n_iter_no_change": 10,
 }  # fmt: skip
 
 
 def fit(network=None, data=None, loss=squared_error, **settings):
     network = network or Line()
-    history = train(network, loss, data or batches(), **{**SETTINGS, **settings})
+    learners = [Learner(network, data or batches(), None)]
+    history = train(network, loss, learners, **{**SETTINGS, **settings})
     return network, history
 
 

@@ -166,8 +166,10 @@ def _set_threads(n_of_torch, n_of_kernels):
 def _take_turns_in_threads(pool, n_workers, jobs):
     """Whatever happens in this thread or one of them, no other goes on after it."""
     waiting, is_over = collections.deque(jobs), threading.Event()
-    futures = [pool.submit(_take_turns, waiting, is_over) for _ in range(n_workers)]
+    futures = []
     try:
+        for _ in range(n_workers):
+            futures.append(pool.submit(_take_turns, waiting, is_over))
         for future in futures:
             future.result()
     finally:

@@ -359,7 +359,7 @@ def _run_each_step(network, x, lengths, generator, need_x):
 
 def _pool(network, x, lengths, generator, need_x):
     """(N, S, I) -> (N, P), the mean or maximum or both, and the way back to x."""
-    recurrence, pooling = network.recurrence, network.pooling
+    native, recurrence, pooling = kernels.library(), network.recurrence, network.pooling
     ends, back = _run(recurrence, x.transpose(0, 1), lengths, generator, need_x)
     (n_rows, n_steps, _), hidden_size = x.shape, ends[0][1].shape[1]
     factors = recurrence.dropout.factors(
@@ -384,13 +384,13 @@ def _pool(network, x, lengths, generator, need_x):
 
     pooled = x.new_empty(n_rows, pooling.n_outputs)
     kept = [
-        kernels.pool(into=into, lengths=lengths, **part)
+        kernels.pool(native, into=into, lengths=lengths, **part)
         for part, into in zip(parts, cut(pooled), strict=True)
     ]
 
     def backward(d_pooled):
         d_parts = [
-            kernels.pool_backward(each, d, x.new_empty(n_rows, n_steps, width))
+            kernels.pool_backward(native, each, d, x.new_empty(n_rows, n_steps, width))
             for each, d, width in zip(kept, cut(d_pooled), widths, strict=True)
         ]
         d_x = back([(d.transpose(0, 1), None) for d in d_parts[: len(ends)]])

@@ -1,12 +1,12 @@
-"""Leaf below `network`: one recurrent layer, both ways, and one convolution.
+"""Leaf below `network`: a recurrent layer, convolution and pooling, both ways; Adam.
 
 Imports nothing of ours.
 
 On a CPU in float32 the work is done by recurrence.c, compiled when the package is
 installed; an LSTM is then 1.6 to 2.6 times as fast as `torch.nn.LSTM`, and a row comes
 out the same, to the last bit, whatever the batch and the number of threads. Before the
-first use of a cell in a process it is proven against torch, and the convolution with the
-LSTM; where it is missing, fails or does not apply, callers fall back to torch, layers by
+first use of a cell in a process it is proven against torch, and all else with the LSTM;
+where it is missing, fails or does not apply, callers fall back to torch, layers by
 `by_torch`. ``SKLSTM_NATIVE=0`` in the environment
 turns it off.
 
@@ -86,7 +86,10 @@ class _Weight(ctypes.Structure):
 
     @classmethod
     def of(cls, weight, is_reversed=False):
-        """Describe a tensor (n_out, n_steps, n_columns), or it with reversed steps."""
+        """Describe a tensor (n_out, n_steps, n_columns), or it with reversed steps.
+
+        It is not kept alive.
+        """
         out, step, column = weight.stride()
         first = weight[:, -1] if is_reversed else weight
         step = -step if is_reversed else step
@@ -101,8 +104,17 @@ class _Factors(ctypes.Structure):
 
 @functools.cache
 def library(cell=LSTM):
-    """Return the compiled kernels, proven for a cell; None where there are none."""
+    """Return the compiled kernels, proven for a cell; None where there are none.
+
+    All else that they do is proven with the LSTM.
+    """
     if os.environ.get("SKLSTM_NATIVE") == "0":
+        return None
+    if cell != LSTM:
+        native = library()
+        if native is None or _agrees(native, cell):
+            return native
+        _warn_of_disagreement(native)
         return None
     capability = torch.backends.cpu.get_cpu_capability()
     variants = {"AVX2": ("avx2",), "AVX512": ("avx512", "avx2")}.get(
@@ -120,15 +132,20 @@ def library(cell=LSTM):
         for name, arguments in _ARGUMENTS.items():
             function = getattr(native, f"sklstm_{name}")
             function.argtypes, function.restype = [_TYPES[a] for a in arguments], None
-        if _agrees(native, cell) and (cell != LSTM or _convolutions_agree(native)):
+        proofs = _convolutions_agree, _pooling_agrees, _adam_agrees
+        if _agrees(native, LSTM) and all(proof(native) for proof in proofs):
             return native
-        warnings.warn(
-            f"The compiled kernels in {path.name} disagree with torch on this machine "
-            "and are not used. Please report this.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _warn_of_disagreement(native)
     return None
+
+
+def _warn_of_disagreement(native):
+    warnings.warn(
+        f"The compiled kernels in {Path(native._name).name} disagree with torch on this "
+        "machine and are not used. Please report this.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _agrees(native, cell) -> bool:
@@ -184,6 +201,50 @@ def _convolutions_agree(native) -> bool:
     return all(
         torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*both, strict=True)
     )
+
+
+def _pooling_agrees(native) -> bool:
+    """Compare mean, maximum and gradient of a few states with torch's."""
+    generator, n_columns = torch.Generator().manual_seed(0), native.sklstm_lanes() + 1
+    randn = functools.partial(torch.randn, generator=generator, dtype=torch.float32)
+    with torch.inference_mode(False), torch.enable_grad():
+        x, factors = randn(3, 5, n_columns).requires_grad_(), randn(3, 5, n_columns)
+        dropped = x * factors.flip(1)
+        expected = dropped.mean(1), dropped.amax(1)
+        upstream = randn(3, n_columns), randn(3, n_columns)
+        total = sum((a * b).sum() for a, b in zip(expected, upstream, strict=True))
+        (d_expected,) = torch.autograd.grad(total, x)
+    found = torch.empty_like(expected[0]), torch.empty_like(expected[1])
+    names = "mean", "max"
+    kept = pool(
+        native, x.detach(), dict(zip(names, found, strict=True)), factors=factors,
+        is_reversed=True,
+    )  # fmt: skip
+    d_pooled = dict(zip(names, upstream, strict=True))
+    d_x = pool_backward(native, kept, d_pooled, torch.empty_like(factors))
+    pairs = zip((*found, d_x), (*expected, d_expected), strict=True)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+
+
+def _adam_agrees(native) -> bool:
+    """Compare a step with the same in float64."""
+    n, generator = 2 * native.sklstm_lanes() + 1, torch.Generator().manual_seed(0)
+    data, grad, first, second = torch.randn(
+        4, n, generator=generator, dtype=torch.float32
+    )
+    second, is_map = second.square(), (grad > 0).float()
+    data64, grad64, first64, second64 = (a.double() for a in (data, grad, first, second))
+    grad64 = grad64 + 0.1 * is_map * data64
+    first64 = 0.9 * first64 + 0.1 * grad64
+    second64 = 0.99 * second64 + 0.01 * grad64.square()
+    expected = data64 * (1 - 0.2 * is_map)
+    expected -= 0.05 / 0.5 * first64 / (second64.sqrt() / 0.7 + 1e-3)
+    adam(
+        native, data, grad, first, second, is_map, penalty=0.1, decay=0.2, beta1=0.9,
+        beta2=0.99, eps=1e-3, rate=0.05, correction1=0.5, root_correction2=0.7,
+    )  # fmt: skip
+    pairs = (data, expected), (first, first64), (second, second64)
+    return all(torch.allclose(a.double(), b, rtol=1e-4, atol=1e-5) for a, b in pairs)
 
 
 def available(*weights: torch.Tensor) -> bool:
@@ -649,7 +710,7 @@ def convolve_backward(
     d_convolved = around[:, first : first + (n_steps - 1) * stride + 1 : stride]
     scale, d_out = scale.contiguous(), d_out.contiguous()
     d_weight, d_scale, d_bias = gradients
-    partial = x.new_empty(4, n_out)
+    partial = x.new_empty(6, n_out)
     shape = _Sequences(n, n_steps, n_out, *convolved.stride()[:2], _pointer(lengths))
     before = (convolved, scale)
     after = (mean, variance, out, d_out, partial, d_scale, d_bias, d_convolved)
@@ -681,29 +742,31 @@ def convolve_backward(
 
 
 def adam(
-    data, grad, first, second, is_map, *, penalty, decay, beta1, beta2, eps, rate,
+    native, data, grad, first, second, is_map, *, penalty, decay, beta1, beta2, eps, rate,
     correction1, root_correction2,
 ):  # fmt: skip
     """Take a step of Adam, in place.
 
     Parameters
     ----------
+    native : the library
     data, grad, first, second, is_map : Tensor of shape (n,), float32, contiguous
         Parameters, their gradients and moments; 1 for those that decay, else 0.
     penalty, decay, beta1, beta2, eps, rate, correction1, root_correction2 : float
         As sklstm_adam has them.
     """
-    library().sklstm_adam(
+    native.sklstm_adam(
         len(data), *map(_pointer, (data, grad, first, second, is_map)), penalty, decay,
         beta1, beta2, eps, rate, correction1, root_correction2,
     )  # fmt: skip
 
 
-def pool(x, into, *, factors=None, lengths=None, is_reversed=False):
+def pool(native, x, into, *, factors=None, lengths=None, is_reversed=False):
     """Write the mean or the maximum over the steps of x times factors, or both.
 
     Parameters
     ----------
+    native : the library
     x : Tensor of shape (n_rows, n_steps, n_columns), float32, on the CPU
         As the factors, with the columns of a step next to each other.
     into : dict
@@ -725,7 +788,7 @@ def pool(x, into, *, factors=None, lengths=None, is_reversed=False):
     strides = (0, 0) if factors is None else factors.stride()[:2]
     of_factors = _Factors(_pointer(factors), *strides, is_reversed)
     at = x.new_empty(n_rows, n_columns, dtype=torch.int32)
-    library().sklstm_pool(
+    native.sklstm_pool(
         ctypes.byref(sequences), x.data_ptr(), ctypes.byref(of_factors),
         *_mean_and_max(into), at.data_ptr(),
     )  # fmt: skip
@@ -733,11 +796,12 @@ def pool(x, into, *, factors=None, lengths=None, is_reversed=False):
     return sequences, of_factors, at, (lengths, factors)
 
 
-def pool_backward(kept, d_pooled, d_x):
+def pool_backward(native, kept, d_pooled, d_x):
     """Write the gradient of what was pooled to d_x, zero beyond a sequence; return it.
 
     Parameters
     ----------
+    native : the library
     kept : what `pool` returned
     d_pooled : dict
         As `into`.
@@ -745,7 +809,7 @@ def pool_backward(kept, d_pooled, d_x):
         With the columns of a step next to each other.
     """
     sequences, of_factors, at, _ = kept
-    library().sklstm_pool_backward(
+    native.sklstm_pool_backward(
         ctypes.byref(sequences), ctypes.byref(of_factors), *_mean_and_max(d_pooled),
         at.data_ptr(), d_x.data_ptr(), *d_x.stride()[:2],
     )  # fmt: skip

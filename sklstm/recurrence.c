@@ -1,5 +1,6 @@
 /* One recurrent layer, forwards and backwards in time, in single precision: an LSTM, one
-   with peepholes, or a GRU. And what stands before it: convolutions, normalised.
+   with peepholes, or a GRU. And what stands around it: convolutions, normalised, before,
+   pooling behind; and a step of the optimiser.
 
    The gates of a step are a matrix product followed by a few functions of each element.
    Here the product of a tile of rows and units stays in registers until the functions
@@ -248,8 +249,9 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
 }
 
 /* h: (T + 1, N, Hp), c: (T + 1, N, Hp) or, without gates, (N, Hp); the first of each is the
-   state to start from, set here if it is zero. A GRU has no c. gates: (T, N, 4 Hp) or NULL. w: terms * 4 Hp floats,
-   into which the weights are packed; with w_ih NULL they have been before. */
+   state to start from, set here if it is zero. A GRU has no c. gates: (T, N, 4 Hp) or NULL.
+   w: terms * 4 Hp floats, into which the weights are packed; with w_ih NULL they have been
+   before. */
 void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
                     const float *b_ih, const float *b_hh, const float *peepholes, float *w,
                     float *h, float *c, float *gates) {
@@ -326,8 +328,8 @@ static void product(const float *a, ptrdiff_t n_rows, ptrdiff_t a_row, ptrdiff_t
                       bias ? bias + u : NULL, relu, out + u);
 }
 
-/* A weight (n_out, n_steps, n_columns) with strides: of as many terms as the latter two say,
-   the columns of a step next to each other. */
+/* A weight (n_out, n_steps, n_columns) with strides. Its terms are ordered by step, then by
+   column. */
 typedef struct {
     float *values;
     ptrdiff_t n_out, n_steps, n_columns, out, step, column;
@@ -351,7 +353,7 @@ INLINE void turn(const Weight *weight, float *w, ptrdiff_t ld, int is_back) {
     }
 }
 
-/* The same for each of n_outer matrices, with a weight and a bias (n_out,) or NULL.
+/* `product` for each of n_outer matrices, with a weight and a bias (n_out,) or NULL.
    scratch: (n_terms + 1, n_out padded to ld). */
 void sklstm_affine(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_t n_rows,
                    ptrdiff_t a_row, const Weight *weight, const float *bias_, int relu,
@@ -500,8 +502,8 @@ void sklstm_normalize(const Sequences *s, const float *restrict x,
 
 /* Backwards: out (n_rows, n_steps, K) is what it was, d_out its gradient; d_weight and
    d_bias (K,) are added to, and d_x, whose strides are d_row and d_step, is set within
-   sequences. partial: (4, K). With g the gradient before the rectifier and z the normalised x,
-   d_x = weight / sd (g - mean(g) - z mean(g z)). */
+   sequences. partial: (6, K). With g the gradient before the rectifier and z the normalised
+   x, d_x = weight / sd (g - mean(g) - z mean(g z)). */
 void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
                                const float *restrict weight, float eps,
                                const float *restrict mean, const float *restrict variance,
@@ -514,9 +516,12 @@ void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
     for (ptrdiff_t n = 0; n < s->n_rows; n++) total += length_of(s, n);
     float *restrict of_bias = partial, *restrict of_weight = partial + K;
     float *restrict d_bias = partial + 2 * K, *restrict d_weight = partial + 3 * K;
-    memset(d_bias, 0, 2 * K * sizeof(float));
+    float *restrict scale = partial + 4 * K, *restrict slope = partial + 5 * K;
+    memset(d_bias, 0, K * sizeof(float));
+    memset(d_weight, 0, K * sizeof(float));
     for (ptrdiff_t n = 0; n < s->n_rows; n++) {
-        memset(partial, 0, 2 * K * sizeof(float));
+        memset(of_bias, 0, K * sizeof(float));
+        memset(of_weight, 0, K * sizeof(float));
         for (ptrdiff_t t = 0; t < length_of(s, n); t++) {
             const float *restrict x_t = x + n * s->x_row + t * s->x_step;
             const ptrdiff_t at = (n * s->n_steps + t) * K;
@@ -531,7 +536,6 @@ void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
             d_weight[k] += of_weight[k];
         }
     }
-    float *restrict scale = of_bias, *restrict slope = of_weight;
     for (ptrdiff_t k = 0; k < K; k++) {
         const float inverse = 1.0f / sqrtf(variance[k] + eps);
         scale[k] = weight[k] * inverse;
@@ -578,7 +582,8 @@ INLINE void pool_step(ptrdiff_t t, ptrdiff_t K, const float *restrict x,
     else if (highest)
         for (ptrdiff_t k = 0; k < K; k++) {
             const float y = has_factor ? x[k] * factor[k] : x[k];
-            const int is_higher = !(y <= highest[k]); /* NaN is */
+            /* NaN is higher than any number, and no number than it. */
+            const int is_higher = !(y <= highest[k]) && highest[k] == highest[k];
             highest[k] = is_higher ? y : highest[k];
             at[k] = is_higher ? (int)t : at[k];
         }

@@ -634,18 +634,20 @@ def _sizes(row):
 
 
 def _frame_of_rows(rows):
-    """Return the first row if it is a frame, whose columns the others must have."""
-    if not len(rows) or not hasattr(rows[0], "columns"):
-        return None
-    names = list(rows[0].columns)
+    """Return the first row whose columns have names, which those of others must be."""
+    first, first_names = None, None
     for i, row in enumerate(rows):
-        found = list(getattr(row, "columns", names))
-        if found != names:
+        names = list(getattr(row, "columns", ()))
+        if not names or not all(isinstance(name, str) for name in names):
+            continue
+        if first is None:
+            first, first_names = i, names
+        elif names != first_names:
             raise ValueError(
-                f"Row {i} of X has the columns {found}, but row 0 has {names}. Every "
-                "frame must have the same, in the same order."
+                f"Row {i} of X has the columns {names}, but row {first} has "
+                f"{first_names}. Every frame must have the same, in the same order."
             )
-    return rows[0]
+    return None if first is None else rows[first]
 
 
 def _is_sequence(value) -> bool:

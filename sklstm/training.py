@@ -1,6 +1,6 @@
 """The training loop and the forward pass.
 
-`train` receives a network, a loss and batches, and knows none of their classes.
+`train` receives a network, a loss and learners, and knows none of their classes.
 """
 
 from __future__ import annotations
@@ -244,7 +244,8 @@ class Optimizer:
         """Return the moments as arrays, to go on from later."""
         second = None if self.second is None else self.second.cpu().numpy().copy()
         first = self.first.cpu().numpy().copy()
-        return {"n_steps": self.n_steps[0], "first": first, "second": second}
+        # Of an epoch that was interrupted some parts may be a step ahead.
+        return {"n_steps": max(self.n_steps), "first": first, "second": second}
 
     @torch.no_grad()
     def step(self, learning_rate: float, part: int = 0) -> None:
@@ -256,7 +257,7 @@ class Optimizer:
         if self.solver != "sgd" and kernels.available(data):
             is_decay = self.solver == "adamw"
             kernels.adam(
-                data, grad, first, second, is_map,
+                kernels.library(), data, grad, first, second, is_map,
                 penalty=0.0 if is_decay else self.alpha,
                 decay=learning_rate * self.alpha if is_decay else 0.0,
                 beta1=self.beta1, beta2=self.beta2, eps=self.eps, rate=learning_rate,

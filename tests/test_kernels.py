@@ -285,14 +285,18 @@ def test_falls_back_where_it_does_not_apply():
 
 
 @needs_library
-def test_a_library_that_fails_its_proof_is_not_used(monkeypatch):
-    monkeypatch.setattr(kernels, "_agrees", lambda *_: False)
+@pytest.mark.parametrize(
+    "proof", ["_agrees", "_convolutions_agree", "_pooling_agrees", "_adam_agrees"]
+)
+def test_a_library_that_fails_a_proof_is_not_used(proof, monkeypatch):
+    monkeypatch.setattr(kernels, proof, lambda *_: False)
     kernels.library.cache_clear()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert kernels.library() is None
         assert "disagree with torch on" in str(caught[0].message)
+        assert kernels.library(kernels.GRU) is None
     finally:
         kernels.library.cache_clear()
 

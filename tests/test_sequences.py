@@ -273,7 +273,9 @@ def test_frames_in_a_list_are_read_by_the_names_of_their_columns():
         model.predict(other)
     with pytest.raises(ValueError, match=r"Row 5 of X has the columns \['b', 'a'\], but"):
         model.predict([*frames[:5], other[5]])
-    model.fit(RAGGED * 3, LABELS)
+    with pytest.raises(ValueError, match=r"Row 5 .* \['b', 'a'\], but row 1 has"):
+        model.fit([RAGGED[0], *frames[1:5], other[5]], LABELS)
+    model.fit([pd.DataFrame(row) for row in RAGGED] * 3, LABELS)  # numbers are no names
     assert not hasattr(model, "feature_names_in_")
 
 

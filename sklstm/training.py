@@ -212,7 +212,8 @@ class Optimizer:
     """Adam, AdamW or SGD with Nesterov momentum, on flat parameters.
 
     `alpha` is an L2 penalty in the loss for "adam" and "sgd", as in MLPClassifier,
-    and decoupled weight decay for "adamw" (Loshchilov & Hutter, 2019).
+    and decoupled weight decay for "adamw" (Loshchilov & Hutter, 2019). The parameters are
+    `n_parts` of one size, each of which takes steps of its own.
     """
 
     beta1, beta2, eps, momentum = 0.9, 0.999, 1e-8, 0.9
@@ -249,7 +250,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, learning_rate: float, part: int = 0) -> None:
-        """Update one of `n_parts` equal parts of the parameters from their gradients."""
+        """Update one of the parts from its gradients."""
         data, grad, is_map, first, second = self._parts[part]
         self.n_steps[part] += 1
         correction1 = 1 - self.beta1 ** self.n_steps[part]
@@ -361,6 +362,7 @@ class _Epoch:
         self.n_rows = 0
 
     def __iter__(self):
+        """Take a step before each None that is yielded."""
         for step, (*batch, n) in enumerate(self.learner.batches):
             self.grad.zero_()
             value = self._differentiate(*batch)

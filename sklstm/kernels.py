@@ -877,14 +877,14 @@ class _Convolution(torch.autograd.Function):
         )  # fmt: skip
         ctx.native, ctx.settings = native, {"stride": stride, "eps": eps}
         ctx.lengths = lengths
-        ctx.save_for_backward(weight, scale, bias, *kept)
+        ctx.save_for_backward(weight, scale, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out):
-        weight, scale, bias, *kept = ctx.saved_tensors
-        gradients = [torch.zeros_like(each) for each in (weight, scale, bias)]
+        weight, scale, *kept = ctx.saved_tensors
+        gradients = [torch.zeros_like(each) for each in (weight, scale, scale)]
         d_x = convolve_backward(
             ctx.native, weight, scale, kept, d_out, gradients,
             need_x=ctx.needs_input_grad[1], lengths=ctx.lengths, **ctx.settings,

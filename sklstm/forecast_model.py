@@ -76,46 +76,60 @@ class Member:
         """Steps that the network decodes at once."""
         return self.network.config["horizon"]
 
-    def widths(self, array, series, ends) -> np.ndarray:
-        """Return the length of the window through which each series is read."""
+    def widths(self, array, series, ends, n_shorter=None) -> np.ndarray:
+        """Return the length of the window through which each series is read.
+
+        Given `n_shorter`, an array of shape (k, 1), in its place: (k, n).
+        """
         widths = np.array([*self.window_lengths, self.window_length])
         history = np.minimum(ends - array.starts[series], self.window_length)
-        return widths[np.maximum(np.searchsorted(widths, history) - self.n_shorter, 0)]
+        n_shorter = self.n_shorter if n_shorter is None else n_shorter
+        return widths[np.maximum(np.searchsorted(widths, history) - n_shorter, 0)]
 
     def windows(
-        self, array, period, series, ends, future=None, width=None, logs=None
+        self, array, period, series, ends, future=None, widths=None, logs=None
     ):  # fmt: skip
         """Cut the windows that end before positions `ends`.
 
-        Given `logs`, once for each of them, in the place of `log`; given `future`, for as
-        many steps ahead as it has.
+        Given `future`, for as many steps ahead as it has; given `widths` (k, n) and
+        `logs` (k), k times n of them in the place of `window_length` and `log`.
 
         Returns
         -------
         windows : Windows
-        is_log : ndarray of shape (n_logs * n,), bool
+        is_log : ndarray of shape (k * n,), bool
             Which of them are of logarithms.
         """
-        width = width or self.window_length
-        logs = logs or (self.log,)
-        positions = ends[:, None] - width - period + np.arange(width + period)
-        context = array.gather(series, positions)
+        longest, logs = self.window_length, logs or (self.log,)
+        if widths is not None:
+            longest, widths = int(widths.max()), widths.ravel()
+            if (widths == longest).all():
+                widths = None
+        positions = ends[:, None] - longest - period + np.arange(longest + period)
+        context = _again(array.gather(series, positions), logs)
         exog = None
         if array.exog.shape[1]:
             exog = _again(array.gather_exog(series, positions[:, period:]), logs)
+        steps, starts = np.arange(longest + period), 0
+        if widths is not None:
+            starts = (longest - widths)[:, None]
+            context[steps < starts] = np.nan
         # Where the window holds nothing, what came last before it goes on.
-        last, empty = np.zeros(len(series)), np.isnan(context[:, period:]).all(axis=1)
-        last[empty] = array.last_observed(series[empty], ends[empty])
-        is_log = np.zeros(len(logs) * len(series), dtype=bool)
+        last = np.zeros(len(context))
+        empty = (np.isnan(context[:, period:]) | (steps[:longest] < starts)).all(axis=1)
+        if empty.any():
+            where = np.flatnonzero(empty) % len(series)
+            last[empty] = array.last_observed(series[where], ends[where])
+        is_log = np.zeros(len(context), dtype=bool)
         if any(logs):
             positive = ~(context <= 0).any(axis=1)
-            is_log = np.concatenate([log & positive for log in logs])
-            context = _log(_again(context, logs), is_log[:, None])
-            last = np.nan_to_num(_log(_again(last, logs), is_log))
+            is_log = np.repeat(logs, len(series)) & positive
+            context = _log(context, is_log[:, None])
+            last = np.nan_to_num(_log(last, is_log))
         windows = make_windows(
             context, period, self.horizon if future is None else future.shape[1],
             exog=exog, future=None if future is None else _again(future, logs),
-            fallback=last, scaling=self.scaling,
+            fallback=last, scaling=self.scaling, widths=widths,
         )  # fmt: skip
         return windows, is_log
 
@@ -138,32 +152,20 @@ def blocks(views, array, period, series, ends, future, device) -> np.ndarray:
     out = np.empty((len(views), len(series), future.shape[1], n_quantiles))
     if device.type != "cpu":
         network = copy.deepcopy(network).to(device)
-    sizes = {}  # views of windows of the same size
-    for k, view in enumerate(views):
-        sizes.setdefault(view.n_shorter, []).append(k)
+    n_shorter = np.array([[view.n_shorter] for view in views])
+    logs = [view.log for view in views]
     at_once = max(WINDOWS_AT_ONCE // len(views), 1)
     for start in range(0, len(series), at_once):
         piece = slice(start, start + at_once)
-        parts, places = [], []
-        for same in sizes.values():
-            view, logs = views[same[0]], tuple(views[k].log for k in same)
-            width_of = view.widths(array, series[piece], ends[piece])
-            for width in np.unique(width_of):
-                rows = start + np.flatnonzero(width_of == width)
-                parts.append(
-                    view.windows(
-                        array, period, series[rows], ends[rows], future[rows], width, logs
-                    )
-                )
-                places.append(np.ix_(same, rows))
-        normal = _forward(network, [windows for windows, _ in parts], device)
-        for place, (windows, is_log), quantiles in zip(
-            places, parts, normal, strict=True
-        ):
-            centre, scale = windows.centre[:, None, None], windows.scale[:, None, None]
-            values = centre + scale * quantiles
-            values[is_log] = np.exp(np.minimum(values[is_log], MAX_LOG))
-            out[place] = values.reshape(len(place[0]), -1, *out.shape[2:])
+        some, before = series[piece], ends[piece]
+        widths = views[0].widths(array, some, before, n_shorter)
+        windows, is_log = views[0].windows(
+            array, period, some, before, future[piece], widths, logs
+        )
+        normal = _forward(network, windows, widths.ravel(), device)
+        values = windows.centre[:, None, None] + windows.scale[:, None, None] * normal
+        values[is_log] = np.exp(np.minimum(values[is_log], MAX_LOG))
+        out[:, piece] = values.reshape(len(views), len(some), *out.shape[2:])
     return out
 
 
@@ -370,69 +372,52 @@ class WindowBatches:
         return inputs, target, weight
 
 
-def _forward(network, parts, device) -> list[np.ndarray]:
-    """Quantiles (n, n_steps, n_quantiles) of parts of normalised windows, float64.
+def _forward(network, windows, widths, device) -> np.ndarray:
+    """Quantiles (n, n_steps, n_quantiles) of normalised windows of `widths`, float64.
 
-    The windows of a part are of one length. All are read together where the network
-    rounds alike; else each part by itself, in batches filled up to a multiple of 4, so
-    that a series is rounded alike whatever is forecast with it.
+    All are read together where the network rounds alike; else those of a length by
+    themselves, in batches filled up to a multiple of 4, so that a series is rounded
+    alike whatever is forecast with it.
     """
+    fill, groups = 1, [np.argsort(-widths, kind="stable")]
     if device.type != "cpu" or not network.rounds_alike:
-        return [_quantiles(network, [part], device, fill=FILL) for part in parts]
-    order = sorted(range(len(parts)), key=lambda k: -parts[k].inputs.shape[1])
-    ordered, out = [parts[k] for k in order], [None] * len(parts)
-    joined = _quantiles(network, ordered, device)
-    for k, rows in zip(order, _spans(ordered), strict=True):
-        out[k] = joined[rows]
+        fill, groups = FILL, [np.flatnonzero(widths == w) for w in np.unique(widths)]
+    n_steps = windows.base.shape[1]
+    out = np.empty((len(widths), n_steps, network.config["n_quantiles"]))
+    steps = None if n_steps == network.config["horizon"] else slice(n_steps)
+    # Fewer where the horizon is long.
+    most = max(PREDICT_ROWS // math.ceil(n_steps / STEPS_AT_ONCE) // fill, 1) * fill
+    for rows in groups:
+        at_once = min(most, math.ceil(len(rows) / fill) * fill)
+        n_threads = threads_for(at_once, widths[rows[0]], network)
+        with network_threads(n_threads, network), torch.inference_mode():
+            for start in range(0, len(rows), at_once):
+                real = batch = rows[start : start + at_once]
+                if len(real) % fill:
+                    batch = real[
+                        np.arange(math.ceil(len(real) / fill) * fill) % len(real)
+                    ]
+                lengths = widths[batch]
+                x = _from_the_left(windows.inputs[batch], lengths)
+                inputs = x, windows.base[batch], windows.future[batch]
+                inputs = [torch.from_numpy(a).to(device) for a in inputs]
+                ragged = torch.from_numpy(lengths) if lengths[-1] < lengths[0] else None
+                quantiles = network(*inputs, steps=steps, lengths=ragged)
+                out[real] = quantiles[: len(real)].cpu().numpy()
     return out
 
 
-def _quantiles(network, parts, device, fill=1):
-    """Quantiles of parts of windows, those of a part no longer than of the one before.
+def _from_the_left(x, lengths):
+    """(N, W, I), of which rows are their last steps, to (N, longest, I), their first.
 
-    In batches of at most 512 (fewer where the horizon is long), filled up to a multiple
-    of `fill`.
+    `lengths` (N,) descend; what follows a shorter row is undefined.
     """
-    x, base, future = parts[0].inputs, parts[0].base, parts[0].future
-    lengths = np.repeat(
-        [part.inputs.shape[1] for part in parts], [len(part.inputs) for part in parts]
-    )
-    if len(parts) > 1:
-        x = np.zeros((len(lengths), *x.shape[1:]), dtype=np.float32)
-        for part, rows in zip(parts, _spans(parts), strict=True):
-            x[rows, : part.inputs.shape[1]] = part.inputs
-        base = np.concatenate([part.base for part in parts])
-        future = np.concatenate([part.future for part in parts])
-    n, n_steps = base.shape[:2]
-    steps = None if n_steps == network.config["horizon"] else slice(n_steps)
-    most = max(PREDICT_ROWS // math.ceil(n_steps / STEPS_AT_ONCE) // fill, 1) * fill
-    rows = min(most, math.ceil(n / fill) * fill)
-    n_threads = threads_for(rows, x.shape[1], network)
-    out = []
-    with network_threads(n_threads, network), torch.inference_mode():
-        for start in range(0, n, rows):
-            batch = slice(start, start + rows)
-            of_batch = lengths[batch]
-            longest, n_real = of_batch[0], len(of_batch)
-            inputs = [x[batch, :longest], base[batch], future[batch]]
-            if n_real % fill:
-                filled = np.arange(math.ceil(n_real / fill) * fill) % n_real
-                inputs = [a[filled] for a in inputs]
-            inputs = [torch.from_numpy(a).to(device) for a in inputs]
-            ragged = torch.from_numpy(of_batch) if of_batch[-1] < longest else None
-            quantiles = network(*inputs, steps=steps, lengths=ragged)
-            out.append(quantiles.cpu().numpy()[:n_real])
-    out = out[0] if len(out) == 1 else np.concatenate(out)
-    return out.astype(np.float64)
-
-
-def _spans(parts):
-    """Return where the windows of each part are if all stand one after the other."""
-    stops = np.cumsum([len(part.inputs) for part in parts])
-    return [
-        slice(stop - len(part.inputs), stop)
-        for part, stop in zip(parts, stops, strict=True)
-    ]
+    n_steps, longest = x.shape[1], lengths[0]
+    moved = x[:, n_steps - longest :]
+    for width in np.unique(lengths[lengths < longest]):
+        rows = lengths == width
+        moved[rows, :width] = x[rows, n_steps - width :]
+    return moved
 
 
 class Validation:

@@ -7,6 +7,8 @@ Losses are per row; weights are already scaled to a mean of 1 over the training 
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from scipy.special import expit, log_softmax, ndtri, softmax
@@ -454,9 +456,13 @@ class ForecastHead:
         -------
         quantiles : ndarray of shape (..., len(alpha))
         """
-        known = ndtri(self.quantiles)
-        wanted = ndtri(np.asarray(alpha, dtype=np.float64))
-        right = np.clip(np.searchsorted(known, wanted), 1, len(known) - 1)
-        left = right - 1
-        share = (wanted - known[left]) / (known[right] - known[left])
-        return quantiles[..., left] * (1 - share) + quantiles[..., right] * share
+        left, share = _between(tuple(self.quantiles), tuple(alpha))
+        return quantiles[..., left] * (1 - share) + quantiles[..., left + 1] * share
+
+
+@functools.lru_cache(maxsize=64)
+def _between(levels, alpha):
+    """Return after which of `levels` each `alpha` lies, and what share of the way on."""
+    known, wanted = ndtri(levels), ndtri(alpha)
+    left = np.clip(np.searchsorted(known, wanted), 1, len(known) - 1) - 1
+    return left, (wanted - known[left]) / (known[left + 1] - known[left])

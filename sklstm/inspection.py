@@ -711,7 +711,7 @@ def _forecast_states(forecaster):
         for width in np.unique(widths):
             rows = np.flatnonzero(widths == width)
             windows, _ = member.windows(
-                array, model.period, rows, array.stops[rows], width=width
+                array, model.period, rows, array.stops[rows], widths=widths[rows]
             )
             x = torch.from_numpy(windows.inputs)  # (N, W, I)
             if network.stem is not None:

@@ -20,15 +20,29 @@
 #include <stddef.h>
 #include <string.h>
 
+/* Of the two the lower or the higher; x where it is NaN. And an empty instruction that
+   keeps a vector in a register: compilers read it again for each row instead. */
 #if defined(__AVX512F__)
+#include <immintrin.h>
 #define LANES 16
 #define ROWS 6
+#define LOWER(limit, x) (vec) _mm512_min_ps((__m512)(limit), (__m512)(x))
+#define HIGHER(limit, x) (vec) _mm512_max_ps((__m512)(limit), (__m512)(x))
+#define KEEP(x) __asm__("" : "+v"(x))
 #elif defined(__AVX2__)
+#include <immintrin.h>
 #define LANES 8
 #define ROWS 3
+#define LOWER(limit, x) (vec) _mm256_min_ps((__m256)(limit), (__m256)(x))
+#define HIGHER(limit, x) (vec) _mm256_max_ps((__m256)(limit), (__m256)(x))
+#define KEEP(x) __asm__("" : "+x"(x))
 #else
+#include <arm_neon.h>
 #define LANES 4
 #define ROWS 4
+#define LOWER(limit, x) (vec) vminq_f32((float32x4_t)(limit), (float32x4_t)(x))
+#define HIGHER(limit, x) (vec) vmaxq_f32((float32x4_t)(limit), (float32x4_t)(x))
+#define KEEP(x) __asm__("" : "+w"(x))
 #endif
 #define GATES 4
 #define INLINE static inline __attribute__((always_inline))
@@ -40,12 +54,8 @@ typedef int ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 INLINE vec load(const float *p) { return *(const vec *)p; }
 INLINE void store(float *p, vec x) { *(vec *)p = x; }
-INLINE vec select_(ivec mask, vec a, vec b) {
-    return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
-}
 INLINE vec clamp(vec x, float limit) {
-    x = select_(x > SPLAT(limit), SPLAT(limit), x);
-    return select_(x < SPLAT(-limit), SPLAT(-limit), x); /* NaN stays NaN */
+    return HIGHER(SPLAT(-limit), LOWER(SPLAT(limit), x));
 }
 
 /* 1 / (1 + exp(-x)); exp is 2^n times a polynomial of the rest (Cephes). */
@@ -91,7 +101,10 @@ INLINE void multiply(int rows, int first, int last, vec (*acc)[GATES], const flo
     for (ptrdiff_t k = 0; k < n_terms; k++) {
         vec b[GATES];
 #pragma GCC unroll 4
-        for (int v = first; v < last; v++) b[v] = load(w + k * ld + v * LANES);
+        for (int v = first; v < last; v++) {
+            b[v] = load(w + k * ld + v * LANES);
+            KEEP(b[v]);
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             vec x = SPLAT(a[r * row + k * step]);
@@ -172,18 +185,62 @@ static void unpack(const float *d_w, Gates gates, ptrdiff_t n_columns, ptrdiff_t
         }
 }
 
-INLINE void forward_tile(int cell, int rows, const Shape *s, const float *w, const float *x,
-                         const float *h, const float *c, float *h_next, float *c_next,
-                         float *gates, ptrdiff_t width, ptrdiff_t u) {
-    vec acc[ROWS][GATES];
+/* The biases and the inputs of a block of units, for rows of x that are x_row apart. */
+INLINE void input_sums(int cell, int rows, vec (*acc)[GATES], const Shape *s, const float *w,
+                       const float *x, ptrdiff_t x_row) {
     const ptrdiff_t panel = GATES * LANES;
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int g = 0; g < GATES; g++) acc[r][g] = load(w + g * LANES);
-    w += panel;
-    multiply(rows, INPUT_SUMS(cell), acc, x, s->x_row, 1, s->n_inputs, w, panel);
-    w += s->n_inputs * panel;
+    multiply(rows, INPUT_SUMS(cell), acc, x, x_row, 1, s->n_inputs, w + panel, panel);
+}
+
+/* The same of steps of a row of the batch, written to where their gates will be. */
+INLINE void input_tile(int cell, int rows, const Shape *s, const float *w, const float *x,
+                       float *gates, ptrdiff_t step) {
+    vec acc[ROWS][GATES];
+    input_sums(cell, rows, acc, s, w, x, s->x_step);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int g = 0; g < GATES; g++) store(gates + r * step + g * LANES, acc[r][g]);
+}
+
+/* Of all steps beforehand: what few rows would wait for at each step, the weights, is read
+   once for several steps. The order of the sums is the same. */
+INLINE void inputs_first(int cell, const Shape *s, const float *x, const float *w,
+                         float *gates) {
+    const ptrdiff_t width = padded(s->hidden_size), step = s->n_rows * width * GATES;
+    for (ptrdiff_t u = 0; u < width; u += LANES) {
+        const float *panel = w + u * terms(s) * GATES;
+        for (ptrdiff_t n = s->begin; n < s->end; n++) {
+            const ptrdiff_t length = s->lengths ? s->lengths[n] : s->n_steps;
+            const float *x_n = x + n * s->x_row;
+            float *g = gates + (n * width + u) * GATES;
+            ptrdiff_t t = 0;
+            for (; t + ROWS <= length; t += ROWS)
+                input_tile(cell, ROWS, s, panel, x_n + t * s->x_step, g + t * step, step);
+            for (; t < length; t++)
+                input_tile(cell, 1, s, panel, x_n + t * s->x_step, g + t * step, step);
+        }
+    }
+}
+
+INLINE void forward_tile(int cell, int rows, int has_inputs, const Shape *s, const float *w,
+                         const float *x, const float *h, const float *c, float *h_next,
+                         float *c_next, float *gates, ptrdiff_t width, ptrdiff_t u) {
+    vec acc[ROWS][GATES];
+    const ptrdiff_t panel = GATES * LANES;
+    if (has_inputs) {
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (int g = 0; g < GATES; g++)
+                acc[r][g] = load(gates + r * width * GATES + g * LANES);
+    } else
+        input_sums(cell, rows, acc, s, w, x, s->x_row);
+    w += (1 + s->n_inputs) * panel;
     multiply(rows, STATE_SUMS(cell), acc, h, width, 1, s->hidden_size, w, panel);
     w += s->hidden_size * panel; /* the peepholes */
 #pragma GCC unroll 16
@@ -211,7 +268,7 @@ INLINE void forward_tile(int cell, int rows, const Shape *s, const float *w, con
         if (gates)
 #pragma GCC unroll 4
             for (int g = 0; g < GATES; g++)
-                store(gates + (r * width + u) * GATES + g * LANES, kept[g]);
+                store(gates + r * width * GATES + g * LANES, kept[g]);
     }
 }
 
@@ -219,6 +276,8 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
                     float *c, float *gates) {
     const ptrdiff_t width = padded(s->hidden_size), batch = s->n_rows * width;
     const ptrdiff_t n_terms = terms(s);
+    const int has_inputs = gates && s->end - s->begin < ROWS;
+    if (has_inputs) inputs_first(cell, s, x, w, gates);
     for (ptrdiff_t t = 0; t < s->n_steps; t++) {
         const ptrdiff_t c_step = gates ? batch : 0, end = end_at(s, t);
         for (ptrdiff_t u = 0; u < width; u += LANES) {
@@ -229,12 +288,13 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
                 const float *c_n = c + t * c_step + n * width;
                 float *h_next = h + (t + 1) * batch + n * width;
                 float *c_next = c + (t + 1) * c_step + n * width;
-                float *g = gates ? gates + (t * batch + n * width) * GATES : NULL;
+                float *g = gates ? gates + (t * batch + n * width + u) * GATES : NULL;
                 /* As many as there are: mostly it is the weights that are waited for. */
                 const ptrdiff_t rows = least(end - n, ROWS);
 #define TILE(N)                                                                           \
     if (rows == N)                                                                        \
-        forward_tile(cell, N, s, panel, x_n, h_n, c_n, h_next, c_next, g, width, u);
+        forward_tile(cell, N, has_inputs, s, panel, x_n, h_n, c_n, h_next, c_next, g,     \
+                     width, u);
                 TILE(ROWS) else TILE(1) else TILE(2)
 #if ROWS > 3
                 else TILE(3)

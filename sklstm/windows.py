@@ -458,36 +458,42 @@ def _last_observed(values):
     return values[np.arange(n), last]
 
 
-def _slope(values, observed):
+def _sum(x):
+    """(n, T) -> (n,), added up step after step: zeros before a window change no bit."""
+    return x.cumsum(axis=1)[:, -1]
+
+
+def _slope(values, observed, widths):
     """Return the change per step between the means of both halves of each window.
 
     Here and below `values` are 0 where they are not `observed`.
     """
-    half = values.shape[1] // 2
-    if half == 0:
-        return np.zeros(len(values))
-    means, centres, known = [], [], np.ones(len(values), dtype=bool)
-    steps = np.arange(values.shape[1])
-    for part in (slice(0, half), slice(half, None)):
-        count = observed[:, part].sum(axis=1)
+    steps = np.arange(-values.shape[1], 0)
+    is_late = steps >= (widths // 2 - widths)[:, None]
+    means, centres, known = [], [], True
+    for part in (observed & ~is_late, observed & is_late):
+        count = part.sum(axis=1)
         divisor = np.maximum(count, 1)
-        means.append(values[:, part].sum(axis=1) / divisor)
-        centres.append((observed[:, part] * steps[part]).sum(axis=1) / divisor)
-        known &= count > 0
+        means.append(_sum(values * part) / divisor)
+        centres.append((part * steps).sum(axis=1) / divisor)
+        known = known & (count > 0)
     gap = np.where(known, centres[1] - centres[0], 1.0)
     return np.where(known, (means[1] - means[0]) / gap, 0.0)
 
 
-def _recent_slope(values, observed, period):
-    """Return the mean change per step over a season, of the last season (n,)."""
-    n_last = min(max(period, 4), values.shape[1] - period)
+def _recent_slope(values, known, observed, period):
+    """Return the mean change per step over a season, of the last season (n,).
+
+    Of steps that are `observed`, from values that are `known`.
+    """
+    n_last = min(max(period, 4), observed.shape[1])
     last, before = slice(-n_last, None), slice(-n_last - period, -period)
-    known = observed[:, last] & observed[:, before]
-    total = np.where(known, values[:, last] - values[:, before], 0.0).sum(axis=1)
-    return total / np.maximum(known.sum(axis=1), 1) / period
+    both = observed[:, last] & known[:, before]
+    total = _sum(np.where(both, values[:, last] - values[:, before], 0.0))
+    return total / np.maximum(both.sum(axis=1), 1) / period
 
 
-def _phase_effects(values, observed, period, slope):
+def _phase_effects(values, observed, period, slope, widths):
     """Return the mean distance of each phase from the mean of its season, less trend.
 
     Phase 0 is that of the first step ahead: (n, period).
@@ -499,6 +505,9 @@ def _phase_effects(values, observed, period, slope):
         a[:, width - n_seasons * period :].reshape(n, n_seasons, period)
         for a in (values, observed)
     )
+    # Of a shorter window a season that it has not from its start is left out, too.
+    has = np.arange(n_seasons, 0, -1) <= (widths // period + 1)[:, None]
+    observed = observed & has[:, :, None]
     count = observed.sum(axis=2, keepdims=True)
     mean = seasons.sum(axis=2, keepdims=True) / np.maximum(count, 1)
     climb = slope[:, None] * (np.arange(period) - (period - 1) / 2)  # (n, period)
@@ -558,15 +567,17 @@ def week_effects(values, period):
 
 
 def make_windows(
-    context, period, horizon, *, exog=None, future=None, fallback=0.0, scaling="season"
-) -> Windows:
+    context, period, horizon, *, exog=None, future=None, fallback=0.0, scaling="season",
+    widths=None,
+) -> Windows:  # fmt: skip
     """Normalise windows.
 
     Parameters
     ----------
     context : ndarray of shape (n, window_length + period), float64
-        The last values before the forecast, NaN where missing or before the start. The
-        first `period` of them only serve as values a season ago.
+        The last values before the forecast, NaN where missing or before the start (of a
+        shorter window with its season before). The first `period` of them only serve
+        as values a season ago.
     period, horizon : int
     exog : ndarray of shape (n, window_length, n_exog), default=None
     future : ndarray of shape (n, horizon, n_exog), default=None
@@ -576,40 +587,51 @@ def make_windows(
         What is subtracted: the mean of the last season (the last value without one),
         the last value, or the mean of the window. Divided by is the mean absolute
         deviation from it; with "standard", the standard deviation.
+    widths : ndarray of shape (n,), int64, default=None
+        Steps of each window, the last ones of `window_length`; what the inputs have
+        before them is undefined. A window comes out the same, to the last bit, whatever
+        the length of the longest. None: all are of that length.
 
     Returns
     -------
     windows : Windows
     """
+    n, n_timesteps = len(context), context.shape[1] - period
     known = ~np.isnan(context)
+    observed = known[:, period:]  # (n, W)
+    if widths is None:
+        widths = np.full(n, n_timesteps)
+    else:
+        starts = (n_timesteps - widths)[:, None]
+        observed = observed & (np.arange(n_timesteps) >= starts)
     filled = np.where(known, context, 0.0)
-    values, observed = filled[:, period:], known[:, period:]  # (n, W)
-    n, n_timesteps = values.shape
-    count = np.maximum(observed.sum(axis=1), 1)
-    n_tail = observed[:, -period:].sum(axis=1)
+    values = np.where(observed, filled[:, period:], 0.0)
+    n_observed = observed.sum(axis=1)
+    count = np.maximum(n_observed, 1)
     if scaling in ("season", "last"):
-        centre = _last_observed(context[:, period:])
+        centre = _last_observed(np.where(observed, values, np.nan))
         if scaling == "season" and period > 1:
-            mean = values[:, -period:].sum(axis=1) / np.maximum(n_tail, 1)
+            n_tail = observed[:, -period:].sum(axis=1)
+            mean = _sum(values[:, -period:]) / np.maximum(n_tail, 1)
             centre = np.where(n_tail > 0, mean, centre)
     else:
-        centre = values.sum(axis=1) / count
-    centre = np.where(observed.any(axis=1), centre, fallback)
+        centre = _sum(values) / count
+    centre = np.where(n_observed > 0, centre, fallback)
     deviation = np.where(observed, values - centre[:, None], 0.0)
     if scaling == "standard":
-        scale = np.sqrt((deviation**2).sum(axis=1) / count)
+        scale = np.sqrt(_sum(deviation**2) / count)
     else:
-        scale = np.abs(deviation).sum(axis=1) / count
+        scale = _sum(np.abs(deviation)) / count
     if scaling == "none":
         centre, scale = np.zeros(n), np.ones(n)
     # Rounding error is no variation: such a window is constant, and so its forecast.
     scale = np.where(scale > 1e-9 * np.abs(centre), scale, 0.0)
     divisor = np.where(scale > 0, scale, 1.0)[:, None]
     normal = np.where(known, (filled - centre[:, None]) / divisor, 0.0)
-    slope = _slope(values, observed)
+    slope = _slope(values, observed, widths)
     effects = np.zeros((n, 1))
     if period > 1:
-        effects = _phase_effects(filled, known, period, slope) / divisor
+        effects = _phase_effects(filled, known, period, slope, widths) / divisor
     n_exog = 0 if exog is None else exog.shape[2]
     inputs = np.empty((n, n_timesteps, N_CHANNELS + n_exog), dtype=np.float32)
     inputs[:, :, 0] = normal[:, period:]
@@ -625,7 +647,7 @@ def make_windows(
     # Steps from the value that the seasonal naive forecast repeats.
     distance = period * np.ceil(np.arange(1, horizon + 1) / period)
     drift = (slope / divisor[:, 0])[:, None] * distance
-    recent = _recent_slope(filled, known, period) / divisor[:, 0]
+    recent = _recent_slope(filled, known, observed, period) / divisor[:, 0]
     recent = recent[:, None] * distance
     smooth = np.zeros_like(base)
     if period > 1:

@@ -187,14 +187,31 @@ def test_strided_input_and_expanded_gradient():
 
 @needs_library
 @pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("n_inputs", [3, kernels.FEW_INPUTS])
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_row_is_computed_alike_in_any_batch(cell, train):
-    layer, x, _ = make((9, 40, 3, 21), cell)
+def test_a_row_is_computed_alike_in_any_batch(cell, n_inputs, train):
+    layer, x, _ = make((9, 40, n_inputs, 21), cell)
     with torch.set_grad_enabled(train):
         whole = kernels.layer(x, None, *layer.parameters())[0].detach()
         for rows in (slice(0, 1), slice(3, 7), slice(11, 40)):
             part = kernels.layer(x[:, rows], None, *layer.parameters())[0].detach()
             assert torch.equal(part, whole[:, rows])
+
+
+@needs_library
+@pytest.mark.parametrize("n_inputs", [3, kernels.FEW_INPUTS])
+@pytest.mark.parametrize("cell", CELLS)
+def test_few_ragged_rows_end_in_the_state_after_their_own_steps(cell, n_inputs):
+    layer, x, _ = make((17, 3, n_inputs, 21), cell)
+    lengths = torch.tensor([17, 6, 1])
+    with torch.no_grad():
+        output, end = kernels.layer(x, None, *layer.parameters(), lengths=lengths)
+        for row, length in enumerate(lengths.tolist()):
+            alone = x[:length, row : row + 1]
+            expected, state = kernels.layer(alone, None, *layer.parameters())
+            assert torch.equal(output[:length, row], expected[:, 0])
+            for part, of_row in zip(end, state, strict=True):
+                assert torch.equal(part[row], of_row[0])
 
 
 @needs_library

@@ -227,6 +227,25 @@ def test_what_the_time_of_the_week_adds():
     assert not week_effects(values[None], period).any()  # a single week
 
 
+@pytest.mark.parametrize("scaling", ["season", "last", "standard", "none"])
+@pytest.mark.parametrize("period", [1, 3, 7])
+def test_shorter_windows_among_others_equal_each_alone(period, scaling):
+    widths = np.array([24, 12, 5, 2, 12])
+    rng = np.random.default_rng(0)
+    context = rng.normal(size=(len(widths), 24 + period)).cumsum(axis=1)
+    context[rng.random(context.shape) < 0.2] = np.nan
+    context[4, -12:] = np.nan
+    context[np.arange(24 + period) < (24 - widths)[:, None]] = np.nan
+    some = {"horizon": 9, "scaling": scaling}
+    together = make_windows(context, period, fallback=3.0, widths=widths, **some)
+    for row, width in enumerate(widths):
+        own = context[row : row + 1, 24 - width :]
+        alone = make_windows(own, period, fallback=3.0, **some)
+        assert np.array_equal(together.inputs[row, 24 - width :], alone.inputs[0])
+        for name in ("base", "centre", "scale"):
+            assert np.array_equal(getattr(together, name)[row], getattr(alone, name)[0])
+
+
 def test_gaps_leave_trends_and_phases_finite():
     context = np.full((2, 10), np.nan)
     context[0, [1, 4, 9]] = [1.0, 5.0, 2.0]

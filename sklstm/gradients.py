@@ -5,13 +5,12 @@ function that goes back: given the gradient of that, it adds those of its parame
 theirs and returns that of what it read. ``d_`` is the gradient of what follows; for the
 shapes see the head of `network`.
 
-Recurrent layers, convolutions and pooling are those of `kernels`. Where these do not
-apply, and for parts that are not covered here, nothing is done: it is left to autograd.
+Recurrent layers, convolutions, pooling and decoding are those of `kernels`. Where these
+do not apply, and for parts that are not covered here, nothing is done: it is left to
+autograd.
 """
 
 from __future__ import annotations
-
-import functools
 
 import torch
 from torch.nn import functional as F
@@ -57,11 +56,11 @@ def differentiate(network, loss_gradient, inputs, target, weight, generator=None
 def differentiate_forecast(
     network, loss_gradient, inputs, target, weight, generator=None
 ):  # fmt: skip
-    """Do the same for a `ForecastNetwork`, of which R = N Z rows are decoded."""
+    """Do the same for a `ForecastNetwork`."""
     x, base, future, *steps = inputs
     if not kernels.applies(x, *network.recurrence.forwards[0].weights):
         return None
-    steps = steps[0] if steps else None
+    native, steps = kernels.library(), steps[0] if steps else None
     read = x
     if network.stem is not None:
         segments = x.reshape(len(x), -1, network.segment_length * x.shape[2])
@@ -69,82 +68,37 @@ def differentiate_forecast(
     state, backward = _run_to_the_end(
         network.recurrence, read, None, generator, need_x=network.stem is not None
     )
-    n_rows, n_steps = base.shape[:2]
-    position, shares = network.position.weight, network.shares
-    if steps is not None:
-        position, shares = position[steps], shares[steps]
-    # What of_step makes of the position is the same for all rows.
-    of_position, of_base = network.of_step.weight.split(
-        [network.n_position, network.of_step.in_features - network.n_position], dim=1
-    )
+    position, shares = network.of_steps(steps)
+    of_position, of_known = network.split_by_step(network.of_step.weight)
+    d_of_position, d_of_known = network.split_by_step(network.of_step.weight.grad)
+    of_state = network.of_state
     known = torch.cat([base, future], dim=2) if future.shape[2] else base
-    known = known.flatten(0, 1)  # (R, 4 + F)
-    hidden = (known @ of_base.t()).view(n_rows, n_steps, -1)  # (N, Z, H)
-    hidden += network.of_state(state)[:, None]
-    hidden += position @ of_position.t()
-    hidden = hidden.relu_().flatten(0, 1)  # (R, H)
-    readout = torch.cat([network.correction.weight, network.mixing.weight])  # (Q + 3, H)
-    raw = (hidden @ readout.t()).view(n_rows, n_steps, -1)  # (N, Z, Q + 3)
-    n_quantiles = len(network.correction.bias)
-    middle = n_quantiles // 2
-    raw[:, :, :n_quantiles] += network.correction.bias
-    change = base[:, :, 1:]  # (N, Z, 3)
-    shares = shares + raw[:, :, n_quantiles:]
-    median = base[:, :, 0] + (shares * change).sum(2) + raw[:, :, middle]
-    values = x[:, -network.linear_length :, 0]
+    values, linear = x[:, -network.linear_length :, 0], None
     if network.linear is not None:
         linear = network.linear(values)  # (N, horizon)
-        median += linear if steps is None else linear[:, steps]
-    gaps = torch.cat([raw[:, :, :middle], raw[:, :, middle + 1 : n_quantiles]], dim=2)
-    far = _far_side(n_quantiles)
-    quantiles = median[:, :, None] + F.softplus(gaps) @ far  # (N, Z, Q)
-
+        linear = linear if steps is None else linear[:, steps]
+    weights = network.decoder_weights(of_known)
+    quantiles, kept = kernels.decode(
+        native, weights, F.linear(state, of_state.weight, of_state.bias),
+        position @ of_position.t(), shares, known, linear,
+    )  # fmt: skip
     loss, d_quantiles = loss_gradient(quantiles, target, weight)
-    d_median = d_quantiles.sum(2)  # (N, Z)
-    d_gaps = (d_quantiles @ far.t()) * torch.sigmoid(gaps)
-    d_shares = d_median[:, :, None] * change  # (N, Z, 3)
-    d_raw = torch.cat(
-        (
-            d_gaps[:, :, :middle],
-            d_median[:, :, None],
-            d_gaps[:, :, middle:],
-            d_shares,
-        ),
-        dim=2,
-    ).flatten(0, 1)  # (R, Q + 3)
-    d_readout = d_raw.t() @ hidden
-    network.correction.weight.grad += d_readout[:n_quantiles]
-    network.mixing.weight.grad += d_readout[n_quantiles:]
-    network.correction.bias.grad += d_raw[:, :n_quantiles].sum(0)
-    d_hidden = (d_raw @ readout).mul_(hidden.sign_())  # which is not negative
-    d_step = network.of_step.weight.grad
-    d_step[:, network.n_position :].addmm_(d_hidden.t(), known)
-    d_hidden = d_hidden.view(n_rows, n_steps, -1)
-    d_position = d_hidden.sum(0)  # (Z, H)
-    d_step[:, : network.n_position].addmm_(d_position.t(), position)
-    d_state = d_hidden.sum(1)  # (N, H)
-    network.of_state.weight.grad.addmm_(d_state.t(), state)
-    network.of_state.bias.grad += d_state.sum(0)
+    gradients = [d_of_known, *(weight.grad for weight in weights[1:])]
+    d_state, d_hidden, d_shares, d_median = kernels.decode_backward(
+        native, weights, kept, d_quantiles, gradients
+    )
+    d_of_position.addmm_(d_hidden.t(), position)
+    of_state.weight.grad.addmm_(d_state.t(), state)
+    of_state.bias.grad += d_state.sum(0)
     at = slice(None) if steps is None else steps
-    network.position.weight.grad[at] += d_position @ of_position
-    network.shares.grad[at] += d_shares.sum(0)
+    network.position.weight.grad[at] += d_hidden @ of_position
+    network.shares.grad[at] += d_shares
     if network.linear is not None:
         network.linear.weight.grad[at] += d_median.t() @ values
-    d_read = backward(d_state @ network.of_state.weight)
+    d_read = backward(d_state @ of_state.weight)
     if network.stem is not None:
         back_to_segments(d_read)
     return loss
-
-
-@functools.lru_cache(maxsize=8)
-def _far_side(n_quantiles):
-    """Which levels a gap between two of them moves, and where to: (Q - 1, Q).
-
-    Those on its far side from the median: down below it, up above it.
-    """
-    level = torch.arange(n_quantiles)
-    gap = level[:-1, None]  # gap g lies between levels g and g + 1
-    return torch.where(gap < n_quantiles // 2, -1.0 * (level <= gap), 1.0 * (level > gap))
 
 
 def _covers(network, x, lengths):

@@ -1,4 +1,4 @@
-"""Leaf: what is predicted. Imports nothing of ours.
+"""What is predicted. Imports nothing of ours but the kernels.
 
 A head owns the meaning of the network's raw output: it encodes y, says how many raw
 outputs there are, scores raw outputs against encoded targets, and decodes them.
@@ -14,6 +14,8 @@ import torch
 from scipy.special import expit, log_softmax, ndtri, softmax
 from sklearn.metrics import accuracy_score, d2_pinball_score, r2_score
 from torch.nn import functional as F
+
+from sklstm import kernels
 
 
 def step_loss(loss, raw, target, weight):
@@ -435,6 +437,8 @@ class ForecastHead:
         is 1 - alpha where the quantile is too high and -alpha elsewhere.
         """
         alpha = torch.tensor(self.quantiles, dtype=raw.dtype, device=raw.device)
+        if kernels.applies(raw, raw):
+            return kernels.pinball(kernels.library(), raw, target, weight, alpha)
         error = target[:, :, None] - raw  # (N, Z, Q)
         share = weight / weight.sum(1, keepdim=True).clamp(min=1)
         share = share * (2 / len(raw) / len(alpha))  # (N, Z)

@@ -1,4 +1,4 @@
-"""Leaf below `network`: a recurrent layer, convolution and pooling, both ways; Adam.
+"""Leaf below all networks: their layers, both ways, the loss of quantiles, and Adam.
 
 Imports nothing of ours.
 
@@ -41,7 +41,7 @@ CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 # Fewer rows, of at least so many inputs, and so many numbers at most: see `forward`.
 FEW_ROWS, FEW_INPUTS, FEW_STATES = 6, 32, 2**18
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 4  # of recurrence.c: a library left over from another is not called
+VERSION = 5  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
 # Arguments of the functions of recurrence.c: pointers, sizes, an int, a float.
@@ -60,6 +60,9 @@ _ARGUMENTS = {
     "adam": "sppppp" + "f" * 8,
     "pool": "pppppsp",
     "pool_backward": "ppppsppss",
+    "decode": "p" * 11,
+    "decode_backward": "p" * 13,
+    "pinball": "sssppppp",
 }
 
 
@@ -98,6 +101,18 @@ class _Weight(ctypes.Structure):
         return cls(first.data_ptr(), *weight.shape, out, step, column)
 
 
+class _Decoder(ctypes.Structure):
+    _fields_ = [("n_rows", ctypes.c_ssize_t), ("n_steps", ctypes.c_ssize_t)] + [
+        (name, _Weight) for name in ("of_known", "correction", "mixing")
+    ]
+
+    @classmethod
+    def of(cls, n_rows, n_steps, of_known, correction, mixing):
+        """Describe a decoder by its weights, tensors of two dimensions."""
+        weights = (_Weight.of(w[:, None]) for w in (of_known, correction, mixing))
+        return cls(n_rows, n_steps, *weights)
+
+
 class _Factors(ctypes.Structure):
     _fields_ = [("values", ctypes.c_void_p)] + [
         (name, ctypes.c_ssize_t) for name in ("row", "step", "is_reversed")
@@ -134,7 +149,8 @@ def library(cell=LSTM):
         for name, arguments in _ARGUMENTS.items():
             function = getattr(native, f"sklstm_{name}")
             function.argtypes, function.restype = [_TYPES[a] for a in arguments], None
-        proofs = _convolutions_agree, _pooling_agrees, _adam_agrees
+        native.sklstm_pinball.restype = ctypes.c_double
+        proofs = _convolutions_agree, _pooling_agrees, _adam_agrees, _decoding_agrees
         if _agrees(native, LSTM) and all(proof(native) for proof in proofs):
             return native
         _warn_of_disagreement(native)
@@ -247,6 +263,49 @@ def _adam_agrees(native) -> bool:
     )  # fmt: skip
     pairs = (data, expected), (first, first64), (second, second64)
     return all(torch.allclose(a.double(), b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+
+
+def _decoding_agrees(native) -> bool:
+    """Compare quantiles, their loss and gradients of a small decoder with torch's."""
+    n_rows, n_steps, n_known, n_quantiles = 3, 2, 5, 5
+    hidden_size, generator = native.sklstm_lanes() + 1, torch.Generator().manual_seed(0)
+    randn = functools.partial(torch.randn, generator=generator, dtype=torch.float32)
+    shapes = [(n_rows, hidden_size), (n_steps, hidden_size), (n_steps, 3)]
+    shapes += [(hidden_size, n_known), (n_quantiles, hidden_size), (3, hidden_size)]
+    with torch.inference_mode(False), torch.enable_grad():
+        known, linear = randn(n_rows, n_steps, n_known), randn(n_rows, n_steps)
+        tensors = [randn(shape).requires_grad_() for shape in (*shapes, (n_quantiles,))]
+        state, position, shares, of_known, correction, mixing, bias = tensors
+        hidden = F.relu(state[:, None] + position + known @ of_known.t())
+        raw = hidden @ correction.t() + bias
+        shares = shares + hidden @ mixing.t()
+        median = (
+            known[:, :, 0] + (shares * known[:, :, 1:4]).sum(2) + raw[:, :, 2] + linear
+        )
+        gaps = F.softplus(raw)
+        steps = (-gaps[:, :, 1], gaps[:, :, 3])
+        ends = (steps[0] - gaps[:, :, 0], steps[1] + gaps[:, :, 4])
+        away = torch.stack([ends[0], steps[0], 0 * median, steps[1], ends[1]], dim=2)
+        expected = median[:, :, None] + away
+        target, weight = randn(n_rows, n_steps), randn(n_rows, n_steps).square()
+        alpha = torch.linspace(0.1, 0.9, n_quantiles)
+        error = target[:, :, None] - expected
+        share = (
+            2 / n_quantiles / n_rows * weight / weight.sum(1, keepdim=True).clamp(min=1)
+        )
+        loss = (torch.maximum(alpha * error, (alpha - 1) * error).sum(2) * share).sum()
+        gradients = torch.autograd.grad(loss, tensors)
+    state, position, shares, *weights = (each.detach() for each in tensors)
+    found, kept = decode(native, weights, state, position, shares, known, linear)
+    found_loss, d_quantiles = pinball(native, found, target, weight, alpha)
+    of_weights = [torch.zeros_like(each) for each in weights]
+    *of_others, _ = decode_backward(native, weights, kept, d_quantiles, of_weights)
+    pairs = zip(
+        (found, found_loss, *of_others, *of_weights),
+        (expected, loss, *gradients),
+        strict=True,
+    )
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
 
 
 def available(*weights: torch.Tensor) -> bool:
@@ -827,6 +886,109 @@ def _mean_and_max(pooled):
     """Return two addresses, or None, and how far the rows are apart."""
     row_stride = next(iter(pooled.values())).stride(0)
     return _pointer(pooled.get("mean")), _pointer(pooled.get("max")), row_stride
+
+
+def decode(native, weights, state, position, shares, known, linear=None):
+    """Decode a forecast: (quantiles (N, Z, Q), what `decode_backward` needs).
+
+    Parameters
+    ----------
+    native : the library
+    weights : sequence of Tensor
+        Of what is known (H, K), of the correction (Q, H), of the mixing (3, H), and the
+        bias of the correction (Q,); see the equations at sklstm_decode.
+    state : Tensor of shape (n_rows, hidden_size), float32, on the CPU
+        What the state of a row, and its bias, add to the hidden units.
+    position : Tensor of shape (n_steps, hidden_size)
+        The same of the position of a step.
+    shares : Tensor of shape (n_steps, 3)
+    known : Tensor of shape (n_rows, n_steps, K)
+        The base, its three changes and what is known of the future.
+    linear : Tensor of shape (n_rows, n_steps), default=None
+        What is added to the median.
+    """
+    *maps, bias = weights
+    (n_rows, n_steps, n_known), (n_quantiles, hidden_size) = known.shape, maps[1].shape
+    lanes = native.sklstm_lanes()
+    width, n_read = _padded(hidden_size, lanes), _padded(n_quantiles + 3, lanes)
+    state, position = (_filled_up(each, width) for each in (state, position))
+    known, shares, bias = (each.contiguous() for each in (known, shares, bias))
+    linear = None if linear is None else linear.contiguous()
+    scratch = known.new_empty(n_known * width + (hidden_size + 2) * n_read)
+    hidden = known.new_empty(n_rows, n_steps, width)
+    raw = known.new_empty(n_rows, n_steps, n_read)
+    quantiles = known.new_empty(n_rows, n_steps, n_quantiles)
+    decoder = _Decoder.of(n_rows, n_steps, *maps)
+    before = (state, position, bias, shares, known, linear)
+    native.sklstm_decode(
+        ctypes.byref(decoder), *map(_pointer, (*before, scratch, hidden, raw, quantiles))
+    )
+    return quantiles, (known, hidden, raw)
+
+
+def decode_backward(native, weights, kept, d_quantiles, gradients):
+    """Add the gradients of the weights to `gradients`; return those of all else.
+
+    Overwrites what was kept.
+
+    Parameters
+    ----------
+    native, weights : as in `decode`
+    kept : what `decode` returned
+    d_quantiles : Tensor of shape (n_rows, n_steps, n_quantiles)
+    gradients : sequence of Tensor
+        One for each of the weights, of the same strides.
+
+    Returns
+    -------
+    d_state, d_position, d_shares, d_median : Tensor
+        The last, (n_rows, n_steps), is that of `linear`, too.
+    """
+    (*maps, _), (*d_maps, d_bias), (known, hidden, raw) = weights, gradients, kept
+    (n_rows, n_steps, n_known), (n_quantiles, hidden_size) = known.shape, maps[1].shape
+    width, n_read = hidden.shape[2], raw.shape[2]
+    size = (n_known + n_quantiles + 3) * width + hidden_size * n_read
+    d_state, d_position = raw.new_empty(n_rows, width), raw.new_empty(n_steps, width)
+    d_shares, d_median = raw.new_empty(n_steps, 3), raw.new_empty(n_rows, n_steps)
+    scratch, d_hidden = raw.new_empty(size), torch.empty_like(hidden)
+    decoder = _Decoder.of(n_rows, n_steps, *maps)
+    of_decoder = _Decoder.of(n_rows, n_steps, *d_maps)
+    before = (known, hidden, d_quantiles.contiguous(), scratch, raw, d_hidden)
+    after = (d_state, d_position, d_shares, d_median)
+    native.sklstm_decode_backward(
+        ctypes.byref(decoder), *map(_pointer, (*before, *after)),
+        ctypes.byref(of_decoder), d_bias.data_ptr(),
+    )  # fmt: skip
+    return d_state[:, :hidden_size], d_position[:, :hidden_size], d_shares, d_median
+
+
+def _filled_up(x, width):
+    """(N, H), rows `width` apart or not -> the same with zeros up to the width."""
+    if x.stride() == (width, 1) and x.shape[1] == width:
+        return x
+    return F.pad(x, (0, width - x.shape[1])).contiguous()
+
+
+def pinball(native, quantiles, target, weight, alpha):
+    """Return the mean pinball loss and its gradient, as `heads.ForecastHead` has it.
+
+    Parameters
+    ----------
+    native : the library
+    quantiles : Tensor of shape (n_rows, n_steps, n_quantiles), float32, on the CPU
+    target, weight : Tensor of shape (n_rows, n_steps)
+    alpha : Tensor of shape (n_quantiles,)
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+    gradient : Tensor of shape (n_rows, n_steps, n_quantiles)
+    """
+    given = (alpha, quantiles, target, weight)
+    given = [each.contiguous() for each in given]
+    gradient = torch.empty_like(given[1])
+    loss = native.sklstm_pinball(*quantiles.shape, *map(_pointer, (*given, gradient)))
+    return quantiles.new_tensor(loss), gradient
 
 
 class Stepper:

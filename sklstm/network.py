@@ -895,23 +895,13 @@ class ForecastNetwork(_Portable, nn.Module):
         and a forecast need not go further than is asked.
         Windows may be of several lengths (N,), multiples of a segment, that descend.
         """
-        position, shares = self.position.weight, self.shares
-        if steps is not None:
-            position, shares = position[steps], shares[steps]
         values = x[:, :, 0]  # (N, W)
         if self.stem is not None:
             x = x.reshape(len(x), -1, self.segment_length * x.shape[2])  # (N, S, G I)
             x = F.relu(self.stem(x))  # (N, S, H)
         n_segments = None if lengths is None else lengths // self.segment_length
         state = self.recurrence.final(x, generator, n_segments)  # (N, H)
-        position = position.expand(len(x), -1, -1)  # (N, Z, n_position)
-        step = torch.cat([position, base, future], dim=2)
-        hidden = F.relu(self.of_state(state)[:, None] + self.of_step(step))  # (N, Z, H)
-        raw = self.correction(hidden)  # (N, Z, Q)
-        middle = raw.shape[2] // 2
-        naive, change = base[:, :, 0], base[:, :, 1:]  # (N, Z), (N, Z, 3)
-        shares = shares + self.mixing(hidden)  # (N, Z, 3): what the series asks for
-        median = naive + (shares * change).sum(2) + raw[:, :, middle]
+        linear = None
         if self.linear is not None:
             if lengths is None:
                 last = values[:, -self.linear_length :]
@@ -919,13 +909,49 @@ class ForecastNetwork(_Portable, nn.Module):
                 back = torch.arange(self.linear_length, 0, -1, device=x.device)
                 last = values.gather(1, lengths[:, None] - back)
             linear = self.linear(last)  # (N, horizon)
-            median = median + (linear if steps is None else linear[:, steps])
-        # Positive gaps, added up outwards from the median: quantiles cannot cross. Where
-        # elements are not contiguous, a row is rounded alike in any batch.
+            linear = linear if steps is None else linear[:, steps]
+        state, (position, shares) = self.of_state(state), self.of_steps(steps)
+        known = torch.cat([base, future], dim=2) if future.shape[2] else base
+        if kernels.applies(known, state) and not torch.is_grad_enabled():
+            of_position, of_known = self.split_by_step(self.of_step.weight)
+            position = kernels.affine(position[None], of_position)[0]
+            weights = self.decoder_weights(of_known)
+            native = kernels.library()
+            return kernels.decode(
+                native, weights, state, position, shares, known, linear
+            )[0]
+        position = position.expand(len(x), -1, -1)  # (N, Z, n_position)
+        step = torch.cat([position, known], dim=2)
+        hidden = F.relu(state[:, None] + self.of_step(step))  # (N, Z, H)
+        raw = self.correction(hidden)  # (N, Z, Q)
+        middle = raw.shape[2] // 2
+        naive, change = base[:, :, 0], base[:, :, 1:]  # (N, Z), (N, Z, 3)
+        shares = shares + self.mixing(hidden)  # (N, Z, 3): what the series asks for
+        median = naive + (shares * change).sum(2) + raw[:, :, middle]
+        if linear is not None:
+            median = median + linear
+        # Positive gaps, added up outwards from the median: quantiles cannot cross.
         below = F.softplus(raw[:, :, :middle]).flip(2).cumsum(2).flip(2)
         above = F.softplus(raw[:, :, middle + 1 :]).cumsum(2)
         median = median[:, :, None]
         return torch.cat([median - below, median, median + above], dim=2)
+
+    def of_steps(self, steps):
+        """Return the positions (Z, n_position) and the shares (Z, 3) of some steps."""
+        position, shares = self.position.weight, self.shares
+        return (position, shares) if steps is None else (position[steps], shares[steps])
+
+    def split_by_step(self, of_step):
+        """Split the weight of `of_step`, or its gradient: (H, n_position) and the rest.
+
+        What the first makes of the position is the same for all rows.
+        """
+        return of_step[:, : self.n_position], of_step[:, self.n_position :]
+
+    def decoder_weights(self, of_known):
+        """Return the weights that `kernels.decode` takes."""
+        correction = self.correction
+        return of_known, correction.weight, self.mixing.weight, correction.bias
 
 
 @torch.no_grad()

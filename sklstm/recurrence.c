@@ -1,6 +1,7 @@
 /* One recurrent layer, forwards and backwards in time, in single precision: an LSTM, one
    with peepholes, or a GRU. And what stands around it: convolutions, normalised, before,
-   pooling behind; and a step of the optimiser.
+   pooling or the decoder of a forecast behind; the loss of its quantiles; and a step of
+   the optimiser.
 
    The gates of a step are a matrix product followed by a few functions of each element.
    Here the product of a tile of rows and units stays in registers until the functions
@@ -58,9 +59,8 @@ INLINE vec clamp(vec x, float limit) {
     return HIGHER(SPLAT(-limit), LOWER(SPLAT(limit), x));
 }
 
-/* 1 / (1 + exp(-x)); exp is 2^n times a polynomial of the rest (Cephes). */
-INLINE vec sigmoid(vec x) {
-    x = -clamp(x, 87.0f);
+/* exp(x) of |x| up to 87: 2^n times a polynomial of the rest (Cephes). */
+INLINE vec exp_(vec x) {
     const vec shift = SPLAT(12582912.0f); /* 1.5 * 2^23: rounds to integers */
     vec n = (x * 1.44269504088896341f + shift) - shift;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -72,8 +72,29 @@ INLINE vec sigmoid(vec x) {
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
     ivec exponent = (__builtin_convertvector(n, ivec) + 127) << 23;
-    return 1.0f / (1.0f + p * (vec)exponent);
+    return p * (vec)exponent;
 }
+
+INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exp_(-clamp(x, 87.0f))); }
+
+/* log(1 + exp(x)) = max(x, 0) + log(1 + e), e = exp(-|x|); the logarithm is twice the
+   inverse hyperbolic tangent of e / (2 + e), of at most a third, whose series is cut where
+   a float ends. */
+INLINE vec softplus(vec x) {
+    vec e = exp_(-LOWER(SPLAT(87.0f), (vec)((ivec)x & 0x7fffffff)));
+    vec z = e / (2.0f + e), y = z * z;
+    vec p = SPLAT(2.0f / 13);
+    p = p * y + 2.0f / 11;
+    p = p * y + 2.0f / 9;
+    p = p * y + 2.0f / 7;
+    p = p * y + 2.0f / 5;
+    p = p * y + 2.0f / 3;
+    p = p * y + 2.0f;
+    return HIGHER(SPLAT(0.0f), x) + z * p;
+}
+
+/* Negative becomes 0; NaN stays. */
+INLINE vec rectify(vec x) { return HIGHER(SPLAT(0.0f), x); }
 
 /* Rational approximation, accurate to a few units in the last place (Eigen). */
 INLINE vec tanh_(vec x) {
@@ -147,7 +168,7 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 4; }
+int sklstm_version(void) { return 5; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
@@ -352,9 +373,7 @@ INLINE void product_tile(int rows, int vectors, const float *a, ptrdiff_t a_row,
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
             vec x = acc[r][v];
-            /* Negative becomes 0; NaN stays. */
-            if (relu) x = (vec)(~(x < SPLAT(0.0f)) & (ivec)x);
-            store(out + r * ld + v * LANES, x);
+            store(out + r * ld + v * LANES, relu ? rectify(x) : x);
         }
 }
 
@@ -497,6 +516,143 @@ void sklstm_outer(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_
 /* Adds what `sklstm_outer` found to the gradient of a weight. */
 void sklstm_add(const Weight *d_weight, float *d_w) {
     turn(d_weight, d_w, padded(d_weight->n_out), 1);
+}
+
+/* The decoder of a forecast: of each row n and step z of n_steps,
+
+       hidden = relu(state[n] + position[z] + of_known known[n, z])
+       raw    = correction hidden + bias, and mixing hidden
+       median = base + sum over c of (shares[z, c] + mixed[c]) change[c] + the middle of raw
+                + linear[n, z]
+
+   where known (n_known numbers) begins with the base and three changes. From the median on
+   the other quantiles are reached by gaps, softplus of the rest of raw. */
+typedef struct {
+    ptrdiff_t n_rows, n_steps;
+    Weight of_known, correction, mixing; /* (H, n_known), (Q, H), (3, H) */
+} Decoder;
+
+enum { CHANGES = 3 };
+static ptrdiff_t n_read(const Decoder *d) { return d->correction.n_out + CHANGES; }
+
+/* state: (N, Hp), position: (Z, Hp), shares: (Z, 3), known: (N, Z, n_known), linear: (N, Z)
+   or NULL. hidden: (N, Z, Hp), raw: (N, Z, Q + 3 padded), quantiles: (N, Z, Q). scratch:
+   n_known Hp + (H + 2) (Q + 3 padded). */
+void sklstm_decode(const Decoder *d, const float *state, const float *position,
+                   const float *bias, const float *shares, const float *known,
+                   const float *linear, float *scratch, float *hidden, float *raw,
+                   float *quantiles) {
+    const ptrdiff_t H = d->of_known.n_out, width = padded(H), Q = d->correction.n_out;
+    const ptrdiff_t n_known = d->of_known.n_columns, ld = padded(n_read(d)), middle = Q / 2;
+    float *of_known = scratch, *readout = of_known + n_known * width;
+    float *biases = readout + H * ld, *gaps = biases + ld;
+    memset(scratch, 0, (n_known * width + (H + 2) * ld) * sizeof(float));
+    turn(&d->of_known, of_known, width, 0);
+    turn(&d->correction, readout, ld, 0);
+    turn(&d->mixing, readout + Q, ld, 0);
+    memcpy(biases, bias, Q * sizeof(float));
+    for (ptrdiff_t n = 0; n < d->n_rows; n++)
+        for (ptrdiff_t z = 0; z < d->n_steps; z++) {
+            const float *of_step = known + (n * d->n_steps + z) * n_known;
+            float *to = hidden + (n * d->n_steps + z) * width;
+            for (ptrdiff_t u = 0; u < width; u += LANES) {
+                vec sum = load(state + n * width + u) + load(position + z * width + u);
+                for (ptrdiff_t k = 0; k < n_known; k++)
+                    sum += of_step[k] * load(of_known + k * width + u);
+                store(to + u, rectify(sum));
+            }
+        }
+    product(hidden, d->n_rows * d->n_steps, width, H, readout, ld, biases, 0, raw);
+    for (ptrdiff_t r = 0; r < d->n_rows * d->n_steps; r++) {
+        const float *base = known + r * n_known, *share = shares + r % d->n_steps * CHANGES;
+        const float *of_row = raw + r * ld;
+        float *out = quantiles + r * Q, median = base[0] + of_row[middle];
+        for (int c = 0; c < CHANGES; c++) median += (share[c] + of_row[Q + c]) * base[1 + c];
+        if (linear) median += linear[r];
+        for (ptrdiff_t v = 0; v < ld; v += LANES) store(gaps + v, softplus(load(of_row + v)));
+        out[middle] = median;
+        float below = 0, above = 0;
+        for (ptrdiff_t q = middle - 1; q >= 0; q--) out[q] = median - (below += gaps[q]);
+        for (ptrdiff_t q = middle + 1; q < Q; q++) out[q] = median + (above += gaps[q]);
+    }
+}
+
+/* Adds to the gradients of the weights, `to` and d_bias; the others are set. raw becomes
+   its gradient. d_hidden: (N, Z, Hp), d_state: (N, Hp), d_position: (Z, Hp), d_shares:
+   (Z, 3), d_median: (N, Z). scratch: (n_known + Q + 3) Hp + H (Q + 3 padded). */
+void sklstm_decode_backward(const Decoder *d, const float *known, const float *hidden,
+                            const float *d_quantiles, float *scratch, float *raw,
+                            float *d_hidden, float *d_state, float *d_position,
+                            float *d_shares, float *d_median, const Decoder *to,
+                            float *d_bias) {
+    const ptrdiff_t H = d->of_known.n_out, width = padded(H), Q = d->correction.n_out;
+    const ptrdiff_t n_known = d->of_known.n_columns, ld = padded(n_read(d)), middle = Q / 2;
+    const ptrdiff_t n = d->n_rows * d->n_steps;
+    float *d_known = scratch, *readout = d_known + n_known * width;
+    float *d_readout = readout + n_read(d) * width;
+    memset(scratch, 0, ((n_known + n_read(d)) * width + H * ld) * sizeof(float));
+    memset(d_state, 0, d->n_rows * width * sizeof(float));
+    memset(d_position, 0, d->n_steps * width * sizeof(float));
+    memset(d_shares, 0, d->n_steps * CHANGES * sizeof(float));
+    for (ptrdiff_t r = 0; r < n; r++) {
+        const float *change = known + r * n_known + 1, *of_row = d_quantiles + r * Q;
+        float *d_row = raw + r * ld, *share = d_shares + r % d->n_steps * CHANGES;
+        float total = 0, outwards = 0;
+        for (ptrdiff_t v = 0; v < ld; v += LANES)
+            store(d_row + v, sigmoid(load(d_row + v))); /* of the gaps by raw */
+        for (ptrdiff_t q = 0; q < Q; q++) total += of_row[q];
+        for (ptrdiff_t q = 0; q < middle; q++) d_row[q] *= -(outwards += of_row[q]);
+        outwards = 0;
+        for (ptrdiff_t q = Q - 1; q > middle; q--) d_row[q] *= outwards += of_row[q];
+        d_row[middle] = d_median[r] = total;
+        for (int c = 0; c < CHANGES; c++) share[c] += d_row[Q + c] = total * change[c];
+        memset(d_row + n_read(d), 0, (ld - n_read(d)) * sizeof(float));
+        for (ptrdiff_t q = 0; q < Q; q++) d_bias[q] += d_row[q];
+    }
+    sklstm_outer(hidden, 1, 0, n, width, H, raw, 0, ld, n_read(d), d_readout);
+    turn(&to->correction, d_readout, ld, 1);
+    turn(&to->mixing, d_readout + Q, ld, 1);
+    for (ptrdiff_t o = 0; o < n_read(d); o++) {
+        const Weight *w = o < Q ? &d->correction : &d->mixing;
+        const float *of_row = w->values + (o < Q ? o : o - Q) * w->out;
+        for (ptrdiff_t h = 0; h < H; h++) readout[o * width + h] = of_row[h * w->column];
+    }
+    product(raw, n, ld, n_read(d), readout, width, NULL, 0, d_hidden);
+    for (ptrdiff_t r = 0; r < n; r++) {
+        const float *of_step = known + r * n_known;
+        float *of_state = d_state + r / d->n_steps * width;
+        float *of_position = d_position + r % d->n_steps * width;
+        for (ptrdiff_t u = 0; u < width; u += LANES) {
+            const ivec is_active = load(hidden + r * width + u) > 0.0f;
+            const vec x = (vec)((ivec)load(d_hidden + r * width + u) & is_active);
+            store(of_state + u, load(of_state + u) + x);
+            store(of_position + u, load(of_position + u) + x);
+            for (ptrdiff_t k = 0; k < n_known; k++)
+                store(d_known + k * width + u, load(d_known + k * width + u) + of_step[k] * x);
+        }
+    }
+    turn(&to->of_known, d_known, width, 1);
+}
+
+/* The pinball loss of quantiles (N, Z, Q) and its gradient by them. weight: (N, Z). */
+double sklstm_pinball(ptrdiff_t n_rows, ptrdiff_t n_steps, ptrdiff_t n_quantiles,
+                      const float *alpha, const float *quantiles, const float *target,
+                      const float *weight, float *gradient) {
+    double loss = 0;
+    for (ptrdiff_t n = 0; n < n_rows; n++) {
+        float total = 0;
+        for (ptrdiff_t z = 0; z < n_steps; z++) total += weight[n * n_steps + z];
+        /* Twice the pinball loss of the median is the absolute error. */
+        const float share = 2.0f / ((total > 1 ? total : 1) * n_rows * n_quantiles);
+        for (ptrdiff_t r = n * n_steps; r < (n + 1) * n_steps; r++)
+            for (ptrdiff_t q = 0; q < n_quantiles; q++) {
+                const float error = target[r] - quantiles[r * n_quantiles + q];
+                const float slope = (error < 0 ? 1 - alpha[q] : -alpha[q]) * share * weight[r];
+                gradient[r * n_quantiles + q] = slope;
+                loss -= slope * error;
+            }
+    }
+    return loss;
 }
 
 /* Sequences of steps of K values; those of a length have no steps beyond it. */

@@ -303,7 +303,14 @@ def test_falls_back_where_it_does_not_apply():
 
 @needs_library
 @pytest.mark.parametrize(
-    "proof", ["_agrees", "_convolutions_agree", "_pooling_agrees", "_adam_agrees"]
+    "proof",
+    [
+        "_agrees",
+        "_convolutions_agree",
+        "_pooling_agrees",
+        "_adam_agrees",
+        "_decoding_agrees",
+    ],
 )
 def test_a_library_that_fails_a_proof_is_not_used(proof, monkeypatch):
     monkeypatch.setattr(kernels, proof, lambda *_: False)
@@ -533,6 +540,8 @@ FORECAST = {
         {"segment_length": 4, "linear_length": 4, "n_quantiles": 7},
         {"cell": "gru", "n_future": 0},
         {"cell": "peephole"},
+        {"hidden_size": 33, "n_quantiles": 21},
+        {"hidden_size": 4, "n_quantiles": 1},
     ],
     ids=str,
 )
@@ -561,6 +570,34 @@ def test_gradients_of_a_forecast_without_autograd(settings, steps):
     assert distance(found, loss) < 1e-6
     for p, gradient in zip(network.parameters(), expected, strict=True):
         assert distance(p.grad, gradient) < 1e-6
+
+
+@needs_library
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"hidden_size": 33, "n_quantiles": 21}, {"n_quantiles": 1, "n_future": 0}],
+    ids=str,
+)
+def test_a_forecast_is_decoded_as_in_float64_and_alike_in_any_batch(settings, scale):
+    generator = torch.Generator().manual_seed(0)
+    network = ForecastNetwork(**FORECAST | settings).eval()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.3, generator=generator)
+    with torch.no_grad():
+        network.correction.bias *= scale  # gaps of next to nothing, and far ones
+    inputs = [
+        torch.randn(shape, generator=generator)
+        for shape in ((9, 8, 3), (9, 5, 4), (9, 5, network.config["n_future"]))
+    ]
+    with torch.no_grad():
+        found = network(*inputs)
+        assert torch.equal(network(*(each[4:6] for each in inputs)), found[4:6])
+        some = network(inputs[0], *(a[:, :2] for a in inputs[1:]), steps=slice(2))
+        assert torch.equal(some, found[:, :2])
+    expected = network.double()(*(each.double() for each in inputs))
+    assert distance(found, expected) < 1e-6
+    assert (found.diff(dim=2) >= 0).all()
 
 
 @needs_library

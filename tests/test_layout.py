@@ -18,6 +18,7 @@ ALLOWED = {
     "container": set(),
     "checkpoints": {"checks", "container"},
     "devices": {"kernels"},
+    "heads": {"kernels"},
     "network": {"kernels"},
     "gradients": {"kernels", "network"},
     "training": {"devices", "kernels"},

@@ -38,10 +38,8 @@ from torch.nn import functional as F
 # worth a thread, and so many rows, since gradients of weights are added up in the cache
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
-# Fewer rows, of at least so many inputs, and so many numbers at most: see `forward`.
-FEW_ROWS, FEW_INPUTS, FEW_STATES = 6, 32, 2**18
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 5  # of recurrence.c: a library left over from another is not called
+VERSION = 6  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
 # Arguments of the functions of recurrence.c: pointers, sizes, an int, a float.
@@ -145,7 +143,8 @@ def library(cell=LSTM):
                 continue
         except (OSError, AttributeError):  # no such file; from before there were versions
             continue
-        native.sklstm_lanes.restype = ctypes.c_ssize_t
+        native.sklstm_lanes.restype = native.sklstm_room.restype = ctypes.c_ssize_t
+        native.sklstm_room.argtypes = [ctypes.c_ssize_t]
         for name, arguments in _ARGUMENTS.items():
             function = getattr(native, f"sklstm_{name}")
             function.argtypes, function.restype = [_TYPES[a] for a in arguments], None
@@ -638,19 +637,16 @@ def forward(
     width = _padded(hidden_size, native.sklstm_lanes())  # Hp
     h = x.new_empty(n_timesteps + 1, n_rows, width)
     c = None
-    # Of few rows the kernels take the inputs of all steps beforehand, if there is room
-    # for the sums.
-    is_few = n_rows < FEW_ROWS and n_inputs >= FEW_INPUTS and h.numel() <= FEW_STATES
-    all_steps = keep or is_few
     if cell != GRU:
-        c = x.new_empty(n_timesteps + 1 if all_steps else 1, n_rows, width)
+        c = x.new_empty(n_timesteps + 1 if keep else 1, n_rows, width)
     for to, start in zip((h, c), state or (), strict=False):
         to[0] = 0  # units that fill up a vector of lanes too
         to[0, :, :hidden_size] = start
-    gates = x.new_empty(n_timesteps, n_rows, 4 * width) if all_steps else None
+    gates = x.new_empty(n_timesteps, n_rows, 4 * width) if keep else None
 
     def job(shape):
-        packed = x.new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width)
+        room = native.sklstm_room(shape.end - shape.begin)
+        packed = x.new_empty(_n_terms(cell, n_inputs, hidden_size) + room, 4 * width)
         arrays = (packed, h, c, gates)
         return lambda: native.sklstm_forward(
             ctypes.byref(shape), _first_read(x, is_reversed), *_pointers(weights),
@@ -660,10 +656,6 @@ def forward(
     chunks = _chunks(x, cell, hidden_size, lengths, is_reversed, state is None)
     _share([job(chunk) for chunk in chunks])
     ends = -1 if lengths is None else (lengths, torch.arange(n_rows))
-    if not keep:
-        gates = None
-        if c is not None and all_steps:
-            c = c[ends][None]
     return (h[1:, :, :hidden_size], h[ends][:, :hidden_size]), (h, c, gates)
 
 

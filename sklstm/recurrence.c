@@ -168,7 +168,7 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 5; }
+int sklstm_version(void) { return 6; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
@@ -217,48 +217,50 @@ INLINE void input_sums(int cell, int rows, vec (*acc)[GATES], const Shape *s, co
     multiply(rows, INPUT_SUMS(cell), acc, x, x_row, 1, s->n_inputs, w + panel, panel);
 }
 
-/* The same of steps of a row of the batch, written to where their gates will be. */
+/* The same of steps of a row of the batch, written to sums. */
 INLINE void input_tile(int cell, int rows, const Shape *s, const float *w, const float *x,
-                       float *gates, ptrdiff_t step) {
+                       float *sums, ptrdiff_t step) {
     vec acc[ROWS][GATES];
     input_sums(cell, rows, acc, s, w, x, s->x_step);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int g = 0; g < GATES; g++) store(gates + r * step + g * LANES, acc[r][g]);
+        for (int g = 0; g < GATES; g++) store(sums + r * step + g * LANES, acc[r][g]);
 }
 
-/* Of all steps beforehand: what few rows would wait for at each step, the weights, is read
-   once for several steps. The order of the sums is the same. */
+/* Of a block of steps beforehand, from `first` up to `last`: what few rows would wait for at
+   each step, the weights, is read once for several steps. The order of the sums is the
+   same. sums: of the first step. */
 INLINE void inputs_first(int cell, const Shape *s, const float *x, const float *w,
-                         float *gates) {
-    const ptrdiff_t width = padded(s->hidden_size), step = s->n_rows * width * GATES;
+                         ptrdiff_t first, ptrdiff_t last, float *sums, ptrdiff_t step) {
+    const ptrdiff_t width = padded(s->hidden_size);
     for (ptrdiff_t u = 0; u < width; u += LANES) {
         const float *panel = w + u * terms(s) * GATES;
         for (ptrdiff_t n = s->begin; n < s->end; n++) {
-            const ptrdiff_t length = s->lengths ? s->lengths[n] : s->n_steps;
-            const float *x_n = x + n * s->x_row;
-            float *g = gates + (n * width + u) * GATES;
+            const ptrdiff_t end = s->lengths ? least(s->lengths[n], last) : last;
+            const float *x_n = x + n * s->x_row + first * s->x_step;
+            float *to = sums + ((n - s->begin) * width + u) * GATES;
             ptrdiff_t t = 0;
-            for (; t + ROWS <= length; t += ROWS)
-                input_tile(cell, ROWS, s, panel, x_n + t * s->x_step, g + t * step, step);
-            for (; t < length; t++)
-                input_tile(cell, 1, s, panel, x_n + t * s->x_step, g + t * step, step);
+            for (; t + ROWS <= end - first; t += ROWS)
+                input_tile(cell, ROWS, s, panel, x_n + t * s->x_step, to + t * step, step);
+            for (; t < end - first; t++)
+                input_tile(cell, 1, s, panel, x_n + t * s->x_step, to + t * step, step);
         }
     }
 }
 
-INLINE void forward_tile(int cell, int rows, int has_inputs, const Shape *s, const float *w,
-                         const float *x, const float *h, const float *c, float *h_next,
+/* sums: of the inputs, or NULL. */
+INLINE void forward_tile(int cell, int rows, const Shape *s, const float *w, const float *x,
+                         const float *sums, const float *h, const float *c, float *h_next,
                          float *c_next, float *gates, ptrdiff_t width, ptrdiff_t u) {
     vec acc[ROWS][GATES];
     const ptrdiff_t panel = GATES * LANES;
-    if (has_inputs) {
+    if (sums) {
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
             for (int g = 0; g < GATES; g++)
-                acc[r][g] = load(gates + r * width * GATES + g * LANES);
+                acc[r][g] = load(sums + r * width * GATES + g * LANES);
     } else
         input_sums(cell, rows, acc, s, w, x, s->x_row);
     w += (1 + s->n_inputs) * panel;
@@ -293,14 +295,20 @@ INLINE void forward_tile(int cell, int rows, int has_inputs, const Shape *s, con
     }
 }
 
-INLINE void forward(int cell, const Shape *s, const float *x, const float *w, float *h,
-                    float *c, float *gates) {
+/* Steps whose inputs are summed up beforehand, and numbers that this takes, in 4 Hp. */
+#define BLOCK (4 * ROWS)
+#define ROOM (BLOCK * (ROWS - 1))
+
+INLINE void forward(int cell, const Shape *s, const float *x, float *w, float *h, float *c,
+                    float *gates) {
     const ptrdiff_t width = padded(s->hidden_size), batch = s->n_rows * width;
-    const ptrdiff_t n_terms = terms(s);
-    const int has_inputs = gates && s->end - s->begin < ROWS;
-    if (has_inputs) inputs_first(cell, s, x, w, gates);
+    const ptrdiff_t n_terms = terms(s), step = (s->end - s->begin) * width * GATES;
+    const int is_few = s->end - s->begin < ROWS && s->n_steps > 1 && s->n_inputs >= LANES;
+    float *room = is_few ? w + n_terms * width * GATES : NULL;
     for (ptrdiff_t t = 0; t < s->n_steps; t++) {
         const ptrdiff_t c_step = gates ? batch : 0, end = end_at(s, t);
+        if (is_few && t % BLOCK == 0)
+            inputs_first(cell, s, x, w, t, least(t + BLOCK, s->n_steps), room, step);
         for (ptrdiff_t u = 0; u < width; u += LANES) {
             const float *panel = w + u * n_terms * GATES;
             for (ptrdiff_t n = s->begin; n < end;) {
@@ -310,12 +318,12 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
                 float *h_next = h + (t + 1) * batch + n * width;
                 float *c_next = c + (t + 1) * c_step + n * width;
                 float *g = gates ? gates + (t * batch + n * width + u) * GATES : NULL;
+                const float *sums = room ? room + t % BLOCK * step + u * GATES : NULL;
                 /* As many as there are: mostly it is the weights that are waited for. */
                 const ptrdiff_t rows = least(end - n, ROWS);
 #define TILE(N)                                                                           \
     if (rows == N)                                                                        \
-        forward_tile(cell, N, has_inputs, s, panel, x_n, h_n, c_n, h_next, c_next, g,     \
-                     width, u);
+        forward_tile(cell, N, s, panel, x_n, sums, h_n, c_n, h_next, c_next, g, width, u);
                 TILE(ROWS) else TILE(1) else TILE(2)
 #if ROWS > 3
                 else TILE(3)
@@ -331,8 +339,10 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
 
 /* h: (T + 1, N, Hp), c: (T + 1, N, Hp) or, without gates, (N, Hp); the first of each is the
    state to start from, set here if it is zero. A GRU has no c. gates: (T, N, 4 Hp) or NULL.
-   w: terms * 4 Hp floats, into which the weights are packed; with w_ih NULL they have been
-   before. */
+   w: (terms + room) * 4 Hp floats, into which the weights are packed; with w_ih NULL they
+   have been before. Room is wanted for few rows and more than a step, see sklstm_room. */
+ptrdiff_t sklstm_room(ptrdiff_t n_rows) { return n_rows < ROWS ? ROOM : 0; }
+
 void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
                     const float *b_ih, const float *b_hh, const float *peepholes, float *w,
                     float *h, float *c, float *gates) {

@@ -187,7 +187,7 @@ def test_strided_input_and_expanded_gradient():
 
 @needs_library
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("n_inputs", [3, kernels.FEW_INPUTS])
+@pytest.mark.parametrize("n_inputs", [3, 40])
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_row_is_computed_alike_in_any_batch(cell, n_inputs, train):
     layer, x, _ = make((9, 40, n_inputs, 21), cell)
@@ -199,7 +199,7 @@ def test_a_row_is_computed_alike_in_any_batch(cell, n_inputs, train):
 
 
 @needs_library
-@pytest.mark.parametrize("n_inputs", [3, kernels.FEW_INPUTS])
+@pytest.mark.parametrize("n_inputs", [3, 40])
 @pytest.mark.parametrize("cell", CELLS)
 def test_few_ragged_rows_end_in_the_state_after_their_own_steps(cell, n_inputs):
     layer, x, _ = make((17, 3, n_inputs, 21), cell)

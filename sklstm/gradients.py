@@ -84,14 +84,14 @@ def differentiate_forecast(
     )  # fmt: skip
     loss, d_quantiles = loss_gradient(quantiles, target, weight)
     gradients = [d_of_known, *(weight.grad for weight in weights[1:])]
-    d_state, d_hidden, d_shares, d_median = kernels.decode_backward(
+    d_state, d_of_step, d_shares, d_median = kernels.decode_backward(
         native, weights, kept, d_quantiles, gradients
     )
-    d_of_position.addmm_(d_hidden.t(), position)
+    d_of_position.addmm_(d_of_step.t(), position)
     of_state.weight.grad.addmm_(d_state.t(), state)
     of_state.bias.grad += d_state.sum(0)
     at = slice(None) if steps is None else steps
-    network.position.weight.grad[at] += d_hidden @ of_position
+    network.position.weight.grad[at] += d_of_step @ of_position
     network.shares.grad[at] += d_shares
     if network.linear is not None:
         network.linear.weight.grad[at] += d_median.t() @ values

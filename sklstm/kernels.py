@@ -7,8 +7,7 @@ installed; an LSTM is then 1.6 to 2.6 times as fast as `torch.nn.LSTM`, and a ro
 out the same, to the last bit, whatever the batch and the number of threads. Before the
 first use of a cell in a process it is proven against torch, and all else with the LSTM;
 where it is missing, fails or does not apply, callers fall back to torch, layers by
-`by_torch`. ``SKLSTM_NATIVE=0`` in the environment
-turns it off.
+`by_torch`. ``SKLSTM_NATIVE=0`` in the environment turns it off.
 
 The weights of a layer are a tuple as torch has them, (weight_ih, weight_hh, bias_ih,
 bias_hh), and say by their shapes what its cell is: of (4 hidden_size, ...) an LSTM, gates
@@ -287,7 +286,7 @@ def _decoding_agrees(native) -> bool:
         away = torch.stack([ends[0], steps[0], 0 * median, steps[1], ends[1]], dim=2)
         expected = median[:, :, None] + away
         target, weight = randn(n_rows, n_steps), randn(n_rows, n_steps).square()
-        alpha = torch.linspace(0.1, 0.9, n_quantiles)
+        alpha = torch.linspace(0.1, 0.9, n_quantiles, dtype=torch.float32)
         error = target[:, :, None] - expected
         share = (
             2 / n_quantiles / n_rows * weight / weight.sum(1, keepdim=True).clamp(min=1)
@@ -443,6 +442,7 @@ def affine(a, weight, bias=None, relu=False):
 def _affine(native, a, weight, bias=None, relu=False):
     a = readable(a)
     (n_outer, n_rows, n_terms), n_out = a.shape, weight.n_out
+    _check_terms(n_terms, weight.n_steps * weight.n_columns)
     outer_stride, row_stride, _ = a.stride()
     width = _padded(n_out, native.sklstm_lanes())
     out = a.new_empty(n_outer, n_rows, width)
@@ -532,6 +532,14 @@ def _pointer(tensor):
 def _pointers(weights):
     """Return five addresses: a cell without peepholes has None for the last."""
     return [w.data_ptr() for w in weights] + [None] * (5 - len(weights))
+
+
+def _check_terms(n_terms, n_weights):
+    if n_terms != n_weights:
+        raise ValueError(
+            f"The network was built for {n_weights} columns (channels or units) where it "
+            f"was given {n_terms}."
+        )
 
 
 def _padded(n, lanes):
@@ -633,6 +641,7 @@ def forward(
         output is of the step that is read first.
     """
     n_timesteps, n_rows, n_inputs = x.shape
+    _check_terms(n_inputs, weights[0].shape[1])
     cell, hidden_size = cell_of(weights), weights[1].shape[1]
     width = _padded(hidden_size, native.sklstm_lanes())  # Hp
     h = x.new_empty(n_timesteps + 1, n_rows, width)
@@ -725,7 +734,8 @@ def backward(
 
 def convolve(native, x, weight, scale, bias, running, *, stride, eps, lengths=None):
     """Compute `convolution`: (out, what `convolve_backward` needs)."""
-    n_out, _, k = weight.shape
+    n_out, n_channels, k = weight.shape
+    _check_terms(x.shape[2], n_channels)
     x = F.pad(x, (0, 0, k // 2, k - 1 - k // 2)).contiguous()  # (N, T + k - 1, C)
     # (H, C, k) -> (H, k, C)
     convolved = _affine(native, spans(x, k, stride), _Weight.of(weight.transpose(1, 2)))
@@ -901,6 +911,12 @@ def decode(native, weights, state, position, shares, known, linear=None):
     """
     *maps, bias = weights
     (n_rows, n_steps, n_known), (n_quantiles, hidden_size) = known.shape, maps[1].shape
+    _check_terms(n_known, maps[0].shape[1])
+    if n_rows != len(state) or not n_steps == len(position) == len(shares):
+        raise ValueError(
+            f"What is known is of {n_rows} rows and {n_steps} steps, the state of "
+            f"{len(state)} rows, and the positions are of {len(position)} steps."
+        )
     lanes = native.sklstm_lanes()
     width, n_read = _padded(hidden_size, lanes), _padded(n_quantiles + 3, lanes)
     state, position = (_filled_up(each, width) for each in (state, position))
@@ -976,8 +992,9 @@ def pinball(native, quantiles, target, weight, alpha):
     loss : Tensor of shape ()
     gradient : Tensor of shape (n_rows, n_steps, n_quantiles)
     """
-    given = (alpha, quantiles, target, weight)
-    given = [each.contiguous() for each in given]
+    of_steps = (each.expand(quantiles.shape[:2]) for each in (target, weight))
+    given = (alpha, quantiles, *of_steps)
+    given = [each.to(quantiles.dtype).contiguous() for each in given]
     gradient = torch.empty_like(given[1])
     loss = native.sklstm_pinball(*quantiles.shape, *map(_pointer, (*given, gradient)))
     return quantiles.new_tensor(loss), gradient

@@ -1,4 +1,4 @@
-"""Leaf: the network, plain torch but for its recurrent layers, which `kernels` computes.
+"""Leaf: the network, plain torch but for what `kernels` computes where they apply.
 
     stem -> recurrence -> pooling -> readout
        `------------------^

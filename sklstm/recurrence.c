@@ -21,8 +21,9 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Of the two the lower or the higher; x where it is NaN. And an empty instruction that
-   keeps a vector in a register: compilers read it again for each row instead. */
+/* Of the two the lower or the higher; x where it is NaN. And, where there are registers
+   enough, an empty instruction that keeps a vector in one: compilers read it again for each
+   row instead. */
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define LANES 16
@@ -36,7 +37,7 @@
 #define ROWS 3
 #define LOWER(limit, x) (vec) _mm256_min_ps((__m256)(limit), (__m256)(x))
 #define HIGHER(limit, x) (vec) _mm256_max_ps((__m256)(limit), (__m256)(x))
-#define KEEP(x) __asm__("" : "+x"(x))
+#define KEEP(x) /* all 16 registers are in use */
 #else
 #include <arm_neon.h>
 #define LANES 4

@@ -326,6 +326,38 @@ def test_a_library_that_fails_a_proof_is_not_used(proof, monkeypatch):
 
 
 @needs_library
+def test_proofs_do_not_depend_on_the_default_dtype():
+    kernels.library.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert kernels.library() is not None
+        assert kernels.library(kernels.GRU) is not None
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@needs_library
+def test_shapes_that_do_not_fit_are_refused():
+    weights = [torch.randn(shape) for shape in ((12, 2), (12, 3), (12,), (12,))]
+    native, known = kernels.library(), torch.randn(2, 5, 4)
+    decoder = [torch.randn(shape) for shape in ((3, 4), (5, 3), (3, 3), (5,))]
+    of_row, of_step, shares = (torch.randn(n, 3) for n in (2, 5, 5))
+    with torch.no_grad():
+        with pytest.raises(ValueError, match=r"2 columns .* it was given 4"):
+            kernels.layer(torch.randn(5, 2, 4), None, *weights)
+        with pytest.raises(ValueError, match=r"3 columns .* it was given 4"):
+            kernels.affine(known, weights[1])
+        with pytest.raises(ValueError, match=r"4 columns .* it was given 3"):
+            kernels.decode(native, decoder, of_row, of_step, shares, known[:, :, :3])
+        with pytest.raises(ValueError, match="2 rows and 5 steps, the state of 1 rows"):
+            kernels.decode(native, decoder, of_row[:1], of_step, shares, known)
+        with pytest.raises(ValueError, match="the positions are of 4 steps"):
+            kernels.decode(native, decoder, of_row, of_step[:4], shares, known)
+        with pytest.raises(RuntimeError, match="must match the existing size"):
+            kernels.pinball(native, known, known[:, :2, 0], known[:, :, 0], known[0, 0])
+
+
+@needs_library
 def test_a_cell_that_fails_its_proof_is_left_to_torch(monkeypatch):
     agrees = kernels._agrees
     monkeypatch.setattr(

@@ -930,7 +930,8 @@ class ForecastNetwork(_Portable, nn.Module):
         median = naive + (shares * change).sum(2) + raw[:, :, middle]
         if linear is not None:
             median = median + linear
-        # Positive gaps, added up outwards from the median: quantiles cannot cross.
+        # Positive gaps, added up outwards from the median: quantiles cannot cross. Where
+        # elements are not contiguous, a row is rounded alike in any batch.
         below = F.softplus(raw[:, :, :middle]).flip(2).cumsum(2).flip(2)
         above = F.softplus(raw[:, :, middle + 1 :]).cumsum(2)
         median = median[:, :, None]

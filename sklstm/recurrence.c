@@ -60,6 +60,36 @@ INLINE vec clamp(vec x, float limit) {
     return HIGHER(SPLAT(-limit), LOWER(SPLAT(limit), x));
 }
 
+/* Numbers too small to be normal, of units that weight decay has put to sleep or gradients
+   far back in time, take a processor a hundred times as long. They are zero in a function
+   that begins with FLUSH, which leaves the mode of its caller as it was. */
+#if defined(__aarch64__)
+typedef unsigned long long Mode;
+static Mode get_mode(void) {
+    Mode mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+static void set_mode(Mode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
+#define FLUSH_BITS (1ULL << 24)
+#else
+typedef unsigned Mode;
+static Mode get_mode(void) { return _mm_getcsr(); }
+static void set_mode(Mode mode) {
+    __asm__ volatile("" : : : "memory");
+    _mm_setcsr(mode);
+    __asm__ volatile("" : : : "memory");
+}
+#define FLUSH_BITS 0x8040u
+#endif
+static Mode flush(void) {
+    const Mode before = get_mode();
+    set_mode(before | FLUSH_BITS);
+    return before;
+}
+static void restore(const Mode *before) { set_mode(*before); }
+#define FLUSH __attribute__((unused, cleanup(restore))) const Mode before_flush = flush();
+
 /* exp(x) of |x| up to 87: 2^n times a polynomial of the rest (Cephes). */
 INLINE vec exp_(vec x) {
     const vec shift = SPLAT(12582912.0f); /* 1.5 * 2^23: rounds to integers */
@@ -347,6 +377,7 @@ ptrdiff_t sklstm_room(ptrdiff_t n_rows) { return n_rows < ROWS ? ROOM : 0; }
 void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
                     const float *b_ih, const float *b_hh, const float *peepholes, float *w,
                     float *h, float *c, float *gates) {
+    FLUSH
     const ptrdiff_t H = s->hidden_size, I = s->n_inputs, n_terms = terms(s);
     if (w_ih) {
         memset(w, 0, n_terms * GATES * padded(H) * sizeof(float));
@@ -448,6 +479,7 @@ INLINE void turn(const Weight *weight, float *w, ptrdiff_t ld, int is_back) {
 void sklstm_affine(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_t n_rows,
                    ptrdiff_t a_row, const Weight *weight, const float *bias_, int relu,
                    float *scratch, float *out) {
+    FLUSH
     const ptrdiff_t n_terms = weight->n_steps * weight->n_columns, n_out = weight->n_out;
     const ptrdiff_t ld = padded(n_out);
     float *bias = scratch, *w = scratch + ld;
@@ -463,6 +495,7 @@ void sklstm_affine(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff
    in their order. */
 void sklstm_sum(const float *x, ptrdiff_t n_steps, ptrdiff_t x_step, ptrdiff_t n_rows,
                 ptrdiff_t x_row, ptrdiff_t n_columns, const long long *lengths, float *out) {
+    FLUSH
     memset(out, 0, n_rows * n_columns * sizeof(float));
     for (ptrdiff_t n = 0; n < n_rows; n++)
         for (ptrdiff_t t = 0; t < (lengths ? lengths[n] : n_steps); t++) {
@@ -509,6 +542,7 @@ INLINE void outer_panel(int vectors, int rows, const float *a, ptrdiff_t n_outer
 void sklstm_outer(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_t n_rows,
                   ptrdiff_t a_row, ptrdiff_t n_terms, const float *d, ptrdiff_t d_outer,
                   ptrdiff_t d_row, ptrdiff_t n_out, float *out) {
+    FLUSH
     const ptrdiff_t ld = padded(n_out);
     ptrdiff_t u = 0;
     for (; u + 4 * LANES <= ld; u += 4 * LANES)
@@ -526,6 +560,7 @@ void sklstm_outer(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_
 
 /* Adds what `sklstm_outer` found to the gradient of a weight. */
 void sklstm_add(const Weight *d_weight, float *d_w) {
+    FLUSH
     turn(d_weight, d_w, padded(d_weight->n_out), 1);
 }
 
@@ -553,6 +588,7 @@ void sklstm_decode(const Decoder *d, const float *state, const float *position,
                    const float *bias, const float *shares, const float *known,
                    const float *linear, float *scratch, float *hidden, float *raw,
                    float *quantiles) {
+    FLUSH
     const ptrdiff_t H = d->of_known.n_out, width = padded(H), Q = d->correction.n_out;
     const ptrdiff_t n_known = d->of_known.n_columns, ld = padded(n_read(d)), middle = Q / 2;
     float *of_known = scratch, *readout = of_known + n_known * width;
@@ -596,6 +632,7 @@ void sklstm_decode_backward(const Decoder *d, const float *known, const float *h
                             float *d_hidden, float *d_state, float *d_position,
                             float *d_shares, float *d_median, const Decoder *to,
                             float *d_bias) {
+    FLUSH
     const ptrdiff_t H = d->of_known.n_out, width = padded(H), Q = d->correction.n_out;
     const ptrdiff_t n_known = d->of_known.n_columns, ld = padded(n_read(d)), middle = Q / 2;
     const ptrdiff_t n = d->n_rows * d->n_steps;
@@ -649,6 +686,7 @@ void sklstm_decode_backward(const Decoder *d, const float *known, const float *h
 double sklstm_pinball(ptrdiff_t n_rows, ptrdiff_t n_steps, ptrdiff_t n_quantiles,
                       const float *alpha, const float *quantiles, const float *target,
                       const float *weight, float *gradient) {
+    FLUSH
     double loss = 0;
     for (ptrdiff_t n = 0; n < n_rows; n++) {
         float total = 0;
@@ -685,6 +723,7 @@ void sklstm_normalize(const Sequences *s, const float *restrict x,
                       float *restrict running_variance, float *restrict mean,
                       float *restrict variance, float *restrict partial,
                       float *restrict out) {
+    FLUSH
     const ptrdiff_t K = s->n_columns;
     ptrdiff_t total = 0;
     for (ptrdiff_t n = 0; n < s->n_rows; n++) total += length_of(s, n);
@@ -738,6 +777,7 @@ void sklstm_normalize_backward(const Sequences *s, const float *restrict x,
                                float *restrict partial, float *restrict d_weight_,
                                float *restrict d_bias_, float *restrict d_x,
                                ptrdiff_t d_row, ptrdiff_t d_step) {
+    FLUSH
     const ptrdiff_t K = s->n_columns;
     ptrdiff_t total = 0;
     for (ptrdiff_t n = 0; n < s->n_rows; n++) total += length_of(s, n);
@@ -821,6 +861,7 @@ INLINE void pool_step(ptrdiff_t t, ptrdiff_t K, const float *restrict x,
 void sklstm_pool(const Sequences *s, const float *restrict x, const Factors *f,
                  float *restrict mean, float *restrict highest, ptrdiff_t p_row,
                  int *restrict at) {
+    FLUSH
     const ptrdiff_t K = s->n_columns;
     for (ptrdiff_t n = 0; n < s->n_rows; n++) {
         float *restrict m = mean ? mean + n * p_row : NULL;
@@ -845,6 +886,7 @@ void sklstm_pool_backward(const Sequences *s, const Factors *f, const float *res
                           const float *restrict d_highest, ptrdiff_t p_row,
                           const int *restrict at, float *restrict d_x, ptrdiff_t d_row,
                           ptrdiff_t d_step) {
+    FLUSH
     const ptrdiff_t K = s->n_columns;
     for (ptrdiff_t n = 0; n < s->n_rows; n++) {
         const float *restrict m = d_mean ? d_mean + n * p_row : NULL;
@@ -874,6 +916,7 @@ void sklstm_adam(ptrdiff_t n, float *restrict data, const float *restrict grad,
                  const float *restrict is_map, float penalty, float decay, float beta1,
                  float beta2, float eps, float rate, float correction1,
                  float root_correction2) {
+    FLUSH
     for (ptrdiff_t i = 0; i < n; i++) {
         const float g = grad[i] + penalty * is_map[i] * data[i];
         first[i] += (1 - beta1) * (g - first[i]);
@@ -1002,6 +1045,7 @@ void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const fl
                      const float *d_last, float *d_x, float *d_state, float *scratch,
                      float *d_w_ih, float *d_w_hh, float *d_b_ih, float *d_b_hh,
                      float *d_peepholes) {
+    FLUSH
     const ptrdiff_t H = s->hidden_size, I = s->n_inputs, width = padded(H);
     const ptrdiff_t in_width = padded(I), all = GATES * width;
     float *dh = d_state, *dc = d_state + s->n_rows * width;

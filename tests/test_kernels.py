@@ -605,6 +605,22 @@ def test_gradients_of_a_forecast_without_autograd(settings, steps):
 
 
 @needs_library
+def test_numbers_too_small_to_be_normal_are_zero_in_the_kernels_alone():
+    tiny, x = torch.full((4, 3), 1e-40), torch.ones(1, 2, 3)
+    with torch.no_grad():
+        assert not kernels.affine(x, tiny).any()
+    data, moments = torch.full((5,), 1e-40), torch.full((2, 5), 1e-40)
+    kernels.adam(
+        kernels.library(), data, torch.zeros(5), *moments, torch.ones(5), penalty=0.1,
+        decay=0.1, beta1=0.9, beta2=0.99, eps=1e-8, rate=0.1, correction1=1.0,
+        root_correction2=1.0,
+    )  # fmt: skip
+    assert not data.any()
+    assert not moments.any()
+    assert (tiny * 2).all()  # the caller's mode is what it was
+
+
+@needs_library
 @pytest.mark.parametrize("scale", [1.0, 300.0])
 @pytest.mark.parametrize(
     "settings",

@@ -737,7 +737,7 @@ def test_a_killed_fit_ends_in_the_same_model(cls, settings, tmp_path, capsys):
         f"long_fit({cls.__name__}, {settings | {'verbose': True}!r}, {str(checkpoint)!r})"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, text=True
     ) as process:
         # An epoch that was kept and some more.
         for _ in range(8):

@@ -60,9 +60,8 @@ INLINE vec clamp(vec x, float limit) {
     return HIGHER(SPLAT(-limit), LOWER(SPLAT(limit), x));
 }
 
-/* Numbers too small to be normal, of units that weight decay has put to sleep or gradients
-   far back in time, take a processor a hundred times as long. They are zero in a function
-   that begins with FLUSH, which leaves the mode of its caller as it was. */
+/* Numbers too small to be normal, squares and products of weights that decay has driven to
+   nothing, say, take a processor many times as long. They are zero in a function that begins with FLUSH, which leaves the mode of its caller as it was. */
 #if defined(__aarch64__)
 typedef unsigned long long Mode;
 static Mode get_mode(void) {
@@ -368,12 +367,13 @@ INLINE void forward(int cell, const Shape *s, const float *x, float *w, float *h
     }
 }
 
+/* Room behind the weights, in 4 Hp numbers, where few rows take more than a step. */
+ptrdiff_t sklstm_room(ptrdiff_t n_rows) { return n_rows < ROWS ? ROOM : 0; }
+
 /* h: (T + 1, N, Hp), c: (T + 1, N, Hp) or, without gates, (N, Hp); the first of each is the
    state to start from, set here if it is zero. A GRU has no c. gates: (T, N, 4 Hp) or NULL.
    w: (terms + room) * 4 Hp floats, into which the weights are packed; with w_ih NULL they
-   have been before. Room is wanted for few rows and more than a step, see sklstm_room. */
-ptrdiff_t sklstm_room(ptrdiff_t n_rows) { return n_rows < ROWS ? ROOM : 0; }
-
+   have been before. Room: sklstm_room, none for a single step. */
 void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
                     const float *b_ih, const float *b_hh, const float *peepholes, float *w,
                     float *h, float *c, float *gates) {

@@ -562,6 +562,14 @@ FORECAST = {
 }  # fmt: skip
 
 
+def forecast_network(settings):
+    generator = torch.Generator().manual_seed(0)
+    network = ForecastNetwork(**FORECAST | settings)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.3, generator=generator)
+    return network, generator
+
+
 @needs_library
 @pytest.mark.parametrize("steps", [(), (0, 2, 4)], ids=str)
 @pytest.mark.parametrize(
@@ -578,10 +586,8 @@ FORECAST = {
     ids=str,
 )
 def test_gradients_of_a_forecast_without_autograd(settings, steps):
-    generator = torch.Generator().manual_seed(0)
-    network = ForecastNetwork(**FORECAST | settings).train()
-    for p in network.parameters():
-        torch.nn.init.normal_(p, std=0.3, generator=generator)
+    network, generator = forecast_network(settings)
+    for p in network.train().parameters():
         p.grad = torch.zeros_like(p)
     n_quantiles, n_future = (network.config[k] for k in ("n_quantiles", "n_future"))
     head = ForecastHead(np.arange(1, n_quantiles + 1) / (n_quantiles + 1))
@@ -628,10 +634,8 @@ def test_numbers_too_small_to_be_normal_are_zero_in_the_kernels_alone():
     ids=str,
 )
 def test_a_forecast_is_decoded_as_in_float64_and_alike_in_any_batch(settings, scale):
-    generator = torch.Generator().manual_seed(0)
-    network = ForecastNetwork(**FORECAST | settings).eval()
-    for p in network.parameters():
-        torch.nn.init.normal_(p, std=0.3, generator=generator)
+    network, generator = forecast_network(settings)
+    network.eval()
     with torch.no_grad():
         network.correction.bias *= scale  # gaps of next to nothing, and far ones
     inputs = [

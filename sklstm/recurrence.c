@@ -61,7 +61,8 @@ INLINE vec clamp(vec x, float limit) {
 }
 
 /* Numbers too small to be normal, squares and products of weights that decay has driven to
-   nothing, say, take a processor many times as long. They are zero in a function that begins with FLUSH, which leaves the mode of its caller as it was. */
+   nothing, say, take a processor many times as long. They are zero in a function that
+   begins with FLUSH, which leaves the mode of its caller as it was. */
 #if defined(__aarch64__)
 typedef unsigned long long Mode;
 static Mode get_mode(void) {

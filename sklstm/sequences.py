@@ -246,7 +246,24 @@ class SequenceEncoder:
         values = np.zeros((len(arrays), lengths.max(), n_channels), dtype=dtype)
         for padded, array in zip(values, arrays, strict=True):
             padded[: len(array)] = array
+        if dtype.kind == "f":
+            self._check_finite(values)
         return values, lengths
+
+    def _check_finite(self, values):
+        """Raise for the first row with infinity, or with NaN where it is an error."""
+        if not np.isfinite(values).all():
+            infinite = np.isinf(values).any(axis=(1, 2))
+            if infinite.any():
+                raise ValueError(
+                    f"Input X contains infinity in row {int(infinite.argmax())}."
+                )
+            if self.missing == "error":
+                i = int(np.isnan(values).any(axis=(1, 2)).argmax())
+                raise ValueError(
+                    f'Input X contains NaN in row {i}. Set missing="mask" to let the '
+                    "network see which values are missing, or impute them."
+                )
 
     def _row(self, row, i):
         """One ragged row as a checked 2-D array (T_i, C)."""
@@ -285,14 +302,6 @@ class SequenceEncoder:
                 f"Row {i} of X is an empty sequence, of shape {array.shape}. Every "
                 "sequence needs at least one time step; drop the row."
             )
-        if array.dtype.kind == "f":
-            if np.isinf(array).any():
-                raise ValueError(f"Input X contains infinity in row {i}.")
-            if self.missing == "error" and np.isnan(array).any():
-                raise ValueError(
-                    f'Input X contains NaN in row {i}. Set missing="mask" to let the '
-                    "network see which values are missing, or impute them."
-                )
         return array
 
     def _trim(self, values, lengths):
@@ -377,12 +386,12 @@ class SequenceEncoder:
         self.scale_ = np.ones(n_channels)
         if not self.standardize:
             return self
-        total = functools.partial(self._total, sequences, rows, weight)
+        total = functools.partial(_total, sequences, rows, weight)
         # (T, C) each; summed over time for what is of a channel.
-        n_observed, sums = total(np.ones_like), total(lambda x: x)
+        n_observed, sums = total()
         count = np.maximum(n_observed.sum(axis=0), np.finfo(float).tiny)
         self.mean_ = sums.sum(axis=0) / count
-        variance = total(lambda x: (x - self.mean_) ** 2).sum(axis=0) / count
+        variance = total(self.mean_)[1].sum(axis=0) / count
         self.scale_ = _scale(variance, self.mean_)
         n_timesteps = sequences.n_timesteps
         if not deviations or (sequences.lengths[rows] < n_timesteps).any():
@@ -390,24 +399,10 @@ class SequenceEncoder:
         curve = np.where(
             n_observed > 0, sums / np.where(n_observed > 0, n_observed, 1), self.mean_
         )
-        apart = total(lambda x: (x - curve) ** 2).sum(axis=0) / count
+        apart = total(curve)[1].sum(axis=0) / count
         if apart.any() and (apart <= MAX_DEVIATION * variance).all():
             self.curve_, self.deviation_scale_ = curve, _scale(apart, self.mean_)
         return self
-
-    def _total(self, sequences, rows, weight, function):
-        """Weighted float64 sum of function(x) over rows where observed: (T, C)."""
-        n_timesteps = sequences.n_timesteps
-        total = np.zeros((n_timesteps, sequences.values.shape[2]))
-        steps = np.arange(n_timesteps)
-        for start in range(0, len(rows), CHUNK_ROWS):
-            chunk = rows[start : start + CHUNK_ROWS]
-            values = sequences.values[chunk].astype(np.float64)  # (n, T, C)
-            inside = steps < sequences.lengths[chunk, None]  # (n, T)
-            use = inside[:, :, None] & ~np.isnan(values)
-            each = np.where(use, function(np.where(use, values, self.mean_)), 0.0)
-            total += np.tensordot(weight[start : start + CHUNK_ROWS], each, axes=1)
-        return total
 
     def encode(self, sequences: Sequences, rows: np.ndarray) -> Sequences:
         """Standardise values and mark the missing ones; number tokens from 2.
@@ -440,17 +435,47 @@ class SequenceEncoder:
         for start in range(0, len(rows), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
             raw = sequences.values[rows[chunk], :n_timesteps]
-            values = (raw - self.mean_) / self.scale_  # float64 (n, T, C)
+            values = raw - self.mean_  # float64 (n, T, C)
+            values /= self.scale_
             if self.curve_ is not None:
                 deviations = (raw - self.curve(n_timesteps)) / self.deviation_scale_
                 values = np.concatenate([values, deviations], axis=2)
             if self.missing == "mask":
                 absent = np.isnan(values)
-                values[absent] = 0.0
+                if absent.any():
+                    values[absent] = 0.0
                 encoded[chunk, :, -n_channels:] = absent[:, :, :n_channels]
-            values *= inside[chunk, :, None]
+            if not inside[chunk].all():
+                values *= inside[chunk, :, None]
             encoded[chunk, :, : values.shape[2]] = values
         return Sequences(encoded, lengths)
+
+
+def _total(sequences, rows, weight, centre=None):
+    """Weighted float64 sums over rows where observed: (T, C) each.
+
+    Of ones, and of the values, or, given `centre`, of their squared distances from it.
+    """
+    steps = np.arange(sequences.n_timesteps)
+    shape = sequences.n_timesteps, sequences.values.shape[2]
+    n_observed, total = np.zeros(shape), np.zeros(shape)
+    for start in range(0, len(rows), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        each = sequences.values[rows[chunk]].astype(np.float64)  # (n, T, C)
+        unknown = np.isnan(each)
+        lengths = sequences.lengths[rows[chunk], None]
+        if (lengths < len(steps)).any():
+            unknown |= (steps >= lengths)[:, :, None]
+        if centre is not None:
+            each -= centre
+            each *= each
+        if unknown.any():
+            each[unknown] = 0.0
+            n_observed += np.tensordot(weight[chunk], ~unknown, axes=1)
+        else:
+            n_observed += weight[chunk].sum()
+        total += np.tensordot(weight[chunk], each, axes=1)
+    return n_observed, total
 
 
 def _scale(variance, mean):

@@ -170,7 +170,7 @@ def _convolve(stem, x, lengths):
         passes.append((weights, kept, settings))
         return out
 
-    x, lengths = stem.train_blocks(x, lengths, convolve)
+    x, lengths = stem.blocks(x, lengths, convolve)
 
     def backward(d_out):
         for i, (weights, kept, settings) in reversed([*enumerate(passes)]):

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 6  # of recurrence.c: a library left over from another is not called
+VERSION = 7  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
 # Arguments of the functions of recurrence.c: pointers, sizes, an int, a float.
@@ -52,6 +52,7 @@ _ARGUMENTS = {
     "add": "pp",
     "sum": "pssssspp",
     "outer": "pssssspsssp",
+    "convolve": "ppppp",
     "normalize": "ppppffpppppp",
     "normalize_backward": "pppfppppppppss",
     "adam": "sppppp" + "f" * 8,
@@ -96,6 +97,13 @@ class _Weight(ctypes.Structure):
         first = weight[:, -1] if is_reversed else weight
         step = -step if is_reversed else step
         return cls(first.data_ptr(), *weight.shape, out, step, column)
+
+
+class _Block(ctypes.Structure):
+    _fields_ = [("weight", _Weight)] + [
+        (name, ctypes.c_void_p)
+        for name in ("scale", "bias", "mean", "variance", "sum_of_weights")
+    ] + [("stride", ctypes.c_ssize_t), ("eps", ctypes.c_float)]  # fmt: skip
 
 
 class _Decoder(ctypes.Structure):
@@ -204,7 +212,8 @@ def _convolutions_agree(native) -> bool:
         convolved = F.conv1d(F.pad(x.transpose(1, 2), (2, 1)), weight, stride=stride)
         normal = F.batch_norm(convolved, None, None, scale, bias, True)
         expected = normal.relu().transpose(1, 2)
-        running = torch.zeros(n_out), torch.zeros(n_out), 1.0
+        mean, variance, one = *x.new_zeros(2, n_out), x.new_ones(())
+        running = mean, variance, 1.0
         out = _Convolution.apply(
             native, x, weight, scale, bias, running, stride, 1e-5, None
         )
@@ -214,6 +223,12 @@ def _convolutions_agree(native) -> bool:
             (each, *torch.autograd.grad((each * upstream).sum(), inputs))
             for each in (expected, out)
         ]
+    with torch.no_grad():
+        later = F.batch_norm(convolved, mean, variance, scale, bias).relu()
+        running = mean, variance, one
+        found = evaluate(native, x, weight, scale, bias, running, stride=stride, eps=1e-5)
+    both[0] += (later.transpose(1, 2),)
+    both[1] += (found,)
     return all(
         torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*both, strict=True)
     )
@@ -730,6 +745,38 @@ def backward(
         d_sums = d_sums[:, 1 if cell == GRU else 0 :, :hidden_size].flatten(1)
         gradients[1].addmm_(d_sums.t(), h[0, :, :hidden_size])
     return None if d_x is None else d_x[:, :, :n_inputs]
+
+
+def evaluate(native, x, weight, scale, bias, running, *, stride, eps, lengths=None):
+    """Compute `convolution` in evaluation: each row by itself, (N, S, H).
+
+    `running` is the running mean and variance and what both are divided by, a tensor.
+    """
+    x = readable(x)
+    (n_rows, n_timesteps, n_channels), (n_out, n_inputs, k) = x.shape, weight.shape
+    _check_terms(n_channels, n_inputs)
+    n_steps, width = -(-n_timesteps // stride), _padded(n_out, native.sklstm_lanes())
+    out = x.new_empty(n_rows, n_steps, width)
+    given = [each.contiguous() for each in (scale, bias, *running)]
+    block = _Block(
+        _Weight.of(weight.transpose(1, 2)), *map(_pointer, given), stride, eps
+    )  # (H, C, k) -> (H, k, C)
+
+    def job(piece):
+        n_filled = (n_timesteps + k - 1) * n_channels
+        scratch = x.new_empty((k * n_channels + 2) * width + n_filled)
+        some, row_stride, step_stride = x[piece], *x.stride()[:2]
+        of_some = None if lengths is None else lengths[piece]
+        sequences = _Sequences(
+            len(some), n_timesteps, n_channels, row_stride, step_stride, _pointer(of_some)
+        )
+        return lambda: native.sklstm_convolve(
+            ctypes.byref(sequences), some.data_ptr(), ctypes.byref(block),
+            scratch.data_ptr(), out[piece].data_ptr(),
+        )  # fmt: skip
+
+    _share([job(piece) for piece in _pieces(n_rows, n_steps * k * n_channels * n_out)])
+    return out if width == n_out else out[:, :, :n_out]
 
 
 def convolve(native, x, weight, scale, bias, running, *, stride, eps, lengths=None):

@@ -199,7 +199,7 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 6; }
+int sklstm_version(void) { return 7; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
@@ -712,6 +712,47 @@ typedef struct {
 } Sequences;
 static ptrdiff_t length_of(const Sequences *s, ptrdiff_t n) {
     return s->lengths ? (ptrdiff_t)s->lengths[n] : s->n_steps;
+}
+
+/* A convolution with the normalisation behind it, in evaluation: what it was in training on
+   the mean, by running statistics, which are divided by their sum of weights. */
+typedef struct {
+    Weight weight; /* (n_out, k, n_columns) */
+    const float *scale, *bias, *mean, *variance, *sum_of_weights;
+    ptrdiff_t stride;
+    float eps;
+} Block;
+
+/* out (N, S, n_out padded) of x (N, T, n_columns), rectified, zero beyond a length; k / 2
+   zeros are put in front of x and enough behind. s: of x, but lengths: of out. scratch:
+   (k n_columns + 2) (n_out padded) + (T + k - 1) n_columns. */
+void sklstm_convolve(const Sequences *s, const float *x, const Block *b, float *scratch,
+                     float *out) {
+    FLUSH
+    const Weight *weight = &b->weight;
+    const ptrdiff_t C = s->n_columns, k = weight->n_steps, n_terms = k * C;
+    const ptrdiff_t n_out = weight->n_out, ld = padded(n_out), n_before = k / 2 * C;
+    const ptrdiff_t n_steps = (s->n_steps + b->stride - 1) / b->stride;
+    float *scale = scratch, *shift = scale + ld, *w = shift + ld, *filled = w + n_terms * ld;
+    memset(scratch, 0, ((n_terms + 2) * ld + (s->n_steps + k - 1) * C) * sizeof(float));
+    turn(weight, w, ld, 0);
+    for (ptrdiff_t u = 0; u < n_out; u++) {
+        const float variance = b->variance[u] / *b->sum_of_weights;
+        scale[u] = b->scale[u] / sqrtf(variance + b->eps);
+        shift[u] = b->bias[u] - b->mean[u] / *b->sum_of_weights * scale[u];
+    }
+    for (ptrdiff_t j = 0; j < n_terms; j++)
+        for (ptrdiff_t u = 0; u < ld; u += LANES)
+            store(w + j * ld + u, load(w + j * ld + u) * load(scale + u));
+    for (ptrdiff_t n = 0; n < s->n_rows; n++) {
+        float *of_row = out + n * n_steps * ld;
+        const ptrdiff_t length = s->lengths ? s->lengths[n] : n_steps;
+        for (ptrdiff_t t = 0; t < s->n_steps; t++)
+            memcpy(filled + n_before + t * C, x + n * s->x_row + t * s->x_step,
+                   C * sizeof(float));
+        product(filled, length, b->stride * C, n_terms, w, ld, shift, 1, of_row);
+        memset(of_row + length * ld, 0, (n_steps - length) * ld * sizeof(float));
+    }
 }
 
 /* Batch normalisation (Ioffe & Szegedy, 2015) of x, rectified. out: (n_rows, n_steps, K),

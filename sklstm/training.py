@@ -612,10 +612,11 @@ def forward(network, sequences, device, method="__call__") -> np.ndarray:
 
 def _alike(lengths):
     """Return [(rows, padded length, whether they fill it)], grouping all rows."""
+    if lengths.min() == lengths.max():
+        padded = padded_length(int(lengths[0]))
+        return [(np.arange(len(lengths)), padded, padded == lengths[0])]
     distinct, which = np.unique(lengths, return_inverse=True)
     padded = [padded_length(length) for length in distinct.tolist()]
-    if len(distinct) == 1:
-        return [(np.arange(len(lengths)), padded[0], padded[0] == distinct[0])]
     key = np.array(padded) * 2 + (np.array(padded) == distinct)
     key = key[which]
     return [(np.flatnonzero(key == k), k // 2, k % 2 == 1) for k in np.unique(key)]

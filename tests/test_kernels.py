@@ -1,6 +1,7 @@
 """The compiled layers say what torch and their equations say."""
 
 import copy
+import functools
 import os
 import subprocess
 import sys
@@ -721,6 +722,48 @@ def test_convolution_agrees_with_float64(
 
 
 @needs_library
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("n_timesteps", "n_channels", "n_out", "k"),
+    [(9, 1, 8, 3), (20, 6, 32, 4), (11, 33, 40, 7), (5, 2, 17, 9), (30, 16, 64, 5)],
+)
+def test_convolution_in_evaluation_agrees_with_float64_and_alike_in_any_batch(
+    n_timesteps, n_channels, n_out, k, stride, ragged
+):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator)
+
+    # Channels of a wider array, as those of a pipeline may be.
+    lengths, x = None, draw(6, n_timesteps, n_channels + 1)[:, :, 1:]
+    if ragged:
+        of_x = torch.tensor([n_timesteps, 1, 2, 3, 4, 5])
+        x = x * step_mask(of_x, n_timesteps)[:, :, None]
+        lengths = (of_x + stride - 1) // stride
+    inputs = x, draw(n_out, n_channels, k), draw(n_out), draw(n_out)
+    running = draw(n_out), draw(n_out).square(), torch.tensor(0.3)
+    x64, weight, scale, bias, mean, variance, total = (
+        each.double() for each in (*inputs, *running)
+    )
+    padded = F.pad(x64.transpose(1, 2), (k // 2, k - 1 - k // 2))
+    convolved = F.conv1d(padded, weight, stride=stride)
+    expected = F.batch_norm(convolved, mean / total, variance / total, scale, bias)
+    expected = expected.relu().transpose(1, 2)
+    if ragged:
+        expected *= step_mask(lengths, expected.shape[1])[:, :, None]
+    settings = {"stride": stride, "eps": 1e-5}
+    evaluate = functools.partial(kernels.evaluate, kernels.library())
+    found = evaluate(*inputs, running, **settings, lengths=lengths)
+    assert distance(found, expected) < 1e-5
+    some = slice(3, 5)
+    of_some = None if lengths is None else lengths[some]
+    alone = evaluate(x[some], *inputs[1:], running, **settings, lengths=of_some)
+    assert torch.equal(alone, found[some])
+
+
+@needs_library
 def test_pieces_of_a_convolution_change_nothing_whatever_the_threads(monkeypatch):
     torch.manual_seed(0)
     inputs = [torch.randn(s) for s in ((13, 20, 5), (24, 5, 7), (24,), (24,))]
@@ -730,8 +773,11 @@ def test_pieces_of_a_convolution_change_nothing_whatever_the_threads(monkeypatch
         each = [t.clone().requires_grad_() for t in inputs]
         with kernels.threads(n_threads):
             running = torch.zeros(24), torch.zeros(24), 0.1
-            out = kernels.convolution(*each, running, stride=1, eps=1e-5)
-            return out, *torch.autograd.grad((out * upstream).sum(), each)
+            settings = {"stride": 1, "eps": 1e-5}
+            out = kernels.convolution(*each, running, **settings)
+            running = *running[:2], torch.ones(())
+            later = kernels.evaluate(kernels.library(), *inputs, running, **settings)
+            return later, out, *torch.autograd.grad((out * upstream).sum(), each)
 
     whole = run(1)
     monkeypatch.setattr(kernels, "CHUNK_WORK", 5e4)

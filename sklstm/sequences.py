@@ -179,11 +179,14 @@ class SequenceEncoder:
         if ndim < 3:
             # Fitted on sequences of any length, a 2-D X is read by n_channels alone.
             free_width = not reset and not self.flat_
-            if free_width:
-                X = check_array(X, **checks)
-            else:
+            is_plain = _is_plain(X)
+            if not free_width:
                 del checks["estimator"], checks["input_name"]
-                X = validate_data(estimator, X, reset=reset, **checks)
+                X = validate_data(
+                    estimator, X, reset=reset, skip_check_array=is_plain, **checks
+                )
+            elif not is_plain:
+                X = check_array(X, **checks)
             X = _require_real(X)
             n_channels = 1 if self.tokens else self.n_channels
             if X.shape[1] % n_channels:
@@ -198,7 +201,8 @@ class SequenceEncoder:
             else:  # (n, C * T) -> (n, C, T) -> (n, T, C)
                 values = X.reshape(len(X), n_channels, n_timesteps).transpose(0, 2, 1)
         elif ndim == 3 and not self.tokens:
-            X = _require_real(check_array(X, allow_nd=True, **checks))
+            if not _is_plain(X):
+                X = _require_real(check_array(X, allow_nd=True, **checks))
             values = X if self.layout == "time-major" else X.transpose(0, 2, 1)
             if not values.shape[1] or not values.shape[2]:
                 raise ValueError(
@@ -733,6 +737,17 @@ def _ndim(X) -> int:
     while isinstance(X, (list, tuple)) and len(X):
         X, depth = X[0], depth + 1
     return depth
+
+
+def _is_plain(X) -> bool:
+    """Tell whether X is an array of finite floats, which `check_array` returns as it is.
+
+    For one sequence it takes as long to find out as a small network to answer.
+    """
+    if type(X) is not np.ndarray or X.dtype not in (np.float32, np.float64):
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        return X.ndim in (2, 3) and X.size > 0 and bool(np.isfinite(X.sum()))
 
 
 def _require_real(X):

@@ -438,9 +438,11 @@ def table_predict():
             lambda: kernels.layer(x, None, *layer.parameters())
         )
     report("predict: 10,000 x 100 x 8, hidden 64", interleave(arms))
+    default = {"stem": "conv", "pooling": "mean-max"}
     for title, settings in (
         ("plain", {}),
-        ("default stem", {"stem": "conv", "pooling": "mean-max"}),
+        ("default stem", default),
+        ("three networks of it, the default for few rows", default | {"n_members": 3}),
     ):
         model = fit_quickly(**settings)
         seconds = []

@@ -472,12 +472,13 @@ def _total(sequences, rows, weight, centre=None):
             unknown |= (steps >= lengths)[:, :, None]
         if centre is not None:
             each -= centre
-            each *= each
         if unknown.any():
             each[unknown] = 0.0
             n_observed += np.tensordot(weight[chunk], ~unknown, axes=1)
         else:
             n_observed += weight[chunk].sum()
+        if centre is not None:
+            each *= each
         total += np.tensordot(weight[chunk], each, axes=1)
     return n_observed, total
 

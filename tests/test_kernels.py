@@ -812,6 +812,23 @@ def test_a_stem_learns_the_same_from_our_kernels(n_timesteps, ragged, monkeypatc
         assert distance(found, expected) < 1e-4
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_normalisation_may_be_in_another_mode_than_its_stem(train):
+    stem = ConvStem(2, 8, (3, 3, 3), (1, 1, 1))
+    initialize(stem, torch.Generator().manual_seed(0))
+    x = torch.randn(4, 10, 2, generator=torch.Generator().manual_seed(0))
+    stem.train()(x, None)
+    stem.train(train)
+    for norm in stem.norms:
+        norm.train(not train)
+    before = [each.clone() for each in stem.buffers()]
+    with torch.no_grad():
+        out, _ = stem(x, None)
+    assert torch.isfinite(out).all()
+    kept = [torch.equal(a, b) for a, b in zip(stem.buffers(), before, strict=True)]
+    assert all(kept) if train else not any(kept)
+
+
 @pytest.mark.parametrize("n_columns", [1, 20, 24, 100])
 def test_steps_are_added_up_in_their_order(n_columns):
     generator = torch.Generator().manual_seed(0)

@@ -71,6 +71,16 @@ def test_raw_outputs_are_those_of_the_mean_probability(link, probability):
     torch.testing.assert_close(probability(network(x)), mean)
 
 
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+def test_a_row_is_averaged_alike_in_any_batch(link):
+    network = made(n_members=3, link=link)
+    raw = 3 * torch.randn(3, 200, 3, generator=torch.Generator().manual_seed(1))
+    whole = network._averaged(raw)
+    for size in (1, 3, 7):
+        pieces = [network._averaged(piece) for piece in raw.split(size, dim=1)]
+        assert torch.equal(torch.cat(pieces), whole)
+
+
 @pytest.mark.parametrize("settings", [{"link": "softmax"}, {"link": "sigmoid"}])
 def test_tiny_probabilities_are_averaged_without_underflow(settings):
     raw = torch.tensor([[[-500.0, 500.0]], [[-400.0, 400.0]]])

@@ -108,6 +108,12 @@ def test_standardisation_uses_real_steps_only_and_weights():
     assert encoded.values[1, 1, 0] == 0  # padding stays 0
 
 
+def test_means_whose_square_is_no_float_say_nothing_of_padding():
+    X = [np.full((length, 2), 1e200) for length in (3, 4, 1, 2)]
+    model = LSTMClassifier(4, max_iter=12, random_state=0)
+    assert np.isfinite(model.fit(X, [0, 1, 0, 1]).predict_proba(X)).all()
+
+
 def test_constant_channel_keeps_scale_one():
     reader = encoder()
     sequences = reader.read(np.full((3, 4), 7.0), LSTMClassifier(), reset=True)

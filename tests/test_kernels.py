@@ -668,6 +668,15 @@ def test_affine_maps_each_row_by_itself(n_terms, n_out):
     assert distance(without, F.linear(a, weight)) < 1e-6
 
 
+def of_convolutions(test):
+    """Run a test for convolutions of several shapes."""
+    names = "n_timesteps", "n_channels", "n_out", "k"
+    shapes = (9, 1, 8, 3), (20, 6, 32, 4), (11, 33, 40, 7), (5, 2, 17, 9), (30, 16, 64, 5)
+    test = pytest.mark.parametrize(names, shapes)(test)
+    test = pytest.mark.parametrize("stride", [1, 2])(test)
+    return pytest.mark.parametrize("ragged", [False, True])(test)
+
+
 def convolved(x, weight, scale, bias, stride, lengths):
     """What `kernels.convolution` says it does, by torch."""
     k = weight.shape[2]
@@ -684,12 +693,7 @@ def convolved(x, weight, scale, bias, stride, lengths):
 
 
 @needs_library
-@pytest.mark.parametrize("ragged", [False, True])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(
-    ("n_timesteps", "n_channels", "n_out", "k"),
-    [(9, 1, 8, 3), (20, 6, 32, 4), (11, 33, 40, 7), (5, 2, 17, 9), (30, 16, 64, 5)],
-)
+@of_convolutions
 def test_convolution_agrees_with_float64(
     n_timesteps, n_channels, n_out, k, stride, ragged
 ):
@@ -722,12 +726,7 @@ def test_convolution_agrees_with_float64(
 
 
 @needs_library
-@pytest.mark.parametrize("ragged", [False, True])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(
-    ("n_timesteps", "n_channels", "n_out", "k"),
-    [(9, 1, 8, 3), (20, 6, 32, 4), (11, 33, 40, 7), (5, 2, 17, 9), (30, 16, 64, 5)],
-)
+@of_convolutions
 def test_convolution_in_evaluation_agrees_with_float64_and_alike_in_any_batch(
     n_timesteps, n_channels, n_out, k, stride, ragged
 ):

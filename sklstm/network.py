@@ -713,6 +713,8 @@ class RecurrentNetwork(_Portable, nn.Module):
         return torch.cat([states, *others], dim=-1)
 
     def _embed(self, x, lengths, generator=None):
+        if lengths is not None:  # our kernels read them from memory
+            lengths = lengths.to(torch.int64).contiguous()
         if self.stem is not None:
             x, lengths = self.stem(x, lengths, generator)  # (N, S, I)
         return self.pool(x, lengths, generator)

@@ -152,6 +152,20 @@ def test_padding_and_neighbours_do_not_matter(stem, pooling, bidirectional):
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("stem", [None, "conv"])
+def test_lengths_may_be_any_integers_anywhere(stem):
+    network = build(dtype=torch.float32, stem=stem, pooling="mean-max")
+    x = inputs(3, dtype=torch.float32)
+    with torch.no_grad():
+        network.train()(x, None)  # so that there are running statistics
+    network.eval()
+    lengths = torch.tensor([9, 5, 2])
+    with torch.no_grad():
+        expected = network(x, lengths)
+        for other in (lengths.int(), lengths.repeat_interleave(2)[::2]):
+            assert torch.equal(network(x, other), expected)
+
+
 def test_recurrence_ignores_what_stands_in_the_padding():
     network = build(pooling="mean-max")
     x, lengths = inputs(), torch.tensor([9, 1, 4, 6])

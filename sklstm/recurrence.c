@@ -202,6 +202,10 @@ ptrdiff_t sklstm_lanes(void) { return LANES; }
 int sklstm_version(void) { return 7; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+/* A length that leads beyond what there is would be read there. */
+static ptrdiff_t within(long long length, ptrdiff_t n_steps) {
+    return length < 0 ? 0 : least(length, n_steps);
+}
 static ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 /* Terms of the sums: a bias, the inputs, the state and, with peepholes, the cell. */
@@ -499,7 +503,7 @@ void sklstm_sum(const float *x, ptrdiff_t n_steps, ptrdiff_t x_step, ptrdiff_t n
     FLUSH
     memset(out, 0, n_rows * n_columns * sizeof(float));
     for (ptrdiff_t n = 0; n < n_rows; n++)
-        for (ptrdiff_t t = 0; t < (lengths ? lengths[n] : n_steps); t++) {
+        for (ptrdiff_t t = 0; t < (lengths ? within(lengths[n], n_steps) : n_steps); t++) {
             const float *from = x + t * x_step + n * x_row;
             for (ptrdiff_t k = 0; k < n_columns; k++) out[n * n_columns + k] += from[k];
         }
@@ -711,7 +715,7 @@ typedef struct {
     const long long *lengths; /* or NULL: all are n_steps long */
 } Sequences;
 static ptrdiff_t length_of(const Sequences *s, ptrdiff_t n) {
-    return s->lengths ? (ptrdiff_t)s->lengths[n] : s->n_steps;
+    return s->lengths ? within(s->lengths[n], s->n_steps) : s->n_steps;
 }
 
 /* A convolution with the normalisation behind it, in evaluation: what it was in training on
@@ -746,7 +750,7 @@ void sklstm_convolve(const Sequences *s, const float *x, const Block *b, float *
             store(w + j * ld + u, load(w + j * ld + u) * load(scale + u));
     for (ptrdiff_t n = 0; n < s->n_rows; n++) {
         float *of_row = out + n * n_steps * ld;
-        const ptrdiff_t length = s->lengths ? s->lengths[n] : n_steps;
+        const ptrdiff_t length = s->lengths ? within(s->lengths[n], n_steps) : n_steps;
         for (ptrdiff_t t = 0; t < s->n_steps; t++)
             memcpy(filled + n_before + t * C, x + n * s->x_row + t * s->x_step,
                    C * sizeof(float));

@@ -843,6 +843,19 @@ def test_steps_are_added_up_in_their_order(n_columns):
 
 
 @needs_library
+def test_lengths_beyond_what_there_is_are_not_followed():
+    x, weight, scale = torch.ones(3, 9, 2), torch.ones(8, 2, 3), torch.ones(8)
+    running = torch.zeros(8), torch.ones(8), torch.ones(())
+    evaluate = functools.partial(
+        kernels.evaluate, kernels.library(), x, weight, scale, scale, running, eps=0.0
+    )
+    beyond, inside = torch.tensor([10**9, 4, -(10**9)]), torch.tensor([9, 4, 0])
+    assert torch.equal(kernels.sum_steps(x, beyond), kernels.sum_steps(x, inside))
+    found, expected = (evaluate(stride=1, lengths=n) for n in (beyond, inside))
+    assert torch.equal(found, expected)
+
+
+@needs_library
 def test_a_library_of_another_version_is_not_called(monkeypatch):
     monkeypatch.setattr(kernels, "VERSION", kernels.VERSION + 1)
     kernels.library.cache_clear()

@@ -38,17 +38,17 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 7  # of recurrence.c: a library left over from another is not called
+VERSION = 8  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
-# Arguments of the functions of recurrence.c: pointers, sizes, an int, a float.
+# Arguments of the functions of recurrence.c: pointers, sizes, floats.
 _TYPES = {
-    "p": ctypes.c_void_p, "s": ctypes.c_ssize_t, "i": ctypes.c_int, "f": ctypes.c_float,
+    "p": ctypes.c_void_p, "s": ctypes.c_ssize_t, "f": ctypes.c_float,
 }  # fmt: skip
 _ARGUMENTS = {
     "forward": "p" * 11,
     "backward": "p" * 9 + "ss" + "p" * 9,
-    "affine": "pssssppipp",
+    "affine": "psssspppp",
     "add": "pp",
     "sum": "pssssspp",
     "outer": "pssssspsssp",
@@ -436,8 +436,8 @@ def readable(x):
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
 
 
-def affine(a, weight, bias=None, relu=False):
-    """Return a @ weight.T + bias, maybe rectified; each row by itself.
+def affine(a, weight, bias=None):
+    """Return a @ weight.T + bias; each row by itself.
 
     Parameters
     ----------
@@ -445,16 +445,15 @@ def affine(a, weight, bias=None, relu=False):
         Its rows may overlap, as those of a convolution do.
     weight : Tensor of shape (n_out, n_terms)
     bias : Tensor of shape (n_out,), default=None
-    relu : bool
 
     Returns
     -------
     out : Tensor of shape (n_outer, n_rows, n_out)
     """
-    return _affine(library(), a, _Weight.of(weight[:, None]), bias, relu)
+    return _affine(library(), a, _Weight.of(weight[:, None]), bias)
 
 
-def _affine(native, a, weight, bias=None, relu=False):
+def _affine(native, a, weight, bias=None):
     a = readable(a)
     (n_outer, n_rows, n_terms), n_out = a.shape, weight.n_out
     _check_terms(n_terms, weight.n_steps * weight.n_columns)
@@ -467,7 +466,7 @@ def _affine(native, a, weight, bias=None, relu=False):
         of_piece = a[piece]
         return lambda: native.sklstm_affine(
             of_piece.data_ptr(), len(of_piece), outer_stride, n_rows, row_stride,
-            ctypes.byref(weight), _pointer(bias), relu, scratch.data_ptr(),
+            ctypes.byref(weight), _pointer(bias), scratch.data_ptr(),
             out[piece].data_ptr(),
         )  # fmt: skip
 

@@ -199,13 +199,15 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 7; }
+int sklstm_version(void) { return 8; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
 /* A length that leads beyond what there is would be read there. */
 static ptrdiff_t within(long long length, ptrdiff_t n_steps) {
     return length < 0 ? 0 : least(length, n_steps);
 }
+
 static ptrdiff_t padded(ptrdiff_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 /* Terms of the sums: a bias, the inputs, the state and, with peepholes, the cell. */
@@ -482,8 +484,8 @@ INLINE void turn(const Weight *weight, float *w, ptrdiff_t ld, int is_back) {
 /* `product` for each of n_outer matrices, with a weight and a bias (n_out,) or NULL.
    scratch: (n_terms + 1, n_out padded to ld). */
 void sklstm_affine(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_t n_rows,
-                   ptrdiff_t a_row, const Weight *weight, const float *bias_, int relu,
-                   float *scratch, float *out) {
+                   ptrdiff_t a_row, const Weight *weight, const float *bias_, float *scratch,
+                   float *out) {
     FLUSH
     const ptrdiff_t n_terms = weight->n_steps * weight->n_columns, n_out = weight->n_out;
     const ptrdiff_t ld = padded(n_out);
@@ -492,7 +494,7 @@ void sklstm_affine(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff
     if (bias_) memcpy(bias, bias_, n_out * sizeof(float));
     turn(weight, w, ld, 0);
     for (ptrdiff_t i = 0; i < n_outer; i++)
-        product(a + i * a_outer, n_rows, a_row, n_terms, w, ld, bias, relu,
+        product(a + i * a_outer, n_rows, a_row, n_terms, w, ld, bias, 0,
                 out + i * n_rows * ld);
 }
 

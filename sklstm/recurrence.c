@@ -21,15 +21,24 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Of the two the lower or the higher; x where it is NaN. And, where there are registers
-   enough, an empty instruction that keeps a vector in one: compilers read it again for each
-   row instead. */
+/* Of the two the lower or the higher; x where it is NaN. The numbers of two vectors in turn,
+   from their first or their second half. And, where there are registers enough, an empty
+   instruction that keeps a vector in one: compilers read it again for each row instead. */
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define LANES 16
 #define ROWS 6
 #define LOWER(limit, x) (vec) _mm512_min_ps((__m512)(limit), (__m512)(x))
 #define HIGHER(limit, x) (vec) _mm512_max_ps((__m512)(limit), (__m512)(x))
+#define TURNS(first, a, b)                                                                \
+    (vec) _mm512_permutex2var_ps(                                                         \
+        (__m512)(a),                                                                      \
+        _mm512_setr_epi32(first, first + 16, first + 1, first + 17, first + 2, first + 18, \
+                          first + 3, first + 19, first + 4, first + 20, first + 5,        \
+                          first + 21, first + 6, first + 22, first + 7, first + 23),      \
+        (__m512)(b))
+#define FIRST_HALVES(a, b) TURNS(0, a, b)
+#define SECOND_HALVES(a, b) TURNS(8, a, b)
 #define KEEP(x) __asm__("" : "+v"(x))
 #elif defined(__AVX2__)
 #include <immintrin.h>
@@ -37,6 +46,11 @@
 #define ROWS 3
 #define LOWER(limit, x) (vec) _mm256_min_ps((__m256)(limit), (__m256)(x))
 #define HIGHER(limit, x) (vec) _mm256_max_ps((__m256)(limit), (__m256)(x))
+#define TURNS(half, a, b)                                                                 \
+    (vec) _mm256_permute2f128_ps(_mm256_unpacklo_ps((__m256)(a), (__m256)(b)),            \
+                                 _mm256_unpackhi_ps((__m256)(a), (__m256)(b)), half)
+#define FIRST_HALVES(a, b) TURNS(0x20, a, b)
+#define SECOND_HALVES(a, b) TURNS(0x31, a, b)
 #define KEEP(x) /* all 16 registers are in use */
 #else
 #include <arm_neon.h>
@@ -44,6 +58,8 @@
 #define ROWS 4
 #define LOWER(limit, x) (vec) vminq_f32((float32x4_t)(limit), (float32x4_t)(x))
 #define HIGHER(limit, x) (vec) vmaxq_f32((float32x4_t)(limit), (float32x4_t)(x))
+#define FIRST_HALVES(a, b) (vec) vzip1q_f32((float32x4_t)(a), (float32x4_t)(b))
+#define SECOND_HALVES(a, b) (vec) vzip2q_f32((float32x4_t)(a), (float32x4_t)(b))
 #define KEEP(x) __asm__("" : "+w"(x))
 #endif
 #define GATES 4
@@ -215,18 +231,71 @@ static ptrdiff_t terms(const Shape *s) {
     return 1 + s->n_inputs + s->hidden_size + (s->cell == PEEPHOLE);
 }
 
-/* Adds weights (gates H, K) to w (blocks, n_terms, 4, LANES), as terms first and on. */
-static void pack(const float *weight, Gates gates, ptrdiff_t n_columns,
-                 ptrdiff_t hidden_size, float *w, ptrdiff_t first, ptrdiff_t n_terms) {
-    for (int g = 0; g < gates.n; g++)
-        for (ptrdiff_t u = 0; u < hidden_size; u += LANES) {
-            const ptrdiff_t n = least(hidden_size - u, LANES);
-            float *to = w + ((u / LANES * n_terms + first) * GATES + gates.sum[g]) * LANES;
-            const float *from = weight + (g * hidden_size + u) * n_columns;
-            for (ptrdiff_t k = 0; k < n_columns; k++)
-                for (ptrdiff_t i = 0; i < n; i++)
-                    to[k * GATES * LANES + i] += from[i * n_columns + k];
+/* LANES rows of LANES numbers, transposed: each round moves the highest bit of the place of a
+   number, counted through all rows, to the lowest, until rows and columns have changed
+   places. */
+INLINE void transpose(vec *a) {
+#pragma GCC unroll 4
+    for (int round = 1; round < LANES; round *= 2) {
+        vec b[LANES];
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; i++) {
+            b[2 * i] = FIRST_HALVES(a[i], a[i + LANES / 2]);
+            b[2 * i + 1] = SECOND_HALVES(a[i], a[i + LANES / 2]);
         }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) a[i] = b[i];
+    }
+}
+
+/* to (n_columns, n_rows) = from (n_rows, n_columns) transposed, or added to it, both with
+   strides. */
+INLINE void put_transposed(const float *from, ptrdiff_t from_row, ptrdiff_t from_column,
+                           ptrdiff_t n_rows, ptrdiff_t n_columns, float *to,
+                           ptrdiff_t to_row, ptrdiff_t to_column, int is_added) {
+    const int is_dense = from_column == 1 && to_column == 1;
+    for (ptrdiff_t i = 0; i < n_rows; i += LANES) {
+        const ptrdiff_t end = least(n_rows, i + LANES);
+        ptrdiff_t k = 0;
+        for (; is_dense && end == i + LANES && k + LANES <= n_columns; k += LANES) {
+            vec a[LANES];
+#pragma GCC unroll 16
+            for (int r = 0; r < LANES; r++) a[r] = load(from + (i + r) * from_row + k);
+            transpose(a);
+#pragma GCC unroll 16
+            for (int c = 0; c < LANES; c++) {
+                float *place = to + (k + c) * to_row + i;
+                if (is_added) a[c] += load(place);
+                store(place, a[c]);
+            }
+        }
+        for (; k < n_columns; k++)
+            for (ptrdiff_t r = i; r < end; r++) {
+                const float x = from[r * from_row + k * from_column];
+                float *place = to + k * to_row + r * to_column;
+                *place = is_added ? *place + x : x;
+            }
+    }
+}
+
+/* Puts weights (gates H, K) into w (blocks, n_terms, 4, LANES), as terms first and on. */
+static void pack(const float *weight, Gates gates, ptrdiff_t n_columns, ptrdiff_t hidden_size,
+                 float *w, ptrdiff_t first, ptrdiff_t n_terms) {
+    for (int g = 0; g < gates.n; g++)
+        for (ptrdiff_t u = 0; u < hidden_size; u += LANES)
+            put_transposed(weight + (g * hidden_size + u) * n_columns, n_columns, 1,
+                           least(hidden_size - u, LANES), n_columns,
+                           w + ((u / LANES * n_terms + first) * GATES + gates.sum[g]) * LANES,
+                           GATES * LANES, 1, 0);
+}
+
+/* Adds biases (gates H,) to the first terms of w. */
+static void pack_bias(const float *bias, Gates gates, ptrdiff_t hidden_size, float *w,
+                      ptrdiff_t n_terms) {
+    for (int g = 0; g < gates.n; g++)
+        for (ptrdiff_t u = 0; u < hidden_size; u++)
+            w[(u / LANES * n_terms * GATES + gates.sum[g]) * LANES + u % LANES] +=
+                bias[g * hidden_size + u];
 }
 
 /* Adds gradients d_w (K, 4 Hp) to those of a weight (gates H, K). */
@@ -238,8 +307,7 @@ static void unpack(const float *d_w, Gates gates, ptrdiff_t n_columns, ptrdiff_t
             const ptrdiff_t n = least(hidden_size - u, LANES);
             const float *from = d_w + (u / LANES * GATES + gates.sum[g]) * LANES;
             float *to = d_weight + (g * hidden_size + u) * n_columns;
-            for (ptrdiff_t k = 0; k < n_columns; k++)
-                for (ptrdiff_t i = 0; i < n; i++) to[i * n_columns + k] += from[k * all + i];
+            put_transposed(from, all, 1, n_columns, n, to, n_columns, 1, 1);
         }
 }
 
@@ -387,9 +455,12 @@ void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const flo
     FLUSH
     const ptrdiff_t H = s->hidden_size, I = s->n_inputs, n_terms = terms(s);
     if (w_ih) {
-        memset(w, 0, n_terms * GATES * padded(H) * sizeof(float));
-        pack(b_ih, of_input(s->cell), 1, H, w, 0, n_terms);
-        pack(b_hh, of_state(s->cell), 1, H, w, 0, n_terms);
+        const ptrdiff_t panel = n_terms * GATES * LANES;
+        for (ptrdiff_t u = 0; u < H; u += LANES) /* all of a panel that units do not fill */
+            memset(w + u / LANES * panel, 0,
+                   (H - u < LANES ? panel : GATES * LANES) * sizeof(float));
+        pack_bias(b_ih, of_input(s->cell), H, w, n_terms);
+        pack_bias(b_hh, of_state(s->cell), H, w, n_terms);
         pack(w_ih, of_input(s->cell), I, H, w, 1, n_terms);
         pack(w_hh, of_state(s->cell), H, H, w, 1 + I, n_terms);
         if (peepholes) pack(peepholes, PEEPHOLES, 1, H, w, 1 + I + H, n_terms);
@@ -463,21 +534,25 @@ typedef struct {
     ptrdiff_t n_out, n_steps, n_columns, out, step, column;
 } Weight;
 
-/* w (n_steps n_columns, n_out padded to ld), or back: what is in w is added to the weight. */
+/* w (n_steps n_columns, n_out padded to ld), or back: what is in w is added to the weight.
+   What is next to each other in the weight is taken together. */
 INLINE void turn(const Weight *weight, float *w, ptrdiff_t ld, int is_back) {
-    for (ptrdiff_t u = 0; u < weight->n_out; u += LANES) {
-        const ptrdiff_t n = least(weight->n_out - u, LANES);
-        for (ptrdiff_t j = 0; j < weight->n_steps; j++)
-            for (ptrdiff_t c = 0; c < weight->n_columns; c++) {
-                float *of_weight = weight->values + u * weight->out + j * weight->step +
-                                   c * weight->column;
-                float *of_w = w + (j * weight->n_columns + c) * ld + u;
-                for (ptrdiff_t i = 0; i < n; i++)
-                    if (is_back)
-                        of_weight[i * weight->out] += of_w[i];
-                    else
-                        of_w[i] = of_weight[i * weight->out];
-            }
+    const ptrdiff_t J = weight->n_steps, C = weight->n_columns;
+    const int by_steps = weight->step == 1 || weight->step == -1;
+    const ptrdiff_t n = by_steps ? J : C;
+    for (ptrdiff_t i = 0; i < (by_steps ? C : J); i++) {
+        ptrdiff_t stride = by_steps ? weight->step : weight->column;
+        ptrdiff_t row = by_steps ? C * ld : ld;
+        float *of_weight = weight->values + i * (by_steps ? weight->column : weight->step);
+        float *of_w = w + i * (by_steps ? ld : C * ld);
+        if (stride < 0) {
+            of_weight += (n - 1) * stride, of_w += (n - 1) * row;
+            stride = -stride, row = -row;
+        }
+        if (is_back)
+            put_transposed(of_w, row, 1, n, weight->n_out, of_weight, weight->out, stride, 1);
+        else
+            put_transposed(of_weight, weight->out, stride, weight->n_out, n, of_w, row, 1, 0);
     }
 }
 

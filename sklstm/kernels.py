@@ -38,7 +38,7 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 8  # of recurrence.c: a library left over from another is not called
+VERSION = 9  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
 # Arguments of the functions of recurrence.c: pointers, sizes, floats.
@@ -46,7 +46,7 @@ _TYPES = {
     "p": ctypes.c_void_p, "s": ctypes.c_ssize_t, "f": ctypes.c_float,
 }  # fmt: skip
 _ARGUMENTS = {
-    "forward": "p" * 11,
+    "forward": "p" * 12,
     "backward": "p" * 9 + "ss" + "p" * 9,
     "affine": "psssspppp",
     "add": "pp",
@@ -61,6 +61,7 @@ _ARGUMENTS = {
     "decode": "p" * 11,
     "decode_backward": "p" * 13,
     "pinball": "sssppppp",
+    "forecast": "psspps" + "p" * 3,
 }
 
 
@@ -118,6 +119,25 @@ class _Decoder(ctypes.Structure):
         return cls(n_rows, n_steps, *weights)
 
 
+class _Network(ctypes.Structure):
+    _fields_ = (
+        [
+            (name, ctypes.c_ssize_t)
+            for name in (
+                "cell", "n_layers", "n_channels", "segment_length", "hidden_size",
+                "linear_length", "horizon",
+            )
+        ]
+        + [
+            (name, ctypes.c_void_p)
+            for name in (
+                "layers", "stem", "of_state", "linear", "position", "shares", "w_decoder",
+            )
+        ]
+        + [("decoder", _Decoder)]
+    )  # fmt: skip
+
+
 class _Factors(ctypes.Structure):
     _fields_ = [("values", ctypes.c_void_p)] + [
         (name, ctypes.c_ssize_t) for name in ("row", "step", "is_reversed")
@@ -136,7 +156,7 @@ def library(cell=LSTM):
         native = library()
         if native is None or _agrees(native, cell):
             return native
-        _warn_of_disagreement(native)
+        warn_of_disagreement(native)
         return None
     capability = torch.backends.cpu.get_cpu_capability()
     variants = {"AVX2": ("avx2",), "AVX512": ("avx512", "avx2")}.get(
@@ -156,14 +176,16 @@ def library(cell=LSTM):
             function = getattr(native, f"sklstm_{name}")
             function.argtypes, function.restype = [_TYPES[a] for a in arguments], None
         native.sklstm_pinball.restype = ctypes.c_double
+        native.sklstm_forecast.restype = ctypes.c_ssize_t
         proofs = _convolutions_agree, _pooling_agrees, _adam_agrees, _decoding_agrees
         if _agrees(native, LSTM) and all(proof(native) for proof in proofs):
             return native
-        _warn_of_disagreement(native)
+        warn_of_disagreement(native)
     return None
 
 
-def _warn_of_disagreement(native):
+def warn_of_disagreement(native):
+    """Warn that a proof of the kernels has failed."""
     warnings.warn(
         f"The compiled kernels in {Path(native._name).name} disagree with torch on this "
         "machine and are not used. Please report this.",
@@ -668,9 +690,9 @@ def forward(
     gates = x.new_empty(n_timesteps, n_rows, 4 * width) if keep else None
 
     def job(shape):
-        room = native.sklstm_room(shape.end - shape.begin)
-        packed = x.new_empty(_n_terms(cell, n_inputs, hidden_size) + room, 4 * width)
-        arrays = (packed, h, c, gates)
+        packed = x.new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width)
+        room = x.new_empty(native.sklstm_room(shape.end - shape.begin), 4 * width)
+        arrays = (packed, room, h, c, gates)
         return lambda: native.sklstm_forward(
             ctypes.byref(shape), _first_read(x, is_reversed), *_pointers(weights),
             *map(_pointer, arrays),
@@ -1045,6 +1067,133 @@ def pinball(native, quantiles, target, weight, alpha):
     return quantiles.new_tensor(loss), gradient
 
 
+def _packed_layer(native, weights):
+    """Return the weights of a layer as `sklstm_forward` packs them."""
+    weights = [w.detach().contiguous() for w in weights]
+    cell, n_inputs, hidden_size = (
+        cell_of(weights),
+        weights[0].shape[1],
+        weights[1].shape[1],
+    )
+    width = _padded(hidden_size, native.sklstm_lanes())
+    packed = weights[0].new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width)
+    # No rows: it does nothing else.
+    nothing = _Shape(cell, 1, 0, 0, 0, n_inputs, hidden_size, 0, 0, None, False)
+    native.sklstm_forward(
+        ctypes.byref(nothing), None, *_pointers(weights), packed.data_ptr(), *[None] * 4
+    )
+    return packed
+
+
+def _packed_map(native, weight, bias=None):
+    """Return a weight (n_out, n_terms) and a bias as `sklstm_affine` lays them out."""
+    n_out, n_terms = weight.shape
+    width = _padded(n_out, native.sklstm_lanes())
+    packed = weight.new_empty(n_terms + 1, width)
+    native.sklstm_affine(
+        None, 0, 0, 0, 0, ctypes.byref(_Weight.of(weight[:, None])), _pointer(bias),
+        packed.data_ptr(), None,
+    )  # fmt: skip
+    return packed
+
+
+class Forecaster:
+    """The network of a forecast by one call, its weights copied and laid out once.
+
+    Parameters
+    ----------
+    native : the library
+    layers : sequence of tuple of Tensor
+        Weights of the recurrent layers, float32, on the CPU, as all others.
+    stem : tuple of Tensor
+        Weight (hidden_size, segment_length * n_channels) and bias of what reads segments;
+        empty for nothing.
+    of_state : tuple of Tensor
+        Weight and bias of what the last state adds to the hidden units of the decoder.
+    position : Tensor of shape (horizon, hidden_size)
+        As `decode` takes it, as are the next two.
+    shares : Tensor of shape (horizon, 3)
+    decoder : sequence of Tensor
+        Its weights.
+    linear : tuple of Tensor
+        Weight (horizon, linear_length) of what the last values add to the median; empty
+        for nothing.
+    n_channels, segment_length : int
+    """
+
+    def __init__(
+        self, native, layers, *, stem, of_state, position, shares, decoder, linear,
+        n_channels, segment_length,
+    ):  # fmt: skip
+        *maps, bias = decoder
+        of_known, correction, _ = maps
+        hidden_size, n_known = of_known.shape
+        n_quantiles, horizon = len(correction), len(position)
+        lanes = native.sklstm_lanes()
+        width, n_read = _padded(hidden_size, lanes), _padded(n_quantiles + 3, lanes)
+        w_decoder = position.new_empty(n_known * width + (hidden_size + 2) * n_read)
+        sizes = _Decoder.of(0, 0, *maps)  # no rows: the weights are laid out
+        native.sklstm_decode(
+            ctypes.byref(sizes), None, None, bias.contiguous().data_ptr(), *[None] * 3,
+            w_decoder.data_ptr(), *[None] * 3,
+        )  # fmt: skip
+        packed = [_packed_layer(native, weights) for weights in layers]
+        others = [
+            *(
+                _packed_map(native, *each) if each else None
+                for each in (stem, of_state, linear)
+            ),
+            _filled_up(position, width),
+            shares.clone(),
+            w_decoder,
+        ]
+        pointers = (ctypes.c_void_p * len(packed))(*map(_pointer, packed))
+        self._kept_alive = packed, others, pointers
+        self.network = _Network(
+            cell_of(layers[0]), len(packed), n_channels, segment_length, hidden_size,
+            linear[0].shape[1] if linear else 0, horizon,
+            ctypes.cast(pointers, ctypes.c_void_p), *map(_pointer, others), sizes,
+        )  # fmt: skip
+        self.native, self.n_known, self.n_quantiles = native, n_known, n_quantiles
+        self.work = sum(map(torch.numel, packed))  # of a row and step
+
+    def __call__(self, x, known, lengths=None):
+        """(N, W, I), (N, Z, K) -> quantiles (N, Z, Q), of the first Z steps.
+
+        `lengths` (N,), in segments, descend; without them all rows are full.
+        """
+        sizes = self.network
+        (n_rows, n_timesteps, n_channels), n_steps = x.shape, known.shape[1]
+        _check_terms(n_channels, sizes.n_channels)
+        _check_terms(known.shape[2], self.n_known)
+        n_segments, rest = divmod(n_timesteps, sizes.segment_length)
+        if rest or known.shape[0] != n_rows or not 0 < n_steps <= sizes.horizon:
+            raise ValueError(
+                f"What is known is of {known.shape[0]} rows and {n_steps} steps, the "
+                f"windows are of {n_rows} rows and {n_timesteps} steps; the network "
+                f"reads segments of {sizes.segment_length} steps and knows "
+                f"{sizes.horizon} steps."
+            )
+        x, known = x.contiguous(), known.contiguous()
+        quantiles = known.new_empty(n_rows, n_steps, self.n_quantiles)
+
+        def job(piece):
+            of_piece = x[piece], known[piece], quantiles[piece]
+            of_x, of_known, to = map(_pointer, of_piece)
+            arguments = (
+                ctypes.byref(sizes), len(of_piece[0]), n_segments, of_x,
+                None if lengths is None else lengths[piece].data_ptr(), n_steps, of_known,
+            )  # fmt: skip
+            arena = x.new_empty(self.native.sklstm_forecast(*arguments, None, to))
+            return lambda: self.native.sklstm_forecast(*arguments, _pointer(arena), to)
+
+        n_chunks = int(n_rows * n_segments * self.work / CHUNK_WORK)
+        n_chunks = max(1, min(n_chunks, n_rows // CHUNK_ROWS))
+        edges = [i * n_rows // n_chunks for i in range(n_chunks + 1)]
+        _share([job(slice(*edge)) for edge in itertools.pairwise(edges)])
+        return quantiles
+
+
 class Stepper:
     """A layer that keeps its state from call to call, for inference.
 
@@ -1058,22 +1207,15 @@ class Stepper:
     def __init__(self, weights, n_rows):
         cell = cell_of(weights)
         self.native = library(cell)
-        self.n_inputs, self.hidden_size = weights[0].shape[1], weights[1].shape[1]
+        n_inputs, self.hidden_size = weights[0].shape[1], weights[1].shape[1]
         width = _padded(self.hidden_size, self.native.sklstm_lanes())
-        size = _n_terms(cell, self.n_inputs, self.hidden_size) * 4 * width
-        self.packed = np.empty(size, dtype=np.float32)
+        self.packed = _packed_layer(self.native, weights)
         self.h = np.zeros((2, n_rows, width), dtype=np.float32)  # before and after
         self.c = np.zeros((n_rows, width), dtype=np.float32)
-        sizes = (self.n_inputs, self.hidden_size, 0, self.n_inputs, None, False)
+        sizes = (n_inputs, self.hidden_size, 0, n_inputs, None, False)
         self.shape = _Shape(cell, 1, n_rows, 0, n_rows, *sizes)
-        buffers = (*(a.ctypes.data for a in (self.packed, self.h, self.c)), None)
-        # No rows: packs the weights and does nothing else.
-        nothing = _Shape(cell, 1, n_rows, 0, 0, *sizes)
-        weights = [w.detach().contiguous() for w in weights]
-        self.native.sklstm_forward(
-            ctypes.byref(nothing), None, *_pointers(weights), *buffers
-        )
-        self.arguments = (None, None, None, None, None, *buffers)
+        states = self.h.ctypes.data, self.c.ctypes.data
+        self.arguments = (*[None] * 5, self.packed.data_ptr(), None, *states, None)
 
     def step(self, x):
         """(N, I) float32, contiguous -> the new state (N, H), a view."""

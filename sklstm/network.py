@@ -889,6 +889,12 @@ class ForecastNetwork(_Portable, nn.Module):
         self.linear = None
         if linear_length:
             self.linear = RowLinear(linear_length, horizon, bias=False)
+        self._laid_out = None, None
+
+    def train(self, mode=True):
+        """Set the mode; weights that training changes are laid out anew."""
+        self._laid_out = None, None
+        return super().train(mode)
 
     def forward(self, x, base, future, steps=None, generator=None, lengths=None):
         """(N, W, I), (N, Z, 4), (N, Z, F) -> quantiles (N, Z, Q).
@@ -898,12 +904,15 @@ class ForecastNetwork(_Portable, nn.Module):
         and a forecast need not go further than is asked.
         Windows may be of several lengths (N,), multiples of a segment, that descend.
         """
+        known = torch.cat([base, future], dim=2) if future.shape[2] else base
+        if self._takes_one_call(x, steps, lengths):
+            n_segments = self._segments_of(lengths)
+            return self.laid_out()(x, known, n_segments)
         values = x[:, :, 0]  # (N, W)
         if self.stem is not None:
             x = x.reshape(len(x), -1, self.segment_length * x.shape[2])  # (N, S, G I)
             x = F.relu(self.stem(x))  # (N, S, H)
-        n_segments = None if lengths is None else lengths // self.segment_length
-        state = self.recurrence.final(x, generator, n_segments)  # (N, H)
+        state = self.recurrence.final(x, generator, self._segments_of(lengths))  # (N, H)
         linear = None
         if self.linear is not None:
             if lengths is None:
@@ -914,15 +923,6 @@ class ForecastNetwork(_Portable, nn.Module):
             linear = self.linear(last)  # (N, horizon)
             linear = linear if steps is None else linear[:, steps]
         state, (position, shares) = self.of_state(state), self.of_steps(steps)
-        known = torch.cat([base, future], dim=2) if future.shape[2] else base
-        if kernels.applies(known, state) and not torch.is_grad_enabled():
-            of_position, of_known = self.split_by_step(self.of_step.weight)
-            position = kernels.affine(position[None], of_position)[0]
-            weights = self.decoder_weights(of_known)
-            native = kernels.library()
-            return kernels.decode(
-                native, weights, state, position, shares, known, linear
-            )[0]
         position = position.expand(len(x), -1, -1)  # (N, Z, n_position)
         step = torch.cat([position, known], dim=2)
         hidden = F.relu(state[:, None] + self.of_step(step))  # (N, Z, H)
@@ -940,6 +940,58 @@ class ForecastNetwork(_Portable, nn.Module):
         median = median[:, :, None]
         return torch.cat([median - below, median, median + above], dim=2)
 
+    def _segments_of(self, lengths):
+        """Return lengths in segments, as kernels read them."""
+        if lengths is None:
+            return None
+        return (lengths // self.segment_length).to(torch.int64).contiguous()
+
+    def _takes_one_call(self, x, steps, lengths):
+        """Tell whether the kernels can do all: in evaluation, of the first steps."""
+        is_first = steps is None or (
+            isinstance(steps, slice) and steps.start is steps.step is None
+        )
+        return (
+            not self.training
+            and not torch.is_grad_enabled()
+            and is_first
+            and (self.linear is None or lengths is None)
+            and kernels.applies(x, *self.recurrence.forwards[0].weights)
+            and _forecasts_agree(self.config["cell"])
+        )
+
+    @torch.no_grad()
+    def laid_out(self):
+        """Return `kernels.Forecaster` of the network, the same until weights change.
+
+        Of weights on the CPU. What goes by torch, training and `train` are noticed;
+        values written to their memory by other ways (``parameter.data``, NumPy) are not.
+        """
+        layers = [layer.weights for layer in self.recurrence.forwards]
+        stem, of_state = (
+            () if each is None else (each.weight, each.bias)
+            for each in (self.stem, self.of_state)
+        )
+        linear = () if self.linear is None else (self.linear.weight,)
+        of_position, of_known = self.split_by_step(self.of_step.weight)
+        decoder = self.decoder_weights(of_known)
+        others = self.position.weight, self.of_step.weight, self.shares, *decoder[1:]
+        weights = itertools.chain(*layers, stem, of_state, linear, others)
+        # Tensors of inference mode have no version: never the same.
+        key = [
+            (w.data_ptr(), object() if w.is_inference() else w._version) for w in weights
+        ]
+        if self._laid_out[0] != key:
+            native = kernels.library(kernels.cell_of(layers[0]))
+            position = kernels.affine(self.position.weight[None], of_position)[0]
+            forecaster = kernels.Forecaster(
+                native, layers, stem=stem, of_state=of_state, position=position,
+                shares=self.shares, decoder=decoder, linear=linear,
+                n_channels=self.config["n_inputs"], segment_length=self.segment_length,
+            )  # fmt: skip
+            self._laid_out = key, forecaster
+        return self._laid_out[1]
+
     def of_steps(self, steps):
         """Return the positions (Z, n_position) and the shares (Z, 3) of some steps."""
         position, shares = self.position.weight, self.shares
@@ -956,6 +1008,35 @@ class ForecastNetwork(_Portable, nn.Module):
         """Return the weights that `kernels.decode` takes."""
         correction = self.correction
         return of_known, correction.weight, self.mixing.weight, correction.bias
+
+
+@functools.cache
+def _forecasts_agree(cell):
+    """Compare forecasts by one call of the kernels with torch's in float64."""
+    generator = torch.Generator().manual_seed(0)
+    randn = functools.partial(torch.randn, generator=generator, dtype=torch.float32)
+    sizes = {"n_inputs": 2, "n_future": 1, "horizon": 3, "n_quantiles": 5}
+    sizes |= {"hidden_size": 17, "num_layers": 3, "cell": cell, "dropout": 0.0}
+    pairs = []
+    with torch.inference_mode(False), torch.no_grad():
+        for segment_length, lengths in ((1, torch.tensor([8, 6, 2])), (2, None)):
+            network = ForecastNetwork(
+                **sizes,
+                segment_length=segment_length,
+                linear_length=4 if lengths is None else 0,
+            ).eval()
+            for p in network.parameters():
+                p.copy_(0.3 * randn(p.shape))
+            x, base, future = randn(3, 8, 2), randn(3, 3, 4), randn(3, 3, 1)
+            known = torch.cat([base, future], dim=2)
+            n_segments = network._segments_of(lengths)
+            found = network.laid_out()(x, known, n_segments)
+            inputs = (each.double() for each in (x, base, future))
+            pairs.append((network.double()(*inputs, lengths=lengths), found.double()))
+    agrees = all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in pairs)
+    if not agrees:
+        kernels.warn_of_disagreement(kernels.library())
+    return agrees
 
 
 @torch.no_grad()

@@ -215,7 +215,7 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 8; }
+int sklstm_version(void) { return 9; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
@@ -404,12 +404,11 @@ INLINE void forward_tile(int cell, int rows, const Shape *s, const float *w, con
 #define BLOCK (4 * ROWS)
 #define ROOM (BLOCK * (ROWS - 1))
 
-INLINE void forward(int cell, const Shape *s, const float *x, float *w, float *h, float *c,
-                    float *gates) {
+INLINE void forward(int cell, const Shape *s, const float *x, const float *w, float *room,
+                    float *h, float *c, float *gates) {
     const ptrdiff_t width = padded(s->hidden_size), batch = s->n_rows * width;
     const ptrdiff_t n_terms = terms(s), step = (s->end - s->begin) * width * GATES;
     const int is_few = s->end - s->begin < ROWS && s->n_steps > 1 && s->n_inputs >= LANES;
-    float *room = is_few ? w + n_terms * width * GATES : NULL;
     for (ptrdiff_t t = 0; t < s->n_steps; t++) {
         const ptrdiff_t c_step = gates ? batch : 0, end = end_at(s, t);
         if (is_few && t % BLOCK == 0)
@@ -423,7 +422,7 @@ INLINE void forward(int cell, const Shape *s, const float *x, float *w, float *h
                 float *h_next = h + (t + 1) * batch + n * width;
                 float *c_next = c + (t + 1) * c_step + n * width;
                 float *g = gates ? gates + (t * batch + n * width + u) * GATES : NULL;
-                const float *sums = room ? room + t % BLOCK * step + u * GATES : NULL;
+                const float *sums = is_few ? room + t % BLOCK * step + u * GATES : NULL;
                 /* As many as there are: mostly it is the weights that are waited for. */
                 const ptrdiff_t rows = least(end - n, ROWS);
 #define TILE(N)                                                                           \
@@ -442,16 +441,16 @@ INLINE void forward(int cell, const Shape *s, const float *x, float *w, float *h
     }
 }
 
-/* Room behind the weights, in 4 Hp numbers, where few rows take more than a step. */
+/* Room, in 4 Hp numbers, where few rows take more than a step. */
 ptrdiff_t sklstm_room(ptrdiff_t n_rows) { return n_rows < ROWS ? ROOM : 0; }
 
 /* h: (T + 1, N, Hp), c: (T + 1, N, Hp) or, without gates, (N, Hp); the first of each is the
    state to start from, set here if it is zero. A GRU has no c. gates: (T, N, 4 Hp) or NULL.
-   w: (terms + room) * 4 Hp floats, into which the weights are packed; with w_ih NULL they
-   have been before. Room: sklstm_room, none for a single step. */
+   w: terms * 4 Hp floats, into which the weights are packed; with w_ih NULL they have been
+   before. room: sklstm_room, none for a single step. */
 void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const float *w_hh,
                     const float *b_ih, const float *b_hh, const float *peepholes, float *w,
-                    float *h, float *c, float *gates) {
+                    float *room, float *h, float *c, float *gates) {
     FLUSH
     const ptrdiff_t H = s->hidden_size, I = s->n_inputs, n_terms = terms(s);
     if (w_ih) {
@@ -471,9 +470,9 @@ void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const flo
         memset(h + s->begin * padded(H), 0, size);
         memset(c + s->begin * padded(H), 0, size);
     }
-    if (s->cell == LSTM) forward(LSTM, s, x, w, h, c, gates);
-    if (s->cell == PEEPHOLE) forward(PEEPHOLE, s, x, w, h, c, gates);
-    if (s->cell == GRU) forward(GRU, s, x, w, h, c, gates);
+    if (s->cell == LSTM) forward(LSTM, s, x, w, room, h, c, gates);
+    if (s->cell == PEEPHOLE) forward(PEEPHOLE, s, x, w, room, h, c, gates);
+    if (s->cell == GRU) forward(GRU, s, x, w, room, h, c, gates);
 }
 
 /* out = a (rows, n_terms) @ w + bias, for a panel of a few vectors; bias may be NULL. */
@@ -663,23 +662,15 @@ typedef struct {
 enum { CHANGES = 3 };
 static ptrdiff_t n_read(const Decoder *d) { return d->correction.n_out + CHANGES; }
 
-/* state: (N, Hp), position: (Z, Hp), shares: (Z, 3), known: (N, Z, n_known), linear: (N, Z)
-   or NULL. hidden: (N, Z, Hp), raw: (N, Z, Q + 3 padded), quantiles: (N, Z, Q). scratch:
-   n_known Hp + (H + 2) (Q + 3 padded). */
-void sklstm_decode(const Decoder *d, const float *state, const float *position,
-                   const float *bias, const float *shares, const float *known,
-                   const float *linear, float *scratch, float *hidden, float *raw,
-                   float *quantiles) {
-    FLUSH
+/* The same with the weights laid out in w: of_known (n_known, Hp), what is read out (H, Q + 3
+   padded) and its bias; and room for a row of gaps. */
+static void decode(const Decoder *d, const float *state, const float *position,
+                   const float *shares, const float *known, const float *linear,
+                   ptrdiff_t linear_row, const float *w, float *hidden, float *raw,
+                   float *gaps, float *quantiles) {
     const ptrdiff_t H = d->of_known.n_out, width = padded(H), Q = d->correction.n_out;
     const ptrdiff_t n_known = d->of_known.n_columns, ld = padded(n_read(d)), middle = Q / 2;
-    float *of_known = scratch, *readout = of_known + n_known * width;
-    float *biases = readout + H * ld, *gaps = biases + ld;
-    memset(scratch, 0, (n_known * width + (H + 2) * ld) * sizeof(float));
-    turn(&d->of_known, of_known, width, 0);
-    turn(&d->correction, readout, ld, 0);
-    turn(&d->mixing, readout + Q, ld, 0);
-    memcpy(biases, bias, Q * sizeof(float));
+    const float *readout = w + n_known * width, *biases = readout + H * ld;
     for (ptrdiff_t n = 0; n < d->n_rows; n++)
         for (ptrdiff_t z = 0; z < d->n_steps; z++) {
             const float *of_step = known + (n * d->n_steps + z) * n_known;
@@ -687,23 +678,44 @@ void sklstm_decode(const Decoder *d, const float *state, const float *position,
             for (ptrdiff_t u = 0; u < width; u += LANES) {
                 vec sum = load(state + n * width + u) + load(position + z * width + u);
                 for (ptrdiff_t k = 0; k < n_known; k++)
-                    sum += of_step[k] * load(of_known + k * width + u);
+                    sum += of_step[k] * load(w + k * width + u);
                 store(to + u, rectify(sum));
             }
         }
     product(hidden, d->n_rows * d->n_steps, width, H, readout, ld, biases, 0, raw);
     for (ptrdiff_t r = 0; r < d->n_rows * d->n_steps; r++) {
-        const float *base = known + r * n_known, *share = shares + r % d->n_steps * CHANGES;
+        const ptrdiff_t n = r / d->n_steps, z = r % d->n_steps;
+        const float *base = known + r * n_known, *share = shares + z * CHANGES;
         const float *of_row = raw + r * ld;
         float *out = quantiles + r * Q, median = base[0] + of_row[middle];
         for (int c = 0; c < CHANGES; c++) median += (share[c] + of_row[Q + c]) * base[1 + c];
-        if (linear) median += linear[r];
+        if (linear) median += linear[n * linear_row + z];
         for (ptrdiff_t v = 0; v < ld; v += LANES) store(gaps + v, softplus(load(of_row + v)));
         out[middle] = median;
         float below = 0, above = 0;
         for (ptrdiff_t q = middle - 1; q >= 0; q--) out[q] = median - (below += gaps[q]);
         for (ptrdiff_t q = middle + 1; q < Q; q++) out[q] = median + (above += gaps[q]);
     }
+}
+
+/* state: (N, Hp), position: (Z, Hp), shares: (Z, 3), known: (N, Z, n_known), linear: (N, Z)
+   or NULL. hidden: (N, Z, Hp), raw: (N, Z, Q + 3 padded), quantiles: (N, Z, Q). w: n_known Hp
+   + (H + 2) (Q + 3 padded), into which the weights are laid out. */
+void sklstm_decode(const Decoder *d, const float *state, const float *position,
+                   const float *bias, const float *shares, const float *known,
+                   const float *linear, float *w, float *hidden, float *raw,
+                   float *quantiles) {
+    FLUSH
+    const ptrdiff_t H = d->of_known.n_out, width = padded(H), Q = d->correction.n_out;
+    const ptrdiff_t n_known = d->of_known.n_columns, ld = padded(n_read(d));
+    float *readout = w + n_known * width, *biases = readout + H * ld, *gaps = biases + ld;
+    memset(w, 0, (n_known * width + (H + 2) * ld) * sizeof(float));
+    turn(&d->of_known, w, width, 0);
+    turn(&d->correction, readout, ld, 0);
+    turn(&d->mixing, readout + Q, ld, 0);
+    memcpy(biases, bias, Q * sizeof(float));
+    decode(d, state, position, shares, known, linear, d->n_steps, w, hidden, raw, gaps,
+           quantiles);
 }
 
 /* Adds to the gradients of the weights, `to` and d_bias; the others are set. raw becomes
@@ -784,6 +796,77 @@ double sklstm_pinball(ptrdiff_t n_rows, ptrdiff_t n_steps, ptrdiff_t n_quantiles
             }
     }
     return loss;
+}
+
+/* The network of a forecast in evaluation, its weights laid out beforehand: those of layers
+   by sklstm_forward, of maps by sklstm_affine, of the decoder by sklstm_decode. Without a
+   stem (H, segment n_channels) a segment is a step. linear: (horizon, n_linear) or NULL.
+   position: (horizon, Hp), shares: (horizon, 3). */
+typedef struct {
+    ptrdiff_t cell, n_layers, n_channels, segment, hidden_size, n_linear, horizon;
+    const float *const *layers, *stem, *of_state, *linear, *position, *shares, *w_decoder;
+    Decoder decoder; /* sizes alone */
+} Network;
+
+/* The next numbers of an arena; counted in *n. */
+static float *take(float *arena, ptrdiff_t *n, ptrdiff_t size) {
+    *n += size;
+    return arena ? arena + *n - size : NULL;
+}
+
+/* x: (N, n_segments segment, n_channels), rows of `lengths` segments, descending, or NULL;
+   known: (N, Z, n_known), quantiles: (N, Z, Q). Returns how many numbers the arena must have,
+   and given NULL for it does nothing else. */
+ptrdiff_t sklstm_forecast(const Network *f, ptrdiff_t n_rows, ptrdiff_t n_segments,
+                          const float *x, const long long *lengths, ptrdiff_t n_steps,
+                          const float *known, float *arena, float *quantiles) {
+    FLUSH
+    const ptrdiff_t H = f->hidden_size, width = padded(H), N = n_rows, T = n_segments;
+    const ptrdiff_t n_read_in = f->segment * f->n_channels, of_linear = padded(f->horizon);
+    Decoder d = f->decoder;
+    d.n_rows = N, d.n_steps = n_steps;
+    const ptrdiff_t ld = padded(n_read(&d)), n_decoded = N * n_steps;
+    ptrdiff_t n = 0;
+    float *read = take(arena, &n, f->stem ? N * T * width : 0);
+    float *h[] = {take(arena, &n, (T + 1) * N * width), NULL};
+    h[1] = take(arena, &n, f->n_layers > 1 ? (T + 1) * N * width : 0);
+    float *c = take(arena, &n, N * width), *last = take(arena, &n, N * width);
+    float *state = take(arena, &n, N * width);
+    float *room = take(arena, &n, sklstm_room(N) * GATES * width);
+    float *values = take(arena, &n, N * f->n_linear);
+    float *linear = take(arena, &n, f->linear ? N * of_linear : 0);
+    float *hidden = take(arena, &n, n_decoded * width), *raw = take(arena, &n, n_decoded * ld);
+    float *gaps = take(arena, &n, ld);
+    if (!arena) return n;
+    Shape s = {f->cell, T, N, 0, N, f->n_channels, H, f->n_channels, T * f->n_channels,
+               lengths, 1};
+    const float *from = x;
+    if (f->stem) {
+        product(x, N * T, n_read_in, n_read_in, f->stem + width, width, f->stem, 1, read);
+        from = read, s.n_inputs = H, s.x_step = width, s.x_row = T * width;
+    }
+    for (ptrdiff_t i = 0; i < f->n_layers; i++) {
+        float *packed = (float *)f->layers[i]; /* not written to */
+        sklstm_forward(&s, from, NULL, NULL, NULL, NULL, NULL, packed, room, h[i % 2], c, NULL);
+        from = h[i % 2] + N * width;
+        s.n_inputs = H, s.x_step = N * width, s.x_row = width;
+    }
+    for (ptrdiff_t r = 0; r < N; r++) {
+        const ptrdiff_t end = lengths ? within(lengths[r], T) : T;
+        memcpy(last + r * width, from + ((end - 1) * N + r) * width, width * sizeof(float));
+        for (ptrdiff_t i = 0; i < f->n_linear; i++) {
+            const ptrdiff_t step = end * f->segment - f->n_linear + i;
+            values[r * f->n_linear + i] =
+                step < 0 ? 0 : x[(r * T * f->segment + step) * f->n_channels];
+        }
+    }
+    product(last, N, width, H, f->of_state + width, width, f->of_state, 0, state);
+    if (f->linear)
+        product(values, N, f->n_linear, f->n_linear, f->linear + of_linear, of_linear,
+                f->linear, 0, linear);
+    decode(&d, state, f->position, f->shares, known, f->linear ? linear : NULL, of_linear,
+           f->w_decoder, hidden, raw, gaps, quantiles);
+    return n;
 }
 
 /* Sequences of steps of K values; those of a length have no steps beyond it. */

@@ -117,15 +117,17 @@ class Member:
         # Where the window holds nothing, what came last before it goes on.
         last = np.zeros(len(context))
         empty = (np.isnan(context[:, period:]) | (steps[:longest] < starts)).all(axis=1)
-        if empty.any():
+        is_empty = empty.any()
+        if is_empty:
             where = np.flatnonzero(empty) % len(series)
             last[empty] = array.last_observed(series[where], ends[where])
         is_log = np.zeros(len(context), dtype=bool)
         if any(logs):
-            positive = ~(context <= 0).any(axis=1)
-            is_log = np.repeat(logs, len(series)) & positive
-            context = _log(context, is_log[:, None])
-            last = np.nan_to_num(_log(last, is_log))
+            is_log = np.repeat(logs, len(series))
+            is_log &= ~(context <= 0).any(axis=1)
+            context[is_log] = np.log(context[is_log])
+            if is_empty:
+                last = np.nan_to_num(_log(last, is_log))
         windows = make_windows(
             context, period, self.horizon if future is None else future.shape[1],
             exog=exog, future=None if future is None else _again(future, logs),
@@ -275,7 +277,8 @@ class ForecastModel:
             if same[0].quantiles != self.quantiles:
                 head = ForecastHead(same[0].quantiles)
                 quantiles = head.interpolate(quantiles, self.quantiles)
-            each.extend(quantiles)
+            each.append(quantiles)  # (n_views, n, n_steps, n_quantiles)
+        each = np.concatenate(each) if len(each) > 1 else each[0]
         if len(each) == 1:
             return each[0]
         return (np.mean if members is self.pretrained else np.median)(each, axis=0)
@@ -414,7 +417,7 @@ def _from_the_left(x, lengths):
     """
     n_steps, longest = x.shape[1], lengths[0]
     moved = x[:, n_steps - longest :]
-    for width in np.unique(lengths[lengths < longest]):
+    for width in set(lengths.tolist()) - {longest}:
         rows = lengths == width
         moved[rows, :width] = x[rows, n_steps - width :]
     return moved

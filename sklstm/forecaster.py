@@ -719,7 +719,14 @@ class LSTMForecaster(BaseForecaster):
         before = {k: dict(v) if type(v) is dict else v for k, v in vars(self).items()}
         is_done = False
         try:
-            super().update(y, X=X, update_params=update_params)
+            if X is None and self._is_like_before(y):
+                # As sktime does it, which asks seven times what type y is: that takes
+                # as long as a forecast.
+                y = y.to_frame()
+                self._set_cutoff_from_y(y)
+                self._update(y, None, update_params)
+            else:
+                super().update(y, X=X, update_params=update_params)
             is_done = True
         finally:
             if not is_done:
@@ -763,20 +770,13 @@ class LSTMForecaster(BaseForecaster):
             spacing = int(index[1] - index[0])
         return not _breaks(index[n_known - 1 :], freq, spacing).any()
 
-    def _check_X_y(self, X=None, y=None, **options):  # noqa: N802 - name of sktime
-        """Check and convert as sktime does; a series like the one before at once.
-
-        sktime asks seven times what type y is, which takes as long as a forecast.
-        """
-        if X is None and not options and self._is_like_before(y):
-            return None, y.to_frame()
-        return super()._check_X_y(X=X, y=y, **options)
-
     def _is_like_before(self, y):
         """Tell whether y is a series of numbers that goes on the one that was fitted."""
         return (
             self.is_fitted
             and type(y) is pd.Series
+            and len(y) > 0
+            and not self.get_config()["remember_data"]
             and self._y_metadata["mtype"] == "pd.Series"
             and [0 if y.name is None else y.name] == self._y_metadata["feature_names"]
             and y.dtype.kind == "f"
@@ -1165,12 +1165,12 @@ class _Plan:
     """
 
     def __init__(self, fh, table, cutoff):
-        last = table.last_times()
         if table.instances() is None:
             self.index = _times_ahead(fh, cutoff)
             self.step = _steps(fh, table, cutoff)[0]
             self.instance = np.zeros(len(self.step), dtype=np.int64)
             return
+        last = table.last_times()
         ends, end_of = np.unique(last, return_inverse=True)
         ends = pd.Index(ends)
         times, steps = [], []

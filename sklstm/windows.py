@@ -459,8 +459,8 @@ def _last_observed(values):
 
 
 def _sum(x):
-    """(n, T) -> (n,), added up step after step: zeros before a window change no bit."""
-    return x.cumsum(axis=1)[:, -1]
+    """(..., T) -> (...), added up step after step: zeros in front change no bit."""
+    return x.cumsum(axis=-1)[..., -1]
 
 
 def _slope(values, observed, widths):
@@ -470,13 +470,12 @@ def _slope(values, observed, widths):
     """
     steps = np.arange(-values.shape[1], 0)
     is_late = steps >= (widths // 2 - widths)[:, None]
-    means, centres, known = [], [], True
-    for part in (observed & ~is_late, observed & is_late):
-        count = part.sum(axis=1)
-        divisor = np.maximum(count, 1)
-        means.append(_sum(values * part) / divisor)
-        centres.append((part * steps).sum(axis=1) / divisor)
-        known = known & (count > 0)
+    halves = np.stack([observed & ~is_late, observed & is_late])  # (2, n, T)
+    count = halves.sum(axis=2)
+    divisor = np.maximum(count, 1)
+    means = _sum(values * halves) / divisor
+    centres = (halves * steps).sum(axis=2) / divisor
+    known = (count > 0).all(axis=0)
     gap = np.where(known, centres[1] - centres[0], 1.0)
     return np.where(known, (means[1] - means[0]) / gap, 0.0)
 
@@ -609,11 +608,13 @@ def make_windows(
     n_observed = observed.sum(axis=1)
     count = np.maximum(n_observed, 1)
     if scaling in ("season", "last"):
-        centre = _last_observed(np.where(observed, values, np.nan))
+        n_tail, centre = np.zeros(n), 0.0
         if scaling == "season" and period > 1:
             n_tail = observed[:, -period:].sum(axis=1)
-            mean = _sum(values[:, -period:]) / np.maximum(n_tail, 1)
-            centre = np.where(n_tail > 0, mean, centre)
+            centre = _sum(values[:, -period:]) / np.maximum(n_tail, 1)
+        if not n_tail.all():
+            last = _last_observed(np.where(observed, values, np.nan))
+            centre = np.where(n_tail > 0, centre, last)
     else:
         centre = _sum(values) / count
     centre = np.where(n_observed > 0, centre, fallback)
@@ -654,10 +655,10 @@ def make_windows(
         n_last = np.maximum(known[:, -period:].sum(axis=1), 1)
         level = (normal[:, -period:].sum(axis=1) / n_last)[:, None]
         smooth = level + effects[:, np.arange(horizon) % period] - base
-    base = np.stack([base, drift, recent, smooth], axis=2)
+    channels = np.empty((n, horizon, 4), dtype=np.float32)
+    for i, channel in enumerate((base, drift, recent, smooth)):
+        channels[:, :, i] = channel
     if future is None:
         future = np.zeros((n, horizon, n_exog))
-    future = np.where(np.isnan(future), 0.0, future)
-    return Windows(
-        inputs, base.astype(np.float32), future.astype(np.float32), centre, scale
-    )
+    future = np.where(np.isnan(future), 0.0, future).astype(np.float32)
+    return Windows(inputs, channels, future, centre, scale)

@@ -30,6 +30,7 @@ from sklstm.network import (
     LSTMLayer,
     Recurrence,
     RecurrentNetwork,
+    _forecasts_agree,
     conv_kernel_sizes,
     conv_strides,
     initialize,
@@ -571,6 +572,13 @@ def forecast_network(settings):
     return network, generator
 
 
+def inputs_of(network, n_rows, generator):
+    config = network.config
+    n_steps, n_future = config["horizon"], config["n_future"]
+    shapes = (8, config["n_inputs"]), (n_steps, 4), (n_steps, n_future)
+    return [torch.randn(n_rows, *shape, generator=generator) for shape in shapes]
+
+
 @needs_library
 @pytest.mark.parametrize("steps", [(), (0, 2, 4)], ids=str)
 @pytest.mark.parametrize(
@@ -631,7 +639,14 @@ def test_numbers_too_small_to_be_normal_are_zero_in_the_kernels_alone():
 @pytest.mark.parametrize("scale", [1.0, 300.0])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"hidden_size": 33, "n_quantiles": 21}, {"n_quantiles": 1, "n_future": 0}],
+    [
+        {},
+        {"hidden_size": 33, "n_quantiles": 21},
+        {"n_quantiles": 1, "n_future": 0},
+        {"num_layers": 3, "linear_length": 8, "hidden_size": 16},
+        {"segment_length": 4, "linear_length": 5, "cell": "gru"},
+        {"num_layers": 2, "cell": "peephole", "horizon": 21},
+    ],
     ids=str,
 )
 def test_a_forecast_is_decoded_as_in_float64_and_alike_in_any_batch(settings, scale):
@@ -639,10 +654,7 @@ def test_a_forecast_is_decoded_as_in_float64_and_alike_in_any_batch(settings, sc
     network.eval()
     with torch.no_grad():
         network.correction.bias *= scale  # gaps of next to nothing, and far ones
-    inputs = [
-        torch.randn(shape, generator=generator)
-        for shape in ((9, 8, 3), (9, 5, 4), (9, 5, network.config["n_future"]))
-    ]
+    inputs = inputs_of(network, 9, generator)
     with torch.no_grad():
         found = network(*inputs)
         assert torch.equal(network(*(each[4:6] for each in inputs)), found[4:6])
@@ -651,6 +663,91 @@ def test_a_forecast_is_decoded_as_in_float64_and_alike_in_any_batch(settings, sc
     expected = network.double()(*(each.double() for each in inputs))
     assert distance(found, expected) < 1e-6
     assert (found.diff(dim=2) >= 0).all()
+
+
+@needs_library
+@pytest.mark.parametrize("settings", [{"num_layers": 2}, {"segment_length": 2}], ids=str)
+def test_a_shorter_window_is_forecast_as_if_alone(settings, monkeypatch):
+    network, generator = forecast_network(settings)
+    network.eval()
+    # Chunks of two rows: several, for two threads.
+    monkeypatch.setattr(kernels, "CHUNK_WORK", 1)
+    monkeypatch.setattr(kernels, "CHUNK_ROWS", 2)
+    x, base, future = inputs_of(network, 7, generator)
+    lengths = torch.tensor([8, 8, 6, 4, 4, 2, 0], dtype=torch.int32)
+    for i, length in enumerate(lengths):
+        x[i, length:] = torch.nan
+    with torch.no_grad(), kernels.threads(2):
+        found = network(x, base, future, lengths=lengths)
+        for i, length in enumerate(lengths[:-1]):
+            row = slice(i, i + 1)
+            alone = network(x[row, :length], base[row], future[row])
+            assert torch.equal(found[row], alone)
+    assert found.isfinite().all()
+
+
+@needs_library
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_forecast_follows_its_weights(mode):
+    with torch.inference_mode(mode is torch.inference_mode):
+        network, generator = forecast_network({"num_layers": 2, "linear_length": 4})
+    network.eval()
+    inputs = inputs_of(network, 3, generator)
+    with mode():
+        before = network(*inputs)
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+            found = network(*inputs)
+            assert not torch.equal(found, before)
+            assert torch.equal(found, copy.deepcopy(network)(*inputs))
+            before = found
+    network.position = torch.nn.Embedding.from_pretrained(torch.zeros(5, 16))
+    with mode():
+        assert not torch.equal(network(*inputs), before)
+
+
+@needs_library
+def test_weights_of_a_forecast_are_laid_out_once_until_it_is_trained():
+    network, generator = forecast_network({})
+    inputs = inputs_of(network.eval(), 3, generator)
+    with torch.no_grad():
+        before, laid_out = network(*inputs), network.laid_out()
+        assert network.laid_out() is laid_out
+        # As the optimiser writes: torch does not know.
+        network.shares.numpy()[:] += 1.0
+        network.train().eval()
+        assert network.laid_out() is not laid_out
+        assert not torch.equal(network(*inputs), before)
+
+
+@needs_library
+def test_a_forecast_that_fails_its_proof_is_left_to_torch(monkeypatch):
+    network, generator = forecast_network({"num_layers": 2})
+    inputs = inputs_of(network.eval(), 3, generator)
+    with torch.no_grad():
+        expected = network(*inputs)
+        broken = lambda self, x, known, lengths=None: known[:, :, :1] * torch.ones(5)  # noqa: E731
+        monkeypatch.setattr(kernels.Forecaster, "__call__", broken)
+        _forecasts_agree.cache_clear()
+        try:
+            with pytest.warns(RuntimeWarning, match="disagree with torch on this"):
+                found = network(*inputs)
+        finally:
+            _forecasts_agree.cache_clear()
+    assert distance(found, expected) < 1e-6
+
+
+@needs_library
+def test_forecasts_of_other_shapes_are_refused():
+    network, generator = forecast_network({"segment_length": 3, "n_inputs": 2})
+    x, base, future = inputs_of(network.eval(), 4, generator)
+    with torch.no_grad():
+        with pytest.raises(ValueError, match=r"for 2 columns .* it was given 3"):
+            network(x[:, :6, :1].expand(-1, -1, 3), base, future)
+        with pytest.raises(ValueError, match="reads segments of 3 steps and knows 5"):
+            network(x, base, future)
+        with pytest.raises(ValueError, match="of 3 rows and 5 steps, the windows are of"):
+            network(x[:, :6], base[:3], future[:3])
 
 
 @needs_library

@@ -38,7 +38,8 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 9  # of recurrence.c: a library left over from another is not called
+POOLED = "last", "mean", "max"
+VERSION = 10  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
 # Arguments of the functions of recurrence.c: pointers, sizes, floats.
@@ -52,7 +53,7 @@ _ARGUMENTS = {
     "add": "pp",
     "sum": "pssssspp",
     "outer": "pssssspsssp",
-    "convolve": "ppppp",
+    "convolve": "pppppp",
     "normalize": "ppppffpppppp",
     "normalize_backward": "pppfppppppppss",
     "adam": "sppppp" + "f" * 8,
@@ -62,6 +63,7 @@ _ARGUMENTS = {
     "decode_backward": "p" * 13,
     "pinball": "sssppppp",
     "forecast": "psspps" + "p" * 3,
+    "read": "psspss" + "p" * 4,
 }
 
 
@@ -138,6 +140,19 @@ class _Network(ctypes.Structure):
     )  # fmt: skip
 
 
+class _Reader(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_ssize_t)
+        for name in (
+            "cell", "n_layers", "n_directions", "n_channels", "hidden_size", "n_blocks",
+            "n_outputs", "is_last", "has_mean", "has_max", "skips",
+        )
+    ] + [
+        (name, ctypes.c_void_p)
+        for name in ("blocks", "w_blocks", "layers", "stem", "readout")
+    ]  # fmt: skip
+
+
 class _Factors(ctypes.Structure):
     _fields_ = [("values", ctypes.c_void_p)] + [
         (name, ctypes.c_ssize_t) for name in ("row", "step", "is_reversed")
@@ -176,7 +191,7 @@ def library(cell=LSTM):
             function = getattr(native, f"sklstm_{name}")
             function.argtypes, function.restype = [_TYPES[a] for a in arguments], None
         native.sklstm_pinball.restype = ctypes.c_double
-        native.sklstm_forecast.restype = ctypes.c_ssize_t
+        native.sklstm_forecast.restype = native.sklstm_read.restype = ctypes.c_ssize_t
         proofs = _convolutions_agree, _pooling_agrees, _adam_agrees, _decoding_agrees
         if _agrees(native, LSTM) and all(proof(native) for proof in proofs):
             return native
@@ -784,16 +799,16 @@ def evaluate(native, x, weight, scale, bias, running, *, stride, eps, lengths=No
     )  # (H, C, k) -> (H, k, C)
 
     def job(piece):
-        n_filled = (n_timesteps + k - 1) * n_channels
-        scratch = x.new_empty((k * n_channels + 2) * width + n_filled)
+        w = x.new_empty(k * n_channels + 1, width)
+        filled = x.new_empty(n_timesteps + k - 1, n_channels)
         some, row_stride, step_stride = x[piece], *x.stride()[:2]
         of_some = None if lengths is None else lengths[piece]
         sequences = _Sequences(
             len(some), n_timesteps, n_channels, row_stride, step_stride, _pointer(of_some)
         )
         return lambda: native.sklstm_convolve(
-            ctypes.byref(sequences), some.data_ptr(), ctypes.byref(block),
-            scratch.data_ptr(), out[piece].data_ptr(),
+            ctypes.byref(sequences), some.data_ptr(), ctypes.byref(block), w.data_ptr(),
+            filled.data_ptr(), out[piece].data_ptr(),
         )  # fmt: skip
 
     _share([job(piece) for piece in _pieces(n_rows, n_steps * k * n_channels * n_out)])
@@ -1097,6 +1112,111 @@ def _packed_map(native, weight, bias=None):
     return packed
 
 
+def _packed_block(native, block):
+    """Return the weights of a convolution in evaluation as `lay_out` of C does it."""
+    weight = block.weight
+    width = _padded(weight.n_out, native.sklstm_lanes())
+    packed = torch.empty(
+        weight.n_steps * weight.n_columns + 1, width, dtype=torch.float32
+    )
+    filled = torch.empty(weight.n_steps * weight.n_columns, dtype=torch.float32)
+    nothing = _Sequences(0, 1, weight.n_columns, 0, 0, None)
+    native.sklstm_convolve(
+        ctypes.byref(nothing), None, ctypes.byref(block), packed.data_ptr(),
+        filled.data_ptr(), None,
+    )  # fmt: skip
+    block.weight.values = None  # it has been laid out
+    return packed
+
+
+def _addresses(tensors):
+    """Return an array of pointers and its address."""
+    pointers = (ctypes.c_void_p * len(tensors))(*map(_pointer, tensors))
+    return pointers, ctypes.cast(pointers, ctypes.c_void_p)
+
+
+class Reader:
+    """A network that reads sequences by one call, its weights copied and laid out once.
+
+    Parameters
+    ----------
+    native : the library
+    convolutions : sequence of tuple
+        What `evaluate` takes but for x and lengths: (weight, scale, bias, running,
+        stride, eps) of each convolution in front of the layers.
+    stem : tuple of Tensor
+        Weight and bias of a rectified map in their place; empty for none.
+    layers : sequence of tuple of Tensor
+        Weights of the recurrent layers, all directions of one after another.
+    n_directions : int
+    pooling : {"last", "mean", "max", "mean-max"}
+    skips : bool
+        Whether what the layers read is pooled, too.
+    readout : tuple of Tensor
+        Weight and bias of what makes raw outputs of what is pooled.
+    n_channels : int
+    """
+
+    def __init__(
+        self, native, *, convolutions, stem, layers, n_directions, pooling, skips,
+        readout, n_channels,
+    ):  # fmt: skip
+        blocks, kept = (_Block * len(convolutions))(), []
+        for i, (weight, scale, bias, running, stride, eps) in enumerate(convolutions):
+            given = [each.contiguous() for each in (scale, bias, *running)]
+            shape = _Weight.of(weight.transpose(1, 2))  # (H, C, k) -> (H, k, C)
+            blocks[i] = _Block(shape, *map(_pointer, given), stride, eps)
+            kept.append(_packed_block(native, blocks[i]))
+        packed = [_packed_layer(native, weights) for weights in layers]
+        maps = [_packed_map(native, *each) if each else None for each in (stem, readout)]
+        (of_blocks, w_blocks), (of_layers, w_layers) = map(_addresses, (kept, packed))
+        self._kept_alive = blocks, kept, packed, maps, of_blocks, of_layers
+        n_outputs, self.n_pooled = readout[0].shape
+        self.width = _padded(n_outputs, native.sklstm_lanes())
+        kinds = pooling.split("-")
+        self.native, self.reader = native, _Reader(
+            cell_of(layers[0]), len(packed) // n_directions, n_directions, n_channels,
+            layers[0][1].shape[1], len(kept), n_outputs, *(k in kinds for k in POOLED),
+            skips, ctypes.cast(blocks, ctypes.c_void_p), w_blocks, w_layers,
+            *map(_pointer, maps),
+        )  # fmt: skip
+
+    def __call__(self, x, lengths=None):
+        """(N, T, C) -> what is pooled (N, P) and raw outputs (N, Q).
+
+        lengths: Tensor of shape (N,), int64, contiguous, at least 1; None for T.
+        """
+        x = readable(x)
+        n_rows, n_timesteps, n_channels = x.shape
+        _check_terms(n_channels, self.reader.n_channels)
+        pooled = x.new_empty(n_rows, self.n_pooled)
+        raw = x.new_empty(n_rows, self.width)
+        read, reader = self.native.sklstm_read, ctypes.byref(self.reader)
+
+        def job(piece):
+            some = x[piece]
+            of_some = None if lengths is None else lengths[piece].data_ptr()
+            arguments = (
+                reader,
+                len(some),
+                n_timesteps,
+                some.data_ptr(),
+                *some.stride()[:2],
+                of_some,
+            )
+            out = pooled[piece].data_ptr(), raw[piece].data_ptr()
+
+            def run():
+                arena = x.new_empty(read(*arguments, None, *out))
+                read(*arguments, arena.data_ptr(), *out)
+
+            return run
+
+        edges = [*range(0, n_rows, CHUNK_ROWS), n_rows]
+        _share([job(slice(*pair)) for pair in itertools.pairwise(edges)])
+        return pooled, raw[:, : self.reader.n_outputs]
+
+
 class Forecaster:
     """The network of a forecast by one call, its weights copied and laid out once.
 
@@ -1147,12 +1267,12 @@ class Forecaster:
             shares.clone(),
             w_decoder,
         ]
-        pointers = (ctypes.c_void_p * len(packed))(*map(_pointer, packed))
+        pointers, w_layers = _addresses(packed)
         self._kept_alive = packed, others, pointers
         self.network = _Network(
             cell_of(layers[0]), len(packed), n_channels, segment_length, hidden_size,
             linear[0].shape[1] if linear else 0, horizon,
-            ctypes.cast(pointers, ctypes.c_void_p), *map(_pointer, others), sizes,
+            w_layers, *map(_pointer, others), sizes,
         )  # fmt: skip
         self.native, self.n_known, self.n_quantiles = native, n_known, n_quantiles
         self.work = sum(map(torch.numel, packed))  # of a row and step

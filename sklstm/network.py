@@ -601,7 +601,63 @@ class _Portable:
         self.train(state["training"])
 
 
-class RecurrentNetwork(_Portable, nn.Module):
+class _LaidOut:
+    """A network that the kernels compute by one call, its weights laid out once.
+
+    `lay_out` makes what is called, `say_by` what the network says of what that returns;
+    `examples` are settings, shapes of inputs and lengths to prove it with.
+
+    What changes by torch, training and `train` are noticed; values written to the memory
+    of weights by other ways (``parameter.data``, NumPy) are not.
+    """
+
+    _laid_out = None, None
+
+    def train(self, mode=True):
+        """Set the mode; weights that training changes are laid out anew."""
+        self._laid_out = None, None
+        return super().train(mode)
+
+    def laid_out(self):
+        """Return `kernels.Reader` or `kernels.Forecaster`, the same while weights are.
+
+        None where a module is in training, or the kernels do not apply.
+        """
+        modules = _modules_of(self)
+        weights = self.recurrence.forwards[0].weights
+        if (
+            torch.is_grad_enabled()
+            or any(module.training for module in modules)
+            or not kernels.available(*weights)
+            or not _one_call_agrees(type(self), self.config["cell"])
+        ):
+            return None
+        try:
+            key = [
+                (tensor.data_ptr(), tensor._version)
+                for module in modules
+                for kept in (module._parameters, module._buffers)
+                for tensor in kept.values()
+                if tensor is not None
+            ]
+        except RuntimeError:  # tensors of inference mode have no version
+            key = object()
+        if self._laid_out[0] != key:
+            native = kernels.library(kernels.cell_of(weights))
+            self._laid_out = key, self.lay_out(native)
+        return self._laid_out[1]
+
+
+def _modules_of(module):
+    """Return a network and all modules of it, but other members; `modules` is slow."""
+    modules = [module]
+    for name, child in module._modules.items():
+        if child is not None and name != "others":
+            modules += _modules_of(child)
+    return modules
+
+
+class RecurrentNetwork(_LaidOut, _Portable, nn.Module):
     """stem -> recurrence -> pooling -> readout; or the mean of several such members.
 
     Parameters
@@ -635,6 +691,14 @@ class RecurrentNetwork(_Portable, nn.Module):
         What makes of raw outputs what members average: raw outputs are those of the mean
         of the members' values or probabilities. Ignored with one member.
     """
+
+    _sizes = {"n_channels": 2, "n_outputs": 3, "num_layers": 2, "n_tokens": None}
+    examples = (
+        (_sizes | {"bidirectional": True, "stem": "conv", "pooling": "mean-max",
+                   "strides": (2, 1, 1)}, [(3, 8, 2)], (5, 8, 3)),
+        (_sizes | {"bidirectional": False, "stem": "linear", "pooling": "last",
+                   "strides": None}, [(3, 8, 2)], None),
+    )  # fmt: skip
 
     def __init__(
         self, *, n_channels, n_outputs, hidden_size, num_layers, cell, bidirectional,
@@ -712,9 +776,56 @@ class RecurrentNetwork(_Portable, nn.Module):
         others = [other.embed(x, lengths, generator) for other in self.others]
         return torch.cat([states, *others], dim=-1)
 
+    @staticmethod
+    def say_by(reader, x, lengths):
+        """Return raw outputs."""
+        return reader(x, lengths)[1]
+
+    def _by_one_call(self, x, lengths):
+        """Return what is pooled and raw outputs; None where this is not possible."""
+        recurrence, pooling, stem = self.recurrence, self.pooling, self.stem
+        if pooling is None or pooling.pooling == "attention":
+            return None
+        if recurrence.residual or recurrence.norms:
+            return None
+        reader = self.laid_out()
+        if reader is None or x.numel() == 0:
+            return None
+        if isinstance(stem, EmbeddingStem):
+            x, lengths = stem(x, lengths)
+        return reader(x, lengths) if x.dtype == torch.float32 else None
+
+    def lay_out(self, native):
+        """Return `kernels.Reader` of the first member."""
+        recurrence, stem = self.recurrence, self.stem
+        directions = [recurrence.forwards]
+        if recurrence.bidirectional:
+            directions.append(recurrence.backwards)
+        layers = [
+            layer.weights for pair in zip(*directions, strict=True) for layer in pair
+        ]
+        linear, convolutions, n_channels = (), [], layers[0][0].shape[1]
+        if isinstance(stem, LinearStem):
+            linear = stem.linear.weight, stem.linear.bias
+            n_channels = stem.linear.in_features
+        elif isinstance(stem, ConvStem):
+            convolutions = [
+                (c.weight, norm.weight, norm.bias, norm.running(), *c.stride, norm.eps)
+                for c, norm in zip(stem.convolutions, stem.norms, strict=True)
+            ]
+            n_channels = stem.convolutions[0].in_channels
+        return kernels.Reader(
+            native, convolutions=convolutions, stem=linear, layers=layers,
+            n_directions=len(directions), pooling=self.pooling.pooling, skips=self.skips,
+            readout=(self.readout.weight, self.readout.bias), n_channels=n_channels,
+        )  # fmt: skip
+
     def _embed(self, x, lengths, generator=None):
         if lengths is not None:  # our kernels read them from memory
             lengths = lengths.to(torch.int64).contiguous()
+        at_once = self._by_one_call(x, lengths)
+        if at_once is not None:
+            return at_once[0]
         if self.stem is not None:
             x, lengths = self.stem(x, lengths, generator)  # (N, S, I)
         return self.pool(x, lengths, generator)
@@ -741,6 +852,11 @@ class RecurrentNetwork(_Portable, nn.Module):
 
     def alone(self, x, lengths=None, generator=None):
         """Return the raw outputs of the first member."""
+        if lengths is not None:  # our kernels read them from memory
+            lengths = lengths.to(torch.int64).contiguous()
+        at_once = self._by_one_call(x, lengths)
+        if at_once is not None:
+            return at_once[1]
         return self.readout(self._embed(x, lengths, generator))
 
     def _averaged(self, raw):
@@ -828,7 +944,7 @@ class RecurrentNetwork(_Portable, nn.Module):
         return self.recurrence.go_on(x, state, generator)
 
 
-class ForecastNetwork(_Portable, nn.Module):
+class ForecastNetwork(_LaidOut, _Portable, nn.Module):
     """A window of a series -> quantiles of its next steps.
 
     Segments of the window are read by the recurrence; its final state, joined with the
@@ -858,6 +974,14 @@ class ForecastNetwork(_Portable, nn.Module):
 
     n_position = 16
     rounds_alike = RecurrentNetwork.rounds_alike
+    _sizes = {"n_inputs": 2, "n_future": 1, "horizon": 3, "n_quantiles": 5}
+    _shapes = (3, 8, 2), (3, 3, 4), (3, 3, 1)
+    examples = (
+        (_sizes | {"num_layers": 3, "segment_length": 1, "linear_length": 0}, _shapes,
+         (8, 6, 2)),
+        (_sizes | {"num_layers": 1, "segment_length": 2, "linear_length": 4}, _shapes,
+         None),
+    )  # fmt: skip
 
     def __init__(
         self, *, n_inputs, n_future, horizon, n_quantiles, segment_length,
@@ -889,12 +1013,6 @@ class ForecastNetwork(_Portable, nn.Module):
         self.linear = None
         if linear_length:
             self.linear = RowLinear(linear_length, horizon, bias=False)
-        self._laid_out = None, None
-
-    def train(self, mode=True):
-        """Set the mode; weights that training changes are laid out anew."""
-        self._laid_out = None, None
-        return super().train(mode)
 
     def forward(self, x, base, future, steps=None, generator=None, lengths=None):
         """(N, W, I), (N, Z, 4), (N, Z, F) -> quantiles (N, Z, Q).
@@ -904,10 +1022,9 @@ class ForecastNetwork(_Portable, nn.Module):
         and a forecast need not go further than is asked.
         Windows may be of several lengths (N,), multiples of a segment, that descend.
         """
-        known = torch.cat([base, future], dim=2) if future.shape[2] else base
-        if self._takes_one_call(x, steps, lengths):
-            n_segments = self._segments_of(lengths)
-            return self.laid_out()(x, known, n_segments)
+        forecaster = self._for_one_call(x, steps, lengths)
+        if forecaster is not None:
+            return self.say_by(forecaster, x, base, future, lengths)
         values = x[:, :, 0]  # (N, W)
         if self.stem is not None:
             x = x.reshape(len(x), -1, self.segment_length * x.shape[2])  # (N, S, G I)
@@ -923,6 +1040,7 @@ class ForecastNetwork(_Portable, nn.Module):
             linear = self.linear(last)  # (N, horizon)
             linear = linear if steps is None else linear[:, steps]
         state, (position, shares) = self.of_state(state), self.of_steps(steps)
+        known = torch.cat([base, future], dim=2)
         position = position.expand(len(x), -1, -1)  # (N, Z, n_position)
         step = torch.cat([position, known], dim=2)
         hidden = F.relu(state[:, None] + self.of_step(step))  # (N, Z, H)
@@ -946,46 +1064,31 @@ class ForecastNetwork(_Portable, nn.Module):
             return None
         return (lengths // self.segment_length).to(torch.int64).contiguous()
 
-    def _takes_one_call(self, x, steps, lengths):
-        """Tell whether the kernels can do all: in evaluation, of the first steps."""
+    def say_by(self, forecaster, x, base, future, lengths):
+        """Return quantiles of the first steps."""
+        known = torch.cat([base, future], dim=2) if future.shape[2] else base
+        return forecaster(x, known, self._segments_of(lengths))
+
+    def _for_one_call(self, x, steps, lengths):
+        """Return what forecasts the first steps by one call; None where it cannot."""
         is_first = steps is None or (
             isinstance(steps, slice) and steps.start is steps.step is None
         )
-        return (
-            not self.training
-            and not torch.is_grad_enabled()
-            and is_first
-            and (self.linear is None or lengths is None)
-            and kernels.applies(x, *self.recurrence.forwards[0].weights)
-            and _forecasts_agree(self.config["cell"])
-        )
+        fits = x.dtype == torch.float32 and x.numel() > 0
+        if not (is_first and fits and (self.linear is None or lengths is None)):
+            return None
+        return self.laid_out()
 
-    @torch.no_grad()
-    def laid_out(self):
-        """Return `kernels.Forecaster` of the network, the same until weights change.
-
-        Of weights on the CPU. What goes by torch, training and `train` are noticed;
-        values written to their memory by other ways (``parameter.data``, NumPy) are not.
-        """
-        # Tensors of inference mode have no version: never the same.
-        key = [
-            (w.data_ptr(), object() if w.is_inference() else w._version)
-            for w in _weights_of(self)
-        ]
-        if self._laid_out[0] != key:
-            self._laid_out = key, self._lay_out()
-        return self._laid_out[1]
-
-    def _lay_out(self):
-        layers = [layer.weights for layer in self.recurrence.forwards]
-        native = kernels.library(kernels.cell_of(layers[0]))
+    def lay_out(self, native):
+        """Return `kernels.Forecaster` of the network."""
         stem, of_state = (
             () if each is None else (each.weight, each.bias)
             for each in (self.stem, self.of_state)
         )
         of_position, of_known = self.split_by_step(self.of_step.weight)
         return kernels.Forecaster(
-            native, layers, stem=stem, of_state=of_state,
+            native, [layer.weights for layer in self.recurrence.forwards], stem=stem,
+            of_state=of_state,
             position=kernels.affine(self.position.weight[None], of_position)[0],
             shares=self.shares, decoder=self.decoder_weights(of_known),
             linear=() if self.linear is None else (self.linear.weight,),
@@ -1010,41 +1113,31 @@ class ForecastNetwork(_Portable, nn.Module):
         return of_known, correction.weight, self.mixing.weight, correction.bias
 
 
-def _weights_of(module):
-    """Return all parameters; four times as fast as `parameters`."""
-    weights = [w for w in module._parameters.values() if w is not None]
-    for child in module._modules.values():
-        if child is not None:
-            weights += _weights_of(child)
-    return weights
-
-
 @functools.cache
-def _forecasts_agree(cell):
-    """Compare forecasts by one call of the kernels with torch's in float64."""
+def _one_call_agrees(cls, cell):
+    """Compare what small networks of a class say by one call with torch in float64."""
     generator = torch.Generator().manual_seed(0)
     randn = functools.partial(torch.randn, generator=generator, dtype=torch.float32)
-    sizes = {"n_inputs": 2, "n_future": 1, "horizon": 3, "n_quantiles": 5}
-    sizes |= {"hidden_size": 17, "num_layers": 3, "cell": cell, "dropout": 0.0}
     pairs = []
     with torch.inference_mode(False), torch.no_grad():
-        for segment_length, lengths in ((1, torch.tensor([8, 6, 2])), (2, None)):
-            network = ForecastNetwork(
-                **sizes,
-                segment_length=segment_length,
-                linear_length=4 if lengths is None else 0,
-            ).eval()
-            for p in network.parameters():
-                p.copy_(0.3 * randn(p.shape))
-            x, base, future = randn(3, 8, 2), randn(3, 3, 4), randn(3, 3, 1)
-            known = torch.cat([base, future], dim=2)
-            n_segments = network._segments_of(lengths)
-            found = network.laid_out()(x, known, n_segments)
-            inputs = (each.double() for each in (x, base, future))
-            pairs.append((network.double()(*inputs, lengths=lengths), found.double()))
+        for settings, shapes, given in cls.examples:
+            network = cls(**settings, hidden_size=17, cell=cell, dropout=0.0)
+            network.float().eval()
+            for tensor in network.state_dict().values():
+                tensor.copy_(0.3 * randn(tensor.shape))
+                if tensor.ndim < 2:  # variances are positive
+                    tensor.abs_()
+            inputs = [randn(shape) for shape in shapes]
+            lengths = None if given is None else torch.tensor(given)
+            native = kernels.library(
+                kernels.cell_of(network.recurrence.forwards[0].weights)
+            )
+            found = network.say_by(network.lay_out(native), *inputs, lengths=lengths)
+            network, inputs = network.double(), [each.double() for each in inputs]
+            pairs.append((network(*inputs, lengths=lengths), found.double()))
     agrees = all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in pairs)
     if not agrees:
-        kernels.warn_of_disagreement(kernels.library())
+        kernels.warn_of_disagreement(native)
     return agrees
 
 

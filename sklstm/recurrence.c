@@ -215,7 +215,7 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 9; }
+int sklstm_version(void) { return 10; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
@@ -887,34 +887,40 @@ typedef struct {
     float eps;
 } Block;
 
-/* out (N, S, n_out padded) of x (N, T, n_columns), rectified, zero beyond a length; k / 2
-   zeros are put in front of x and enough behind. s: of x, but lengths: of out. scratch:
-   (k n_columns + 2) (n_out padded) + (T + k - 1) n_columns. */
-void sklstm_convolve(const Sequences *s, const float *x, const Block *b, float *scratch,
-                     float *out) {
-    FLUSH
+/* What is added behind the convolution, and its weight times what is multiplied with there:
+   w (k n_columns + 1, n_out padded). */
+static void lay_out(const Block *b, float *w) {
     const Weight *weight = &b->weight;
-    const ptrdiff_t C = s->n_columns, k = weight->n_steps, n_terms = k * C;
-    const ptrdiff_t n_out = weight->n_out, ld = padded(n_out), n_before = k / 2 * C;
-    const ptrdiff_t n_steps = (s->n_steps + b->stride - 1) / b->stride;
-    float *scale = scratch, *shift = scale + ld, *w = shift + ld, *filled = w + n_terms * ld;
-    memset(scratch, 0, ((n_terms + 2) * ld + (s->n_steps + k - 1) * C) * sizeof(float));
-    turn(weight, w, ld, 0);
-    for (ptrdiff_t u = 0; u < n_out; u++) {
+    const ptrdiff_t n_terms = weight->n_steps * weight->n_columns, ld = padded(weight->n_out);
+    memset(w, 0, (n_terms + 1) * ld * sizeof(float));
+    turn(weight, w + ld, ld, 0);
+    for (ptrdiff_t u = 0; u < weight->n_out; u++) {
         const float variance = b->variance[u] / *b->sum_of_weights;
-        scale[u] = b->scale[u] / sqrtf(variance + b->eps);
-        shift[u] = b->bias[u] - b->mean[u] / *b->sum_of_weights * scale[u];
+        const float scale = b->scale[u] / sqrtf(variance + b->eps);
+        w[u] = b->bias[u] - b->mean[u] / *b->sum_of_weights * scale;
+        for (ptrdiff_t j = 1; j <= n_terms; j++) w[j * ld + u] *= scale;
     }
-    for (ptrdiff_t j = 0; j < n_terms; j++)
-        for (ptrdiff_t u = 0; u < ld; u += LANES)
-            store(w + j * ld + u, load(w + j * ld + u) * load(scale + u));
+}
+
+/* out (N, S, n_out padded) of x (N, T, n_columns), rectified, zero beyond a length; k / 2
+   zeros are put in front of x and enough behind. s: of x, but lengths: of out. w: as
+   `lay_out` does it, which is done first unless the weight is NULL. filled:
+   (T + k - 1) n_columns. */
+void sklstm_convolve(const Sequences *s, const float *x, const Block *b, float *w,
+                     float *filled, float *out) {
+    FLUSH
+    const ptrdiff_t C = s->n_columns, k = b->weight.n_steps, n_before = k / 2 * C;
+    const ptrdiff_t ld = padded(b->weight.n_out);
+    const ptrdiff_t n_steps = (s->n_steps + b->stride - 1) / b->stride;
+    if (b->weight.values) lay_out(b, w);
+    memset(filled, 0, (s->n_steps + k - 1) * C * sizeof(float));
     for (ptrdiff_t n = 0; n < s->n_rows; n++) {
         float *of_row = out + n * n_steps * ld;
         const ptrdiff_t length = s->lengths ? within(s->lengths[n], n_steps) : n_steps;
         for (ptrdiff_t t = 0; t < s->n_steps; t++)
             memcpy(filled + n_before + t * C, x + n * s->x_row + t * s->x_step,
                    C * sizeof(float));
-        product(filled, length, b->stride * C, n_terms, w, ld, shift, 1, of_row);
+        product(filled, length, b->stride * C, k * C, w + ld, ld, w, 1, of_row);
         memset(of_row + length * ld, 0, (n_steps - length) * ld * sizeof(float));
     }
 }
@@ -1085,6 +1091,161 @@ void sklstm_pool(const Sequences *s, const float *restrict x, const Factors *f,
         if (mean)
             for (ptrdiff_t k = 0; k < K; k++) m[k] /= length_of(s, n);
     }
+}
+
+/* A network that reads sequences, in evaluation, its weights laid out beforehand: those of
+   convolutions by `lay_out`, of maps by sklstm_affine, of layers, all directions of one
+   after another, by sklstm_forward. In front of the layers there are blocks (sizes alone),
+   a stem (H, n_channels) or nothing. Pooled is the last state, or the mean or the maximum
+   over time or both, of the directions and, if it skips, of what is in front of them. */
+typedef struct {
+    ptrdiff_t cell, n_layers, n_directions, n_channels, hidden_size, n_blocks, n_outputs;
+    ptrdiff_t is_last, has_mean, has_max, skips;
+    const Block *blocks;
+    const float *const *w_blocks, *const *layers, *stem, *readout;
+} Reader;
+
+/* Steps of rows: t of row n is at `values + n row + t step`. */
+typedef struct {
+    const float *values;
+    ptrdiff_t row, step, n_columns;
+} Steps;
+
+/* Rows in reverse, each within its own length, zero beyond: out (N, S, n_columns). */
+static void turn_back(const Steps *x, ptrdiff_t N, ptrdiff_t S, const long long *lengths,
+                      float *out) {
+    const ptrdiff_t size = x->n_columns * sizeof(float);
+    for (ptrdiff_t n = 0; n < N; n++)
+        for (ptrdiff_t t = 0; t < S; t++, out += x->n_columns)
+            if (t < lengths[n])
+                memcpy(out, x->values + n * x->row + (lengths[n] - 1 - t) * x->step, size);
+            else
+                memset(out, 0, size);
+}
+
+/* Mean and maximum of a part of what is pooled, whose rows may be read in reverse; added up
+   in the order of time. mean, highest: of the first row, others p_row behind, or NULL. */
+static void pool_part(const Steps *x, ptrdiff_t N, const long long *lengths, int is_reversed,
+                      float *mean, float *highest, ptrdiff_t p_row, int *at) {
+    for (ptrdiff_t n = 0; n < N; n++) {
+        const ptrdiff_t length = lengths[n];
+        float *m = mean ? mean + n * p_row : NULL, *top = highest ? highest + n * p_row : NULL;
+        if (m) memset(m, 0, x->n_columns * sizeof(float));
+        for (ptrdiff_t t = 0; t < length; t++)
+            pool_step(t, x->n_columns,
+                      x->values + n * x->row + (is_reversed ? length - 1 - t : t) * x->step,
+                      NULL, 0, m, top, at);
+        if (m)
+            for (ptrdiff_t k = 0; k < x->n_columns; k++) m[k] /= length;
+    }
+}
+
+/* x: (N, T, n_channels), rows and steps so far apart; lengths: (N,), at least 1, or NULL.
+   pooled: (N, P), raw: (N, n_outputs padded). Returns how many numbers the arena, whose
+   address is a multiple of 8, must have, and given NULL for it does nothing else. */
+ptrdiff_t sklstm_read(const Reader *f, ptrdiff_t N, ptrdiff_t T, const float *x,
+                      ptrdiff_t x_row, ptrdiff_t x_step, const long long *lengths,
+                      float *arena, float *pooled, float *raw) {
+    FLUSH
+    const ptrdiff_t H = f->hidden_size, width = padded(H), D = f->n_directions * H;
+    ptrdiff_t S = T, n_filled = 0, n = 0;
+    for (ptrdiff_t i = 0; i < f->n_blocks; i++) {
+        const Block *b = f->blocks + i;
+        const ptrdiff_t size = (S + b->weight.n_steps - 1) * b->weight.n_columns;
+        n_filled = size > n_filled ? size : n_filled;
+        S = (S + b->stride - 1) / b->stride;
+    }
+    const ptrdiff_t first = f->n_blocks ? (T + f->blocks->stride - 1) / f->blocks->stride : T;
+    const ptrdiff_t of_stem = f->n_blocks || f->stem ? N * first * width : 0;
+    const ptrdiff_t most = D > f->n_channels ? D : f->n_channels; /* inputs of a layer */
+    long long *ends = (long long *)take(arena, &n, 2 * N);
+    float *out[] = {take(arena, &n, of_stem), NULL};
+    out[1] = take(arena, &n, f->n_blocks > 1 ? of_stem : 0);
+    float *filled = take(arena, &n, n_filled);
+    float *h[2][2], *joined = NULL, *turned = NULL;
+    for (int i = 0; i < 4; i++) {
+        const int is_used = i % 2 < f->n_directions && i / 2 < f->n_layers;
+        h[i / 2][i % 2] = take(arena, &n, is_used ? (S + 1) * N * width : 0);
+    }
+    joined = take(arena, &n, f->n_directions > 1 && f->n_layers > 1 ? S * N * D : 0);
+    turned = take(arena, &n, f->n_directions > 1 && lengths ? S * N * most : 0);
+    float *c = take(arena, &n, N * width);
+    float *room = take(arena, &n, sklstm_room(N) * GATES * width);
+    int *at = (int *)take(arena, &n, most);
+    if (!arena) return n;
+
+    int descends = 1;
+    for (ptrdiff_t r = 0; r < N; r++) {
+        ends[r] = lengths ? within(lengths[r], T) : T;
+        descends &= !r || ends[r] <= ends[r - 1];
+    }
+    Steps from = {x, x_row, x_step, f->n_channels};
+    for (ptrdiff_t i = 0, steps = T; i < f->n_blocks; i++) {
+        const Block *b = f->blocks + i;
+        const Sequences s = {N, steps, from.n_columns, from.row, from.step, ends};
+        for (ptrdiff_t r = 0; r < N; r++) ends[r] = (ends[r] + b->stride - 1) / b->stride;
+        steps = (steps + b->stride - 1) / b->stride;
+        sklstm_convolve(&s, from.values, b, (float *)f->w_blocks[i], filled, out[i % 2]);
+        from = (Steps){out[i % 2], steps * width, width, H};
+    }
+    if (f->stem) {
+        for (ptrdiff_t r = 0; r < N; r++)
+            product(x + r * x_row, T, x_step, f->n_channels, f->stem + width, width, f->stem,
+                    1, out[0] + r * T * width);
+        from = (Steps){out[0], T * width, width, H};
+    }
+    const Steps in_front = from;
+    Steps states[2];
+    for (ptrdiff_t i = 0; i < f->n_layers; i++) {
+        for (int is_reversed = 0; is_reversed < f->n_directions; is_reversed++) {
+            Steps read = from;
+            if (is_reversed && lengths) {
+                turn_back(&from, N, S, ends, turned);
+                read = (Steps){turned, S * from.n_columns, from.n_columns, from.n_columns};
+            } else if (is_reversed) {
+                read.values += (S - 1) * read.step;
+                read.step = -read.step;
+            }
+            const Shape s = {f->cell, S, N, 0, N, read.n_columns, H, read.step, read.row,
+                             lengths && descends ? ends : NULL, 1};
+            float *packed = (float *)f->layers[i * f->n_directions + is_reversed];
+            float *to = h[i % 2][is_reversed];
+            sklstm_forward(&s, read.values, NULL, NULL, NULL, NULL, NULL, packed, room, to, c,
+                           NULL);
+            states[is_reversed] = (Steps){to + N * width, width, N * width, H};
+        }
+        from = states[0];
+        if (f->n_directions > 1 && i + 1 < f->n_layers) {
+            for (ptrdiff_t t = 0; t < S; t++)
+                for (ptrdiff_t r = 0; r < N; r++) {
+                    float *row = joined + (t * N + r) * D;
+                    const ptrdiff_t back = (t < ends[r] ? ends[r] - 1 - t : t) * N + r;
+                    memcpy(row, states[0].values + (t * N + r) * width, H * sizeof(float));
+                    memcpy(row + H, states[1].values + back * width, H * sizeof(float));
+                }
+            from = (Steps){joined, D, N * D, D};
+        }
+    }
+    const ptrdiff_t n_pooled = D + (f->skips ? in_front.n_columns : 0);
+    const ptrdiff_t P = n_pooled * (f->is_last ? 1 : f->has_mean + f->has_max);
+    for (int part = 0; part < f->n_directions + f->skips; part++) {
+        const Steps *of = part < f->n_directions ? states + part : &in_front;
+        float *to = pooled + part * H;
+        if (!f->is_last) {
+            float *highest = f->has_max ? to + (f->has_mean ? n_pooled : 0) : NULL;
+            pool_part(of, N, ends, part == 1 && f->n_directions > 1, f->has_mean ? to : NULL,
+                      highest, P, at);
+            continue;
+        }
+        for (ptrdiff_t r = 0; r < N; r++)
+            memcpy(to + r * P, of->values + (ends[r] - 1) * of->step + r * of->row,
+                   H * sizeof(float));
+    }
+    if (raw) {
+        const ptrdiff_t ld = padded(f->n_outputs);
+        product(pooled, N, P, P, f->readout + ld, ld, f->readout, 0, raw);
+    }
+    return n;
 }
 
 /* Backwards: d_x, whose strides are d_row and d_step, is set, to zero beyond a sequence. */

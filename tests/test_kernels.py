@@ -30,7 +30,7 @@ from sklstm.network import (
     LSTMLayer,
     Recurrence,
     RecurrentNetwork,
-    _forecasts_agree,
+    _one_call_agrees,
     conv_kernel_sizes,
     conv_strides,
     initialize,
@@ -728,12 +728,12 @@ def test_a_forecast_that_fails_its_proof_is_left_to_torch(monkeypatch):
         expected = network(*inputs)
         broken = lambda self, x, known, lengths=None: known[:, :, :1] * torch.ones(5)  # noqa: E731
         monkeypatch.setattr(kernels.Forecaster, "__call__", broken)
-        _forecasts_agree.cache_clear()
+        _one_call_agrees.cache_clear()
         try:
             with pytest.warns(RuntimeWarning, match="disagree with torch on this"):
                 found = network(*inputs)
         finally:
-            _forecasts_agree.cache_clear()
+            _one_call_agrees.cache_clear()
     assert distance(found, expected) < 1e-6
 
 

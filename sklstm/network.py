@@ -623,38 +623,38 @@ class _LaidOut:
 
         None where a module is in training, or the kernels do not apply.
         """
-        modules = _modules_of(self)
         weights = self.recurrence.forwards[0].weights
         if (
             torch.is_grad_enabled()
-            or any(module.training for module in modules)
             or not kernels.available(*weights)
             or not _one_call_agrees(type(self), self.config["cell"])
         ):
             return None
-        try:
-            key = [
-                (tensor.data_ptr(), tensor._version)
-                for module in modules
-                for kept in (module._parameters, module._buffers)
-                for tensor in kept.values()
-                if tensor is not None
-            ]
-        except RuntimeError:  # tensors of inference mode have no version
-            key = object()
+        key = []
+        _add_versions(self, key)
+        if True in key:
+            return None
         if self._laid_out[0] != key:
             native = kernels.library(kernels.cell_of(weights))
             self._laid_out = key, self.lay_out(native)
         return self._laid_out[1]
 
 
-def _modules_of(module):
-    """Return a network and all modules of it, but other members; `modules` is slow."""
-    modules = [module]
+def _add_versions(module, key):
+    """Add of each module whether it is in training, and what its weights and buffers are.
+
+    Not of other members. Quicker than by `modules` and `parameters`.
+    """
+    key.append(module.training)
+    for kept in (module._parameters, module._buffers):
+        for tensor in kept.values():
+            if tensor is not None:
+                # A tensor of inference mode has no version: it is never the same.
+                version = object() if tensor.is_inference() else tensor._version
+                key.append((tensor.data_ptr(), version))
     for name, child in module._modules.items():
         if child is not None and name != "others":
-            modules += _modules_of(child)
-    return modules
+            _add_versions(child, key)
 
 
 class RecurrentNetwork(_LaidOut, _Portable, nn.Module):

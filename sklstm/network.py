@@ -866,7 +866,9 @@ class RecurrentNetwork(_LaidOut, _Portable, nn.Module):
         if self.config["link"] == "softmax":
             return _log_of_sum(raw.log_softmax(-1)) - math.log(len(raw))
         # The logit of the mean of sigmoid(r), which is 1 - sigmoid(-r).
-        return _log_of_sum(F.logsigmoid(raw)) - _log_of_sum(F.logsigmoid(-raw))
+        of_both = F.logsigmoid(torch.stack([raw, -raw], dim=1))  # (K, 2, N, ..., Q)
+        mean, rest = _log_of_sum(of_both)
+        return mean - rest
 
     @property
     def reads_on(self):

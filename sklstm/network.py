@@ -621,7 +621,7 @@ class _LaidOut:
     def laid_out(self):
         """Return `kernels.Reader` or `kernels.Forecaster`, the same while weights are.
 
-        None where a module is in training, or the kernels do not apply.
+        None where a module is in training or has hooks, or the kernels do not apply.
         """
         weights = self.recurrence.forwards[0].weights
         if (
@@ -641,11 +641,12 @@ class _LaidOut:
 
 
 def _add_versions(module, key):
-    """Add of each module whether it is in training, and what its weights and buffers are.
+    """Add of each module whether it must be called, and what its weights and buffers are.
 
     Not of other members. Quicker than by `modules` and `parameters`.
     """
-    key.append(module.training)
+    has_hooks = module._forward_hooks or module._forward_pre_hooks
+    key.append(module.training or bool(has_hooks))
     for kept in (module._parameters, module._buffers):
         for tensor in kept.values():
             if tensor is not None:

@@ -145,6 +145,19 @@ def test_parts_in_training_are_in_training():
         assert torch.equal(after, copy.deepcopy(network)(x))
 
 
+def test_hooks_of_parts_are_called():
+    network, x = make(CONV)
+    with torch.no_grad():
+        expected, seen = network(x), []
+        for name, part in (("forward", network.stem), ("forward_pre", network.readout)):
+            register = getattr(part, f"register_{name}_hook")
+            handle = register(lambda *given: seen.append(given))
+            assert torch.equal(network(x), expected)
+            handle.remove()
+            network(x)
+    assert len(seen) == 2
+
+
 def test_gradients_go_through_the_parts():
     network, x = make(CONV)
     gradient = torch.autograd.grad(network(x.requires_grad_()).sum(), x)[0]

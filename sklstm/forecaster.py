@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 import math
 import time
 import warnings
@@ -43,7 +42,7 @@ from sklstm.forecast_model import (
     extended_by,
     guarded,
 )
-from sklstm.gradients import differentiate_forecast
+from sklstm.gradients import ForecastGradients
 from sklstm.heads import ForecastHead
 from sklstm.network import CELLS, ForecastNetwork, initialize
 from sklstm.pretrained import (
@@ -575,9 +574,7 @@ class LSTMForecaster(BaseForecaster):
                 ),
             ):
                 head = ForecastHead(member.quantiles)
-                by_hand = functools.partial(
-                    differentiate_forecast, network, head.loss_gradient
-                )
+                by_hand = ForecastGradients(network, member.quantiles)
                 trained = train(
                     network,
                     head.loss,

@@ -5,18 +5,27 @@ function that goes back: given the gradient of that, it adds those of its parame
 theirs and returns that of what it read. ``d_`` is the gradient of what follows; for the
 shapes see the head of `network`.
 
-Recurrent layers, convolutions, pooling and decoding are those of `kernels`. Where these
-do not apply, and for parts that are not covered here, nothing is done: it is left to
-autograd.
+Recurrent layers, convolutions and pooling are those of `kernels`, and all of a forecast.
+Where these do not apply, and for parts that are not covered here, nothing is done: it is
+left to autograd.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch.nn import functional as F
 
 from sklstm import kernels
-from sklstm.network import ConvStem, EmbeddingStem, LinearStem, reverse, step_mask
+from sklstm.network import (
+    ConvStem,
+    EmbeddingStem,
+    ForecastNetwork,
+    LinearStem,
+    reverse,
+    step_mask,
+)
 
 
 @torch.no_grad()
@@ -52,53 +61,94 @@ def differentiate(network, loss_gradient, inputs, target, weight, generator=None
     return loss
 
 
-@torch.no_grad()
-def differentiate_forecast(
-    network, loss_gradient, inputs, target, weight, generator=None
-):  # fmt: skip
-    """Do the same for a `ForecastNetwork`."""
-    x, base, future, *steps = inputs
-    if not kernels.applies(x, *network.recurrence.forwards[0].weights):
-        return None
-    native, steps = kernels.library(), steps[0] if steps else None
-    read = x
-    if network.stem is not None:
-        segments = x.reshape(len(x), -1, network.segment_length * x.shape[2])
-        read, back_to_segments = _affine_and_relu(network.stem, segments)
-    state, backward = _run_to_the_end(
-        network.recurrence, read, None, generator, need_x=network.stem is not None
+class ForecastGradients:
+    """`differentiate` of a `ForecastNetwork` and the pinball loss of its quantiles.
+
+    Parameters
+    ----------
+    network : ForecastNetwork
+    alpha : sequence of float
+        Levels of the quantiles.
+    """
+
+    def __init__(self, network, alpha):
+        self.network, self.alpha = network, alpha
+        self.learner = self.place = None
+
+    @torch.no_grad()
+    def __call__(self, inputs, target, weight, generator=None):
+        """Do as `differentiate` does; None where the kernels do not apply."""
+        (x, base, future, *steps), network = inputs, self.network
+        weights, cell = network.recurrence.forwards[0].weights, network.config["cell"]
+        if not (kernels.applies(x, *weights) and _learning_agrees(cell)):
+            return None
+        shares = network.shares
+        place = shares.data_ptr(), shares.grad.data_ptr()  # of all: they lie together
+        if self.place != place:
+            self.learner, self.place = _learner(network, self.alpha), place
+        known = torch.cat([base, future], dim=2) if future.shape[2] else base
+        return self.learner(
+            x,
+            known,
+            target,
+            weight,
+            *steps,
+            factors=_factors_behind(network, x, generator),
+        )
+
+
+def _learner(network, alpha):
+    return kernels.ForecastLearner(
+        kernels.library(kernels.cell_of(network.recurrence.forwards[0].weights)),
+        network.parts(lambda weight: weight.detach()),
+        network.parts(lambda weight: weight.grad),
+        alpha,
+        n_channels=network.config["n_inputs"],
+        segment_length=network.segment_length,
     )
-    position, shares = network.of_steps(steps)
-    of_position, of_known = network.split_by_step(network.of_step.weight)
-    d_of_position, d_of_known = network.split_by_step(network.of_step.weight.grad)
-    of_state = network.of_state
-    known = torch.cat([base, future], dim=2) if future.shape[2] else base
-    values, linear = x[:, -network.linear_length :, 0], None
-    if network.linear is not None:
-        linear = network.linear(values)  # (N, horizon)
-        linear = linear if steps is None else linear[:, steps]
-    weights = network.decoder_weights(of_known)
-    quantiles, kept = kernels.decode(
-        native, weights, F.linear(state, of_state.weight, of_state.bias),
-        position @ of_position.t(), shares, known, linear,
-    )  # fmt: skip
-    loss, d_quantiles = loss_gradient(quantiles, target, weight)
-    gradients = [d_of_known, *(weight.grad for weight in weights[1:])]
-    d_state, d_of_step, d_shares, d_median = kernels.decode_backward(
-        native, weights, kept, d_quantiles, gradients
-    )
-    d_of_position.addmm_(d_of_step.t(), position)
-    of_state.weight.grad.addmm_(d_state.t(), state)
-    of_state.bias.grad += d_state.sum(0)
-    at = slice(None) if steps is None else steps
-    network.position.weight.grad[at] += d_of_step @ of_position
-    network.shares.grad[at] += d_shares
-    if network.linear is not None:
-        network.linear.weight.grad[at] += d_median.t() @ values
-    d_read = backward(d_state @ of_state.weight)
-    if network.stem is not None:
-        back_to_segments(d_read)
-    return loss
+
+
+def _factors_behind(network, x, generator):
+    """Draw dropout behind each layer (S, N, H), the last (N, H); None for none."""
+    recurrence, n_rows = network.recurrence, len(x)
+    n_segments = x.shape[1] // network.segment_length
+    n_layers, size = len(recurrence.forwards), network.config["hidden_size"]
+    shapes = [(n_segments, n_rows, size)] * (n_layers - 1) + [(n_rows, size)]
+    factors = [recurrence.dropout.factors(x.new_empty(s), generator) for s in shapes]
+    return None if factors[0] is None else factors
+
+
+@functools.cache
+def _learning_agrees(cell):
+    """Compare gradients of small networks by one call with autograd's in float64."""
+    generator = torch.Generator().manual_seed(0)
+    randn = functools.partial(torch.randn, generator=generator, dtype=torch.float32)
+    alpha, pairs = (0.1, 0.3, 0.5, 0.6, 0.9), []
+    with torch.inference_mode(False), torch.enable_grad():
+        for settings, shapes, _ in ForecastNetwork.examples:
+            network = ForecastNetwork(**settings, hidden_size=17, cell=cell, dropout=0.0)
+            for p in network.float().parameters():
+                p.data = 0.3 * randn(p.shape)
+                p.grad = torch.zeros_like(p)
+            x, base, future = map(randn, shapes)
+            target, weight = randn(base.shape[:2]), randn(base.shape[:2]).square()
+            steps = torch.tensor([2, 0, 1])
+            known = torch.cat([base, future], dim=2)
+            loss = _learner(network, alpha)(x, known, target, weight, steps)
+            found = [p.grad.double() for p in network.parameters()]
+            network.double()
+            given = [each.double() for each in (x, base, future)]
+            error = target.double()[:, :, None] - network(*given, steps)
+            levels = torch.tensor(alpha, dtype=torch.float64)
+            each = torch.maximum(levels * error, (levels - 1) * error).mean(2)
+            expected = 2 * (each * weight).sum(1) / weight.double().sum(1).clamp(min=1)
+            expected = expected.mean()
+            gradients = torch.autograd.grad(expected, network.parameters())
+            pairs += [(loss.double(), expected), *zip(found, gradients, strict=True)]
+    agrees = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+    if not agrees:
+        kernels.warn_of_disagreement(kernels.library())
+    return agrees
 
 
 def _covers(network, x, lengths):

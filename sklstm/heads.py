@@ -1,4 +1,4 @@
-"""What is predicted. Imports nothing of ours but the kernels.
+"""What is predicted. Imports nothing of ours.
 
 A head owns the meaning of the network's raw output: it encodes y, says how many raw
 outputs there are, scores raw outputs against encoded targets, and decodes them.
@@ -14,8 +14,6 @@ import torch
 from scipy.special import expit, log_softmax, ndtri, softmax
 from sklearn.metrics import accuracy_score, d2_pinball_score, r2_score
 from torch.nn import functional as F
-
-from sklstm import kernels
 
 
 def step_loss(loss, raw, target, weight):
@@ -429,21 +427,6 @@ class ForecastHead:
         each = torch.maximum(alpha * error, (alpha - 1) * error).mean(2)  # (N, Z)
         # Twice the pinball loss of the median is the absolute error.
         return 2 * (each * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-    def loss_gradient(self, raw, target, weight):
-        """Return the mean loss and its gradient: a level's share, or one less, weighted.
-
-        The pinball loss of an error e is -e times its gradient by the quantile, which
-        is 1 - alpha where the quantile is too high and -alpha elsewhere.
-        """
-        alpha = torch.tensor(self.quantiles, dtype=raw.dtype, device=raw.device)
-        if kernels.applies(raw, raw):
-            return kernels.pinball(kernels.library(), raw, target, weight, alpha)
-        error = target[:, :, None] - raw  # (N, Z, Q)
-        share = weight / weight.sum(1, keepdim=True).clamp(min=1)
-        share = share * (2 / len(raw) / len(alpha))  # (N, Z)
-        gradient = torch.where(error < 0, 1 - alpha, -alpha).mul_(share[:, :, None])
-        return -(gradient * error).sum(), gradient
 
     def interpolate(self, quantiles, alpha) -> np.ndarray:
         """Return quantiles at any levels, from those at `self.quantiles`.

@@ -39,7 +39,7 @@ from torch.nn import functional as F
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
 POOLED = "last", "mean", "max"
-VERSION = 10  # of recurrence.c: a library left over from another is not called
+VERSION = 11  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
 # Arguments of the functions of recurrence.c: pointers, sizes, floats.
@@ -59,11 +59,10 @@ _ARGUMENTS = {
     "adam": "sppppp" + "f" * 8,
     "pool": "pppppsp",
     "pool_backward": "ppppsppss",
-    "decode": "p" * 11,
-    "decode_backward": "p" * 13,
-    "pinball": "sssppppp",
+    "lay_out_decoder": "p" * 3,
     "forecast": "psspps" + "p" * 3,
     "read": "psspss" + "p" * 4,
+    "learn": "p" * 6,
 }
 
 
@@ -153,6 +152,34 @@ class _Reader(ctypes.Structure):
     ]  # fmt: skip
 
 
+class _Parts(ctypes.Structure):
+    _fields_ = (
+        [(name, _Weight) for name in ("stem", "of_state", "of_position", "linear")]
+        + [("decoder", _Decoder)]
+        + [
+            (name, ctypes.c_void_p)
+            for name in (
+                "stem_bias",
+                "state_bias",
+                "bias",
+                "position",
+                "shares",
+                "layers",
+            )
+        ]
+    )
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_ssize_t)
+        for name in ("n_rows", "n_batch", "n_segments", "n_steps", "factors_step")
+    ] + [
+        (name, ctypes.c_void_p)
+        for name in ("x", "known", "target", "weight", "alpha", "steps", "factors")
+    ]
+
+
 class _Factors(ctypes.Structure):
     _fields_ = [("values", ctypes.c_void_p)] + [
         (name, ctypes.c_ssize_t) for name in ("row", "step", "is_reversed")
@@ -190,9 +217,9 @@ def library(cell=LSTM):
         for name, arguments in _ARGUMENTS.items():
             function = getattr(native, f"sklstm_{name}")
             function.argtypes, function.restype = [_TYPES[a] for a in arguments], None
-        native.sklstm_pinball.restype = ctypes.c_double
+        native.sklstm_learn.restype = ctypes.c_double
         native.sklstm_forecast.restype = native.sklstm_read.restype = ctypes.c_ssize_t
-        proofs = _convolutions_agree, _pooling_agrees, _adam_agrees, _decoding_agrees
+        proofs = _convolutions_agree, _pooling_agrees, _adam_agrees
         if _agrees(native, LSTM) and all(proof(native) for proof in proofs):
             return native
         warn_of_disagreement(native)
@@ -313,49 +340,6 @@ def _adam_agrees(native) -> bool:
     )  # fmt: skip
     pairs = (data, expected), (first, first64), (second, second64)
     return all(torch.allclose(a.double(), b, rtol=1e-4, atol=1e-5) for a, b in pairs)
-
-
-def _decoding_agrees(native) -> bool:
-    """Compare quantiles, their loss and gradients of a small decoder with torch's."""
-    n_rows, n_steps, n_known, n_quantiles = 3, 2, 5, 5
-    hidden_size, generator = native.sklstm_lanes() + 1, torch.Generator().manual_seed(0)
-    randn = functools.partial(torch.randn, generator=generator, dtype=torch.float32)
-    shapes = [(n_rows, hidden_size), (n_steps, hidden_size), (n_steps, 3)]
-    shapes += [(hidden_size, n_known), (n_quantiles, hidden_size), (3, hidden_size)]
-    with torch.inference_mode(False), torch.enable_grad():
-        known, linear = randn(n_rows, n_steps, n_known), randn(n_rows, n_steps)
-        tensors = [randn(shape).requires_grad_() for shape in (*shapes, (n_quantiles,))]
-        state, position, shares, of_known, correction, mixing, bias = tensors
-        hidden = F.relu(state[:, None] + position + known @ of_known.t())
-        raw = hidden @ correction.t() + bias
-        shares = shares + hidden @ mixing.t()
-        median = (
-            known[:, :, 0] + (shares * known[:, :, 1:4]).sum(2) + raw[:, :, 2] + linear
-        )
-        gaps = F.softplus(raw)
-        steps = (-gaps[:, :, 1], gaps[:, :, 3])
-        ends = (steps[0] - gaps[:, :, 0], steps[1] + gaps[:, :, 4])
-        away = torch.stack([ends[0], steps[0], 0 * median, steps[1], ends[1]], dim=2)
-        expected = median[:, :, None] + away
-        target, weight = randn(n_rows, n_steps), randn(n_rows, n_steps).square()
-        alpha = torch.linspace(0.1, 0.9, n_quantiles, dtype=torch.float32)
-        error = target[:, :, None] - expected
-        share = (
-            2 / n_quantiles / n_rows * weight / weight.sum(1, keepdim=True).clamp(min=1)
-        )
-        loss = (torch.maximum(alpha * error, (alpha - 1) * error).sum(2) * share).sum()
-        gradients = torch.autograd.grad(loss, tensors)
-    state, position, shares, *weights = (each.detach() for each in tensors)
-    found, kept = decode(native, weights, state, position, shares, known, linear)
-    found_loss, d_quantiles = pinball(native, found, target, weight, alpha)
-    of_weights = [torch.zeros_like(each) for each in weights]
-    *of_others, _ = decode_backward(native, weights, kept, d_quantiles, of_weights)
-    pairs = zip(
-        (found, found_loss, *of_others, *of_weights),
-        (expected, loss, *gradients),
-        strict=True,
-    )
-    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
 
 
 def available(*weights: torch.Tensor) -> bool:
@@ -973,113 +957,10 @@ def _mean_and_max(pooled):
     return _pointer(pooled.get("mean")), _pointer(pooled.get("max")), row_stride
 
 
-def decode(native, weights, state, position, shares, known, linear=None):
-    """Decode a forecast: (quantiles (N, Z, Q), what `decode_backward` needs).
-
-    Parameters
-    ----------
-    native : the library
-    weights : sequence of Tensor
-        Of what is known (H, K), of the correction (Q, H), of the mixing (3, H), and the
-        bias of the correction (Q,); see the equations at sklstm_decode.
-    state : Tensor of shape (n_rows, hidden_size), float32, on the CPU
-        What the state of a row, and its bias, add to the hidden units.
-    position : Tensor of shape (n_steps, hidden_size)
-        The same of the position of a step.
-    shares : Tensor of shape (n_steps, 3)
-    known : Tensor of shape (n_rows, n_steps, K)
-        The base, its three changes and what is known of the future.
-    linear : Tensor of shape (n_rows, n_steps), default=None
-        What is added to the median.
-    """
-    *maps, bias = weights
-    (n_rows, n_steps, n_known), (n_quantiles, hidden_size) = known.shape, maps[1].shape
-    _check_terms(n_known, maps[0].shape[1])
-    if n_rows != len(state) or not n_steps == len(position) == len(shares):
-        raise ValueError(
-            f"What is known is of {n_rows} rows and {n_steps} steps, the state of "
-            f"{len(state)} rows, and the positions are of {len(position)} steps."
-        )
-    lanes = native.sklstm_lanes()
-    width, n_read = _padded(hidden_size, lanes), _padded(n_quantiles + 3, lanes)
-    state, position = (_filled_up(each, width) for each in (state, position))
-    known, shares, bias = (each.contiguous() for each in (known, shares, bias))
-    linear = None if linear is None else linear.contiguous()
-    scratch = known.new_empty(n_known * width + (hidden_size + 2) * n_read)
-    hidden = known.new_empty(n_rows, n_steps, width)
-    raw = known.new_empty(n_rows, n_steps, n_read)
-    quantiles = known.new_empty(n_rows, n_steps, n_quantiles)
-    decoder = _Decoder.of(n_rows, n_steps, *maps)
-    before = (state, position, bias, shares, known, linear)
-    native.sklstm_decode(
-        ctypes.byref(decoder), *map(_pointer, (*before, scratch, hidden, raw, quantiles))
-    )
-    return quantiles, (known, hidden, raw)
-
-
-def decode_backward(native, weights, kept, d_quantiles, gradients):
-    """Add the gradients of the weights to `gradients`; return those of all else.
-
-    Overwrites what was kept.
-
-    Parameters
-    ----------
-    native, weights : as in `decode`
-    kept : what `decode` returned
-    d_quantiles : Tensor of shape (n_rows, n_steps, n_quantiles)
-    gradients : sequence of Tensor
-        One for each of the weights, of the same strides.
-
-    Returns
-    -------
-    d_state, d_position, d_shares, d_median : Tensor
-        The last, (n_rows, n_steps), is that of `linear`, too.
-    """
-    (*maps, _), (*d_maps, d_bias), (known, hidden, raw) = weights, gradients, kept
-    (n_rows, n_steps, n_known), (n_quantiles, hidden_size) = known.shape, maps[1].shape
-    width, n_read = hidden.shape[2], raw.shape[2]
-    size = (n_known + n_quantiles + 3) * width + hidden_size * n_read
-    d_state, d_position = raw.new_empty(n_rows, width), raw.new_empty(n_steps, width)
-    d_shares, d_median = raw.new_empty(n_steps, 3), raw.new_empty(n_rows, n_steps)
-    scratch, d_hidden = raw.new_empty(size), torch.empty_like(hidden)
-    decoder = _Decoder.of(n_rows, n_steps, *maps)
-    of_decoder = _Decoder.of(n_rows, n_steps, *d_maps)
-    before = (known, hidden, d_quantiles.contiguous(), scratch, raw, d_hidden)
-    after = (d_state, d_position, d_shares, d_median)
-    native.sklstm_decode_backward(
-        ctypes.byref(decoder), *map(_pointer, (*before, *after)),
-        ctypes.byref(of_decoder), d_bias.data_ptr(),
-    )  # fmt: skip
-    return d_state[:, :hidden_size], d_position[:, :hidden_size], d_shares, d_median
-
-
 def _filled_up(x, width):
     """(N, H) -> (N, width), contiguous, with zeros behind."""
     missing = width - x.shape[1]
     return F.pad(x, (0, missing)) if missing else x.contiguous()
-
-
-def pinball(native, quantiles, target, weight, alpha):
-    """Return the mean pinball loss and its gradient, as `heads.ForecastHead` has it.
-
-    Parameters
-    ----------
-    native : the library
-    quantiles : Tensor of shape (n_rows, n_steps, n_quantiles), float32, on the CPU
-    target, weight : Tensor of shape (n_rows, n_steps)
-    alpha : Tensor of shape (n_quantiles,)
-
-    Returns
-    -------
-    loss : Tensor of shape ()
-    gradient : Tensor of shape (n_rows, n_steps, n_quantiles)
-    """
-    of_steps = (each.expand(quantiles.shape[:2]) for each in (target, weight))
-    given = (alpha, quantiles, *of_steps)
-    given = [each.to(quantiles.dtype).contiguous() for each in given]
-    gradient = torch.empty_like(given[1])
-    loss = native.sklstm_pinball(*quantiles.shape, *map(_pointer, (*given, gradient)))
-    return quantiles.new_tensor(loss), gradient
 
 
 def _packed_layer(native, weights):
@@ -1231,10 +1112,11 @@ class Forecaster:
     of_state : tuple of Tensor
         Weight and bias of what the last state adds to the hidden units of the decoder.
     position : Tensor of shape (horizon, hidden_size)
-        As `decode` takes it, as are the next two.
+        What the position of a step adds to the hidden units.
     shares : Tensor of shape (horizon, 3)
     decoder : sequence of Tensor
-        Its weights.
+        Of what is known (H, K), of the correction (Q, H), of the mixing (3, H), and the
+        bias of the correction (Q,); see the equations at `Decoder` of recurrence.c.
     linear : tuple of Tensor
         Weight (horizon, linear_length) of what the last values add to the median; empty
         for nothing.
@@ -1242,7 +1124,7 @@ class Forecaster:
     """
 
     def __init__(
-        self, native, layers, *, stem, of_state, position, shares, decoder, linear,
+        self, native, *, layers, stem, of_state, position, shares, decoder, linear,
         n_channels, segment_length,
     ):  # fmt: skip
         *maps, bias = decoder
@@ -1251,12 +1133,11 @@ class Forecaster:
         n_quantiles, horizon = len(correction), len(position)
         lanes = native.sklstm_lanes()
         width, n_read = _padded(hidden_size, lanes), _padded(n_quantiles + 3, lanes)
-        w_decoder = position.new_empty(n_known * width + (hidden_size + 2) * n_read)
-        sizes = _Decoder.of(0, 0, *maps)  # no rows: the weights are laid out
-        native.sklstm_decode(
-            ctypes.byref(sizes), None, None, bias.contiguous().data_ptr(), *[None] * 3,
-            w_decoder.data_ptr(), *[None] * 3,
-        )  # fmt: skip
+        w_decoder = position.new_empty(n_known * width + (hidden_size + 1) * n_read)
+        sizes, bias = _Decoder.of(0, 0, *maps), bias.contiguous()
+        native.sklstm_lay_out_decoder(
+            ctypes.byref(sizes), bias.data_ptr(), w_decoder.data_ptr()
+        )
         packed = [_packed_layer(native, weights) for weights in layers]
         others = [
             *(
@@ -1312,6 +1193,154 @@ class Forecaster:
         edges = [i * n_rows // n_chunks for i in range(n_chunks + 1)]
         _share([job(slice(*edge)) for edge in itertools.pairwise(edges)])
         return quantiles
+
+
+def _parts(tensors):
+    """Describe the weights of the network of a forecast, or their gradients.
+
+    Parameters
+    ----------
+    tensors : dict
+        As `ForecastLearner` takes weights.
+
+    Returns
+    -------
+    parts : _Parts
+    kept_alive : what it points to
+    """
+    none = torch.empty(0, 0)
+    stem, stem_bias = tensors["stem"] or (none, None)
+    of_state, state_bias = tensors["of_state"]
+    *maps, bias = tensors["decoder"]
+    linear = tensors["linear"][0] if tensors["linear"] else none
+    of_layers = [w for layer in tensors["layers"] for w in (*layer, None)[:5]]
+    pointers, layers = _addresses(of_layers)
+    maps_and_vectors = (
+        *(_Weight.of(w[:, None]) if w is not none else _Weight()
+          for w in (stem, of_state, tensors["of_position"], linear)),
+        _Decoder.of(0, 0, *maps),
+        *map(_pointer, (stem_bias, state_bias, bias, tensors["position"],
+                        tensors["shares"])),
+        layers,
+    )  # fmt: skip
+    return _Parts(*maps_and_vectors), (pointers, tensors)
+
+
+def _zeros_like(tensors):
+    """Return zeros like tensors in tuples, lists and dicts."""
+    if isinstance(tensors, torch.Tensor):
+        return torch.zeros_like(tensors)
+    if isinstance(tensors, dict):
+        return {name: _zeros_like(each) for name, each in tensors.items()}
+    return [_zeros_like(each) for each in tensors]
+
+
+def _leaves(tensors):
+    """Return tensors in tuples, lists and dicts one after another."""
+    if isinstance(tensors, torch.Tensor):
+        return [tensors]
+    each = tensors.values() if isinstance(tensors, dict) else tensors
+    return [leaf for some in each for leaf in _leaves(some)]
+
+
+class ForecastLearner:
+    """Gradients of the network of a forecast, from a batch to all weights by one call.
+
+    Parameters
+    ----------
+    native : the library
+    weights, gradients : dict
+        Tensors, float32, on the CPU, that stay where they are: "position" (horizon,
+        n_position) and the map "of_position" (hidden_size, n_position) of it, all others
+        as `Forecaster` takes them.
+    alpha : sequence of float
+        Levels of the quantiles.
+    n_channels, segment_length : int
+    """
+
+    def __init__(self, native, weights, gradients, alpha, *, n_channels, segment_length):
+        self.native, self.weights, self.gradients = native, weights, gradients
+        self.alpha = torch.tensor(alpha, dtype=torch.float32)
+        layers, horizon = weights["layers"], len(weights["position"])
+        linear = weights["linear"]
+        self.sizes = _Network(
+            cell_of(layers[0]), len(layers), n_channels, segment_length,
+            layers[0][1].shape[1], linear[0].shape[1] if linear else 0, horizon,
+        )  # fmt: skip
+        self.parts = _parts(weights), _parts(gradients)
+        self.n_known = weights["decoder"][0].shape[1]
+        # Of a row and segment.
+        self.work = sum(w[0].numel() + w[1].numel() for w in layers)
+
+    def __call__(self, x, known, target, weight, steps=None, factors=None):
+        """Add the gradients of the mean pinball loss of a batch; return the loss.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, W, C)
+        known : Tensor of shape (N, Z, K)
+        target, weight : Tensor of shape (N, Z)
+        steps : Tensor of shape (Z,), int64, default=None
+            Which steps are decoded; None for the first Z.
+        factors : list of Tensor, default=None
+            Of dropout behind each layer (S, N, H), behind the last (N, H).
+        """
+        sizes = self.sizes
+        (n_rows, n_timesteps, n_channels), n_steps = x.shape, known.shape[1]
+        n_segments, rest = divmod(n_timesteps, sizes.segment_length)
+        _check_terms(n_channels, sizes.n_channels)
+        _check_terms(known.shape[2], self.n_known)
+        fits = len(known) == n_rows and target.shape == weight.shape == known.shape[:2]
+        fits = fits and 0 < n_steps <= sizes.horizon
+        if rest or not fits or sizes.linear_length > n_timesteps:
+            raise ValueError(
+                f"Windows {tuple(x.shape)}, what is known {tuple(known.shape)}, targets "
+                f"{tuple(target.shape)} and weights {tuple(weight.shape)} do not fit a "
+                f"network of segments of {sizes.segment_length} and {sizes.horizon} "
+                "steps."
+            )
+        x, known, target, weight = (
+            each.to(torch.float32).contiguous() for each in (x, known, target, weight)
+        )
+        if steps is not None:
+            steps = steps.to(torch.int64).contiguous()
+        n_chunks = int(n_rows * n_segments * self.work / CHUNK_WORK)
+        n_chunks = max(1, min(n_chunks, n_rows // CHUNK_ROWS))
+        edges = [i * n_rows // n_chunks for i in range(n_chunks + 1)]
+        (weights, _), (gradients, _) = self.parts
+        # Every chunk adds up gradients of its own; they are summed in a fixed order.
+        others = [_zeros_like(self.gradients) for _ in range(n_chunks - 1)]
+        into = [gradients, *(_parts(each)[0] for each in others)]
+        losses = [0.0] * n_chunks
+
+        def job(i, to):
+            piece = slice(edges[i], edges[i + 1])
+            of_rows, pointers = [each[piece] for each in (x, known, target, weight)], None
+            kept_alive = None
+            if factors is not None:
+                kept_alive, pointers = _addresses(
+                    [each[..., piece, :] for each in factors]
+                )
+            batch = _Batch(
+                len(of_rows[0]), n_rows, n_segments, n_steps, n_rows * sizes.hidden_size,
+                *map(_pointer, (*of_rows, self.alpha, steps)), pointers,
+            )  # fmt: skip
+            size = ctypes.c_ssize_t()
+            given = [ctypes.byref(each) for each in (sizes, weights, to, batch)]
+
+            def run(_=kept_alive):
+                learn = self.native.sklstm_learn
+                learn(*given, None, ctypes.byref(size))
+                arena = x.new_empty(size.value)
+                losses[i] = learn(*given, arena.data_ptr(), ctypes.byref(size))
+
+            return run
+
+        _share([job(i, to) for i, to in enumerate(into)])
+        for each in others:
+            for total, other in zip(_leaves(self.gradients), _leaves(each), strict=True):
+                total.add_(other)
+        return x.new_tensor(sum(losses))
 
 
 class Stepper:

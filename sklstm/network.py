@@ -1084,36 +1084,39 @@ class ForecastNetwork(_LaidOut, _Portable, nn.Module):
 
     def lay_out(self, native):
         """Return `kernels.Forecaster` of the network."""
-        stem, of_state = (
-            () if each is None else (each.weight, each.bias)
-            for each in (self.stem, self.of_state)
-        )
-        of_position, of_known = self.split_by_step(self.of_step.weight)
+        parts = self.parts()
+        of_position = kernels.affine(parts["position"][None], parts.pop("of_position"))
         return kernels.Forecaster(
-            native, [layer.weights for layer in self.recurrence.forwards], stem=stem,
-            of_state=of_state,
-            position=kernels.affine(self.position.weight[None], of_position)[0],
-            shares=self.shares, decoder=self.decoder_weights(of_known),
-            linear=() if self.linear is None else (self.linear.weight,),
+            native, **parts | {"position": of_position[0]},
             n_channels=self.config["n_inputs"], segment_length=self.segment_length,
         )  # fmt: skip
+
+    def parts(self, of=lambda weight: weight):
+        """Return what `of` makes of the weights, as `kernels.ForecastLearner` takes them.
+
+        What makes hidden units of the position of a step is the same for all rows.
+        """
+        of_step, n = of(self.of_step.weight), self.n_position
+        correction = self.correction
+        stem, linear, layers = self.stem, self.linear, self.recurrence.forwards
+        return {
+            "layers": [tuple(map(of, layer.weights)) for layer in layers],
+            "stem": () if stem is None else (of(stem.weight), of(stem.bias)),
+            "of_state": (of(self.of_state.weight), of(self.of_state.bias)),
+            "position": of(self.position.weight),
+            "of_position": of_step[:, :n],
+            "shares": of(self.shares),
+            "decoder": (
+                of_step[:, n:], of(correction.weight), of(self.mixing.weight),
+                of(correction.bias),
+            ),
+            "linear": () if linear is None else (of(linear.weight),),
+        }  # fmt: skip
 
     def of_steps(self, steps):
         """Return the positions (Z, n_position) and the shares (Z, 3) of some steps."""
         position, shares = self.position.weight, self.shares
         return (position, shares) if steps is None else (position[steps], shares[steps])
-
-    def split_by_step(self, of_step):
-        """Split the weight of `of_step`, or its gradient: (H, n_position) and the rest.
-
-        What the first makes of the position is the same for all rows.
-        """
-        return of_step[:, : self.n_position], of_step[:, self.n_position :]
-
-    def decoder_weights(self, of_known):
-        """Return the weights that `kernels.decode` takes."""
-        correction = self.correction
-        return of_known, correction.weight, self.mixing.weight, correction.bias
 
 
 @functools.cache

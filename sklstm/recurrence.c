@@ -215,9 +215,10 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 10; }
+int sklstm_version(void) { return 11; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static ptrdiff_t most(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 
 /* A length that leads beyond what there is would be read there. */
 static ptrdiff_t within(long long length, ptrdiff_t n_steps) {
@@ -662,8 +663,10 @@ typedef struct {
 enum { CHANGES = 3 };
 static ptrdiff_t n_read(const Decoder *d) { return d->correction.n_out + CHANGES; }
 
-/* The same with the weights laid out in w: of_known (n_known, Hp), what is read out (H, Q + 3
-   padded) and its bias; and room for a row of gaps. */
+/* state: (N, Hp), position: (Z, Hp), shares: (Z, 3), known: (N, Z, n_known), linear: rows
+   linear_row apart, or NULL. hidden: (N, Z, Hp), raw: (N, Z, Q + 3 padded), quantiles:
+   (N, Z, Q). w: the weights laid out: of_known (n_known, Hp), what is read out (H, Q + 3
+   padded) and its bias; gaps: room for a row. */
 static void decode(const Decoder *d, const float *state, const float *position,
                    const float *shares, const float *known, const float *linear,
                    ptrdiff_t linear_row, const float *w, float *hidden, float *raw,
@@ -698,35 +701,26 @@ static void decode(const Decoder *d, const float *state, const float *position,
     }
 }
 
-/* state: (N, Hp), position: (Z, Hp), shares: (Z, 3), known: (N, Z, n_known), linear: (N, Z)
-   or NULL. hidden: (N, Z, Hp), raw: (N, Z, Q + 3 padded), quantiles: (N, Z, Q). w: n_known Hp
-   + (H + 2) (Q + 3 padded), into which the weights are laid out. */
-void sklstm_decode(const Decoder *d, const float *state, const float *position,
-                   const float *bias, const float *shares, const float *known,
-                   const float *linear, float *w, float *hidden, float *raw,
-                   float *quantiles) {
-    FLUSH
+/* Lays out the weights of a decoder in w, n_known Hp + (H + 1) (Q + 3 padded) numbers. */
+void sklstm_lay_out_decoder(const Decoder *d, const float *bias, float *w) {
     const ptrdiff_t H = d->of_known.n_out, width = padded(H), Q = d->correction.n_out;
     const ptrdiff_t n_known = d->of_known.n_columns, ld = padded(n_read(d));
-    float *readout = w + n_known * width, *biases = readout + H * ld, *gaps = biases + ld;
-    memset(w, 0, (n_known * width + (H + 2) * ld) * sizeof(float));
+    float *readout = w + n_known * width, *biases = readout + H * ld;
+    memset(w, 0, (n_known * width + (H + 1) * ld) * sizeof(float));
     turn(&d->of_known, w, width, 0);
     turn(&d->correction, readout, ld, 0);
     turn(&d->mixing, readout + Q, ld, 0);
     memcpy(biases, bias, Q * sizeof(float));
-    decode(d, state, position, shares, known, linear, d->n_steps, w, hidden, raw, gaps,
-           quantiles);
 }
 
 /* Adds to the gradients of the weights, `to` and d_bias; the others are set. raw becomes
    its gradient. d_hidden: (N, Z, Hp), d_state: (N, Hp), d_position: (Z, Hp), d_shares:
    (Z, 3), d_median: (N, Z). scratch: (n_known + Q + 3) Hp + H (Q + 3 padded). */
-void sklstm_decode_backward(const Decoder *d, const float *known, const float *hidden,
+static void decode_backward(const Decoder *d, const float *known, const float *hidden,
                             const float *d_quantiles, float *scratch, float *raw,
                             float *d_hidden, float *d_state, float *d_position,
                             float *d_shares, float *d_median, const Decoder *to,
                             float *d_bias) {
-    FLUSH
     const ptrdiff_t H = d->of_known.n_out, width = padded(H), Q = d->correction.n_out;
     const ptrdiff_t n_known = d->of_known.n_columns, ld = padded(n_read(d)), middle = Q / 2;
     const ptrdiff_t n = d->n_rows * d->n_steps;
@@ -776,17 +770,17 @@ void sklstm_decode_backward(const Decoder *d, const float *known, const float *h
     turn(&to->of_known, d_known, width, 1);
 }
 
-/* The pinball loss of quantiles (N, Z, Q) and its gradient by them. weight: (N, Z). */
-double sklstm_pinball(ptrdiff_t n_rows, ptrdiff_t n_steps, ptrdiff_t n_quantiles,
-                      const float *alpha, const float *quantiles, const float *target,
-                      const float *weight, float *gradient) {
-    FLUSH
+/* The pinball loss of quantiles (N, Z, Q), as far as it is theirs in a batch of n_batch rows,
+   and its gradient by them. weight: (N, Z). */
+static double pinball(ptrdiff_t n_rows, ptrdiff_t n_batch, ptrdiff_t n_steps,
+                      ptrdiff_t n_quantiles, const float *alpha, const float *quantiles,
+                      const float *target, const float *weight, float *gradient) {
     double loss = 0;
     for (ptrdiff_t n = 0; n < n_rows; n++) {
         float total = 0;
         for (ptrdiff_t z = 0; z < n_steps; z++) total += weight[n * n_steps + z];
         /* Twice the pinball loss of the median is the absolute error. */
-        const float share = 2.0f / ((total > 1 ? total : 1) * n_rows * n_quantiles);
+        const float share = 2.0f / ((total > 1 ? total : 1) * n_batch * n_quantiles);
         for (ptrdiff_t r = n * n_steps; r < (n + 1) * n_steps; r++)
             for (ptrdiff_t q = 0; q < n_quantiles; q++) {
                 const float error = target[r] - quantiles[r * n_quantiles + q];
@@ -1152,12 +1146,12 @@ ptrdiff_t sklstm_read(const Reader *f, ptrdiff_t N, ptrdiff_t T, const float *x,
     for (ptrdiff_t i = 0; i < f->n_blocks; i++) {
         const Block *b = f->blocks + i;
         const ptrdiff_t size = (S + b->weight.n_steps - 1) * b->weight.n_columns;
-        n_filled = size > n_filled ? size : n_filled;
+        n_filled = most(n_filled, size);
         S = (S + b->stride - 1) / b->stride;
     }
     const ptrdiff_t first = f->n_blocks ? (T + f->blocks->stride - 1) / f->blocks->stride : T;
     const ptrdiff_t of_stem = f->n_blocks || f->stem ? N * first * width : 0;
-    const ptrdiff_t most = D > f->n_channels ? D : f->n_channels; /* inputs of a layer */
+    const ptrdiff_t widest = most(D, f->n_channels); /* input of a layer */
     long long *ends = (long long *)take(arena, &n, 2 * N);
     float *out[] = {take(arena, &n, of_stem), NULL};
     out[1] = take(arena, &n, f->n_blocks > 1 ? of_stem : 0);
@@ -1168,10 +1162,10 @@ ptrdiff_t sklstm_read(const Reader *f, ptrdiff_t N, ptrdiff_t T, const float *x,
         h[i / 2][i % 2] = take(arena, &n, is_used ? (S + 1) * N * width : 0);
     }
     joined = take(arena, &n, f->n_directions > 1 && f->n_layers > 1 ? S * N * D : 0);
-    turned = take(arena, &n, f->n_directions > 1 && lengths ? S * N * most : 0);
+    turned = take(arena, &n, f->n_directions > 1 && lengths ? S * N * widest : 0);
     float *c = take(arena, &n, N * width);
     float *room = take(arena, &n, sklstm_room(N) * GATES * width);
-    int *at = (int *)take(arena, &n, most);
+    int *at = (int *)take(arena, &n, widest);
     if (!arena) return n;
 
     int descends = 1;
@@ -1446,4 +1440,210 @@ void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const fl
     unpack(d_w + all, input, I, H, d_w_ih);
     unpack(d_w + (1 + I) * all, state, H, H, d_w_hh);
     if (d_peepholes) unpack(d_w + (1 + I + H) * all, PEEPHOLES, 1, H, d_peepholes);
+}
+
+/* The weights of the network of a forecast as they are, or their gradients. */
+typedef struct {
+    Weight stem, of_state, of_position, linear; /* (H, n_terms); (horizon, n_linear) */
+    Decoder decoder;                            /* weights alone */
+    float *stem_bias, *state_bias, *bias, *position, *shares;
+    float *const *layers; /* of each: weights of the input and the state, their biases,
+                             peepholes or NULL */
+} Parts;
+
+/* Rows of a batch: x (N, T segment, n_channels), known (N, Z, n_known), target and weight
+   (N, Z). steps (Z,): which are decoded; factors: of dropout behind each layer, (T, N, H)
+   with steps factors_step apart, behind the last (N, H); either may be NULL. */
+typedef struct {
+    ptrdiff_t n_rows, n_batch, n_segments, n_steps, factors_step;
+    const float *x, *known, *target, *weight, *alpha;
+    const long long *steps;
+    const float *const *factors;
+} Batch;
+
+/* w (n_out, n_columns padded): a weight row by row, for the way back. */
+static void copy_rows(const Weight *weight, float *w) {
+    const ptrdiff_t ld = padded(weight->n_columns);
+    memset(w, 0, weight->n_out * ld * sizeof(float));
+    for (ptrdiff_t o = 0; o < weight->n_out; o++)
+        memcpy(w + o * ld, weight->values + o * weight->out,
+               weight->n_columns * sizeof(float));
+}
+
+/* Adds the rows of d (N, n_columns), d_row apart, to out. */
+static void add_rows(const float *d, ptrdiff_t n_rows, ptrdiff_t d_row, ptrdiff_t n_columns,
+                     float *out) {
+    for (ptrdiff_t n = 0; n < n_rows; n++)
+        for (ptrdiff_t k = 0; k < n_columns; k++) out[k] += d[n * d_row + k];
+}
+
+/* Adds a^T d to the gradient of a weight; out: (n_terms, n_out padded), for the sum. */
+static void add_product(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_t n_rows,
+                        ptrdiff_t a_row, const float *d, ptrdiff_t d_outer, ptrdiff_t d_row,
+                        const Weight *to, float *out) {
+    const ptrdiff_t n_terms = to->n_columns, ld = padded(to->n_out);
+    memset(out, 0, n_terms * ld * sizeof(float));
+    sklstm_outer(a, n_outer, a_outer, n_rows, a_row, n_terms, d, d_outer, d_row, to->n_out,
+                 out);
+    turn(to, out, ld, 1);
+}
+
+/* The mean loss of a batch, as far as it is that of these rows; the gradients of all weights
+   are added to `to`. *size: how many numbers the arena must have; given NULL for the arena
+   nothing else is done. d_ is the gradient of what follows. */
+double sklstm_learn(const Network *f, const Parts *w, const Parts *to, const Batch *b,
+                    float *arena, ptrdiff_t *size) {
+    FLUSH
+    const ptrdiff_t H = f->hidden_size, width = padded(H), N = b->n_rows, T = b->n_segments;
+    const ptrdiff_t Z = b->n_steps, segment = f->segment * f->n_channels, L = f->n_linear;
+    const ptrdiff_t all = GATES * width, row = N * width, x_row = T * segment;
+    const ptrdiff_t P = w->of_position.n_columns, of_linear = padded(f->horizon);
+    const int has_stem = w->stem.values != NULL;
+    Decoder d = w->decoder;
+    d.n_rows = N, d.n_steps = Z;
+    const ptrdiff_t ld = padded(n_read(&d)), n_known = d.of_known.n_columns;
+    const ptrdiff_t Q = d.correction.n_out, n_layers = f->n_layers;
+    const ptrdiff_t n_first = has_stem ? H : segment, in_width = padded(n_first);
+    const ptrdiff_t widest = most(in_width, width), n_terms = 2 + H + most(n_first, H);
+    /* Of a layer: h, c, gates, and its states times factors. */
+    const ptrdiff_t of_h = (T + 1) * row, of_gates = T * row * GATES;
+    const ptrdiff_t of_layer = 2 * of_h + of_gates + (b->factors ? T * row : 0);
+    const ptrdiff_t for_layer = n_terms + most(width + 1 + widest, sklstm_room(N));
+    const ptrdiff_t for_maps = most((segment + 1) * width, (L + 1) * of_linear);
+    const ptrdiff_t n_scratch = most(for_layer * all, for_maps);
+    ptrdiff_t n = 0;
+    float *read = take(arena, &n, has_stem ? N * T * width : 0);
+    float *kept = take(arena, &n, n_layers * of_layer);
+    float *scratch = take(arena, &n, n_scratch);
+    float *last = take(arena, &n, row), *state = take(arena, &n, row);
+    float *of_position = take(arena, &n, Z * P), *position = take(arena, &n, Z * width);
+    float *shares = take(arena, &n, Z * CHANGES), *linear = take(arena, &n, N * of_linear);
+    float *values = take(arena, &n, N * L), *of_steps = take(arena, &n, N * Z);
+    float *w_decoder = take(arena, &n, n_known * width + (H + 1) * ld);
+    float *hidden = take(arena, &n, N * Z * width), *raw = take(arena, &n, N * Z * ld);
+    float *gaps = take(arena, &n, ld), *quantiles = take(arena, &n, N * Z * Q);
+    float *d_quantiles = take(arena, &n, N * Z * Q);
+    float *for_decoder = take(arena, &n, (n_known + Q + CHANGES) * width + H * ld);
+    float *d_hidden = take(arena, &n, N * Z * width), *d_state = take(arena, &n, row);
+    float *d_position = take(arena, &n, Z * width), *d_shares = take(arena, &n, Z * CHANGES);
+    float *d_median = take(arena, &n, N * Z + LANES), *d_last = take(arena, &n, row);
+    float *d_rows = take(arena, &n, Z * padded(P)), *d_end = take(arena, &n, N * H);
+    float *d_ends = take(arena, &n, 2 * row);
+    float *d_x[] = {take(arena, &n, T * N * widest), NULL};
+    d_x[1] = take(arena, &n, n_layers > 1 ? T * N * widest : 0);
+    *size = n;
+    if (!arena) return 0;
+
+    Shape s = {f->cell, T, N, 0, N, segment, H, segment, x_row, NULL, 1};
+    const float *from = b->x;
+    if (has_stem) {
+        sklstm_affine(b->x, 1, 0, N * T, segment, &w->stem, w->stem_bias, scratch, read);
+        for (ptrdiff_t i = 0; i < N * T * width; i += LANES)
+            store(read + i, rectify(load(read + i)));
+        from = read, s.n_inputs = H, s.x_step = width, s.x_row = T * width;
+    }
+    const Shape first = s;
+    const float *const in_front = from;
+    for (ptrdiff_t i = 0; i < n_layers; i++) {
+        float *h = kept + i * of_layer, *c = h + of_h, *gates = c + of_h;
+        float *const *of = w->layers + 5 * i, *dropped = gates + of_gates;
+        /* Few rows take room behind the weights. */
+        sklstm_forward(&s, from, of[0], of[1], of[2], of[3], of[4], scratch,
+                       scratch + n_terms * all, h, c, gates);
+        from = h + row, s.n_inputs = H, s.x_step = row, s.x_row = width;
+        if (b->factors && i + 1 < n_layers) {
+            for (ptrdiff_t t = 0; t < T; t++)
+                for (ptrdiff_t r = 0; r < N; r++)
+                    for (ptrdiff_t u = 0; u < H; u++)
+                        dropped[t * row + r * width + u] =
+                            from[t * row + r * width + u] *
+                            b->factors[i][t * b->factors_step + r * H + u];
+            from = dropped;
+        }
+    }
+    const float *of_last = b->factors ? b->factors[n_layers - 1] : NULL;
+    for (ptrdiff_t r = 0; r < N; r++)
+        for (ptrdiff_t u = 0; u < width; u++) {
+            const float x = from[(T - 1) * row + r * width + u];
+            last[r * width + u] = of_last && u < H ? x * of_last[r * H + u] : x;
+        }
+    sklstm_affine(last, 1, 0, N, width, &w->of_state, w->state_bias, scratch, state);
+    for (ptrdiff_t z = 0; z < Z; z++) {
+        const ptrdiff_t at = b->steps ? b->steps[z] : z;
+        memcpy(of_position + z * P, w->position + at * P, P * sizeof(float));
+        memcpy(shares + z * CHANGES, w->shares + at * CHANGES, CHANGES * sizeof(float));
+    }
+    sklstm_affine(of_position, 1, 0, Z, P, &w->of_position, NULL, scratch, position);
+    if (L) {
+        for (ptrdiff_t r = 0; r < N; r++)
+            for (ptrdiff_t i = 0; i < L; i++)
+                values[r * L + i] =
+                    b->x[r * x_row + (T * f->segment - L + i) * f->n_channels];
+        sklstm_affine(values, 1, 0, N, L, &w->linear, NULL, scratch, linear);
+        for (ptrdiff_t r = 0; r < N; r++)
+            for (ptrdiff_t z = 0; z < Z; z++)
+                of_steps[r * Z + z] = linear[r * of_linear + (b->steps ? b->steps[z] : z)];
+    }
+    sklstm_lay_out_decoder(&d, w->bias, w_decoder);
+    decode(&d, state, position, shares, b->known, L ? of_steps : NULL, Z, w_decoder, hidden,
+           raw, gaps, quantiles);
+    const double loss = pinball(N, b->n_batch, Z, Q, b->alpha, quantiles, b->target, b->weight,
+                                d_quantiles);
+
+    decode_backward(&d, b->known, hidden, d_quantiles, for_decoder, raw, d_hidden, d_state,
+                    d_position, d_shares, d_median, &to->decoder, to->bias);
+    add_product(of_position, 1, 0, Z, P, d_position, 0, width, &to->of_position, scratch);
+    copy_rows(&w->of_position, scratch);
+    product(d_position, Z, width, H, scratch, padded(P), NULL, 0, d_rows);
+    for (ptrdiff_t z = 0; z < Z; z++) {
+        const ptrdiff_t at = b->steps ? b->steps[z] : z;
+        for (ptrdiff_t k = 0; k < P; k++) to->position[at * P + k] += d_rows[z * padded(P) + k];
+        for (ptrdiff_t k = 0; k < CHANGES; k++)
+            to->shares[at * CHANGES + k] += d_shares[z * CHANGES + k];
+        if (L) {
+            float *of = to->linear.values + at * to->linear.out;
+            for (ptrdiff_t r = 0; r < N; r++)
+                for (ptrdiff_t i = 0; i < L; i++)
+                    of[i] += d_median[r * Z + z] * values[r * L + i];
+        }
+    }
+    add_product(last, 1, 0, N, width, d_state, 0, width, &to->of_state, scratch);
+    add_rows(d_state, N, width, H, to->state_bias);
+    copy_rows(&w->of_state, scratch);
+    product(d_state, N, width, H, scratch, width, NULL, 0, d_last);
+    for (ptrdiff_t r = 0; r < N; r++)
+        for (ptrdiff_t u = 0; u < H; u++)
+            d_end[r * H + u] = d_last[r * width + u] * (of_last ? of_last[r * H + u] : 1);
+    for (ptrdiff_t i = n_layers - 1; i >= 0; i--) {
+        float *h = kept + i * of_layer, *c = h + of_h, *gates = c + of_h;
+        float *const *of = w->layers + 5 * i, *const *into = to->layers + 5 * i;
+        const int is_top = i + 1 == n_layers, needs_x = i > 0 || has_stem;
+        Shape of_this = first;
+        const float *x = in_front, *d_out = is_top ? NULL : d_x[(i + 1) % 2];
+        if (i > 0) {
+            float *before = h - of_layer;
+            x = b->factors ? before + 2 * of_h + of_gates : before + row;
+            of_this.n_inputs = H, of_this.x_step = row, of_this.x_row = width;
+        }
+        if (d_out && b->factors)
+            for (ptrdiff_t t = 0; t < T; t++)
+                for (ptrdiff_t r = 0; r < N; r++)
+                    for (ptrdiff_t u = 0; u < H; u++)
+                        d_x[(i + 1) % 2][t * row + r * width + u] *=
+                            b->factors[i][t * b->factors_step + r * H + u];
+        sklstm_backward(&of_this, x, of[0], of[1], of[4], h, c, gates, d_out, row, width,
+                        is_top ? d_end : NULL, needs_x ? d_x[i % 2] : NULL, d_ends, scratch,
+                        into[0], into[1], into[2], into[3], into[4]);
+    }
+    if (has_stem) {
+        float *d_read = d_x[0]; /* (T, N, Hp), of which read has (N, T, Hp) */
+        for (ptrdiff_t t = 0; t < T; t++)
+            for (ptrdiff_t r = 0; r < N; r++)
+                for (ptrdiff_t u = 0; u < width; u++)
+                    if (!(read[(r * T + t) * width + u] > 0))
+                        d_read[t * row + r * width + u] = 0;
+        add_product(b->x, T, segment, N, x_row, d_read, row, width, &to->stem, scratch);
+        add_rows(d_read, T * N, width, H, to->stem_bias);
+    }
+    return loss;
 }

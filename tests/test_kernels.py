@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sklstm import LSTMClassifier, kernels
 from sklstm.devices import torch_threads
-from sklstm.gradients import differentiate, differentiate_forecast
+from sklstm.gradients import ForecastGradients, _learning_agrees, differentiate
 from sklstm.heads import (
     ClassificationHead,
     ForecastHead,
@@ -311,7 +311,6 @@ def test_falls_back_where_it_does_not_apply():
         "_convolutions_agree",
         "_pooling_agrees",
         "_adam_agrees",
-        "_decoding_agrees",
     ],
 )
 def test_a_library_that_fails_a_proof_is_not_used(proof, monkeypatch):
@@ -341,22 +340,11 @@ def test_proofs_do_not_depend_on_the_default_dtype():
 @needs_library
 def test_shapes_that_do_not_fit_are_refused():
     weights = [torch.randn(shape) for shape in ((12, 2), (12, 3), (12,), (12,))]
-    native, known = kernels.library(), torch.randn(2, 5, 4)
-    decoder = [torch.randn(shape) for shape in ((3, 4), (5, 3), (3, 3), (5,))]
-    of_row, of_step, shares = (torch.randn(n, 3) for n in (2, 5, 5))
     with torch.no_grad():
         with pytest.raises(ValueError, match=r"2 columns .* it was given 4"):
             kernels.layer(torch.randn(5, 2, 4), None, *weights)
         with pytest.raises(ValueError, match=r"3 columns .* it was given 4"):
-            kernels.affine(known, weights[1])
-        with pytest.raises(ValueError, match=r"4 columns .* it was given 3"):
-            kernels.decode(native, decoder, of_row, of_step, shares, known[:, :, :3])
-        with pytest.raises(ValueError, match="2 rows and 5 steps, the state of 1 rows"):
-            kernels.decode(native, decoder, of_row[:1], of_step, shares, known)
-        with pytest.raises(ValueError, match="the positions are of 4 steps"):
-            kernels.decode(native, decoder, of_row, of_step[:4], shares, known)
-        with pytest.raises(RuntimeError, match="must match the existing size"):
-            kernels.pinball(native, known, known[:, :2, 0], known[:, :, 0], known[0, 0])
+            kernels.affine(torch.randn(2, 5, 4), weights[1])
 
 
 @needs_library
@@ -611,9 +599,7 @@ def test_gradients_of_a_forecast_without_autograd(settings, steps):
     loss = head.loss(raw, target, weight).mean()
     expected = torch.autograd.grad(loss, network.parameters())
     dropout = torch.Generator().manual_seed(1)
-    found = differentiate_forecast(
-        network, head.loss_gradient, inputs, target, weight, dropout
-    )
+    found = ForecastGradients(network, head.quantiles)(inputs, target, weight, dropout)
     assert distance(found, loss) < 1e-6
     for p, gradient in zip(network.parameters(), expected, strict=True):
         assert distance(p.grad, gradient) < 1e-6

@@ -151,19 +151,6 @@ def test_forecast_loss_by_hand():
     np.testing.assert_allclose(head.loss(raw, target, weight), [2 * 2.2 / 3], rtol=1e-6)
 
 
-def test_forecast_loss_has_a_gradient_by_hand():
-    head = ForecastHead((0.1, 0.5, 0.9))
-    generator = torch.Generator().manual_seed(0)
-    raw = torch.randn(4, 5, 3, generator=generator, requires_grad=True)
-    target = torch.randn(4, 5, generator=generator)
-    weight = torch.randint(0, 2, (4, 5), generator=generator).float()
-    weight[1] = 0  # nothing observed
-    loss = head.loss(raw, target, weight).mean()
-    by_hand, gradient = head.loss_gradient(raw.detach(), target, weight)
-    torch.testing.assert_close(by_hand, loss.detach())
-    torch.testing.assert_close(gradient, torch.autograd.grad(loss, raw)[0])
-
-
 def test_quantiles_between_and_beyond_are_those_of_a_normal():
     levels = np.array([0.1, 0.5, 0.9])
     head = ForecastHead(levels)

@@ -605,6 +605,79 @@ def test_gradients_of_a_forecast_without_autograd(settings, steps):
         assert distance(p.grad, gradient) < 1e-6
 
 
+def forecast_batch(network, n_rows, generator):
+    network.train()
+    for p in network.parameters():
+        p.grad = torch.zeros_like(p)
+    inputs = inputs_of(network, n_rows, generator)
+    target, weight = torch.randn(2, n_rows, 5, generator=generator)
+    return inputs, target, weight.abs()
+
+
+@needs_library
+def test_chunks_of_a_step_of_learning_change_nothing_whatever_the_threads(monkeypatch):
+    network, generator = forecast_network({"num_layers": 2, "segment_length": 2})
+    batch = forecast_batch(network, 11, generator)
+    found = []
+    for chunk_rows, n_threads in ((64, 1), (3, 1), (3, 2)):
+        monkeypatch.setattr(kernels, "CHUNK_WORK", 1)
+        monkeypatch.setattr(kernels, "CHUNK_ROWS", chunk_rows)
+        for p in network.parameters():
+            p.grad.zero_()
+        with kernels.threads(n_threads):
+            loss = ForecastGradients(network, (0.1, 0.5, 0.9))(
+                *batch, torch.Generator().manual_seed(1)
+            )
+        found.append([loss, *(p.grad.clone() for p in network.parameters())])
+    whole, in_turn, side_by_side = found
+    assert all(map(torch.equal, in_turn, side_by_side))
+    assert all(distance(*pair) < 1e-6 for pair in zip(in_turn, whole, strict=True))
+
+
+@needs_library
+def test_a_learner_follows_weights_that_are_moved():
+    network, generator = forecast_network({"dropout": 0.0})
+    batch = forecast_batch(network, 4, generator)
+    gradients = ForecastGradients(network, (0.1, 0.5, 0.9))
+    first, before = gradients(*batch), [p.grad for p in network.parameters()]
+    for p in network.parameters():
+        p.data, p.grad = p.data.clone(), torch.zeros_like(p)
+    assert torch.equal(gradients(*batch), first)
+    assert all(map(torch.equal, (p.grad for p in network.parameters()), before))
+
+
+@needs_library
+def test_a_learner_refuses_what_does_not_fit():
+    network, generator = forecast_network({"segment_length": 4})
+    (x, base, future), target, weight = forecast_batch(network, 4, generator)
+    learn = ForecastGradients(network, (0.1, 0.5, 0.9))
+    for inputs, error in (
+        ((x[:, :6], base, future), r"Windows \(4, 6, 3\), .* segments of 4 and 5 steps"),
+        ((x, base[:, :3], future[:, :3]), r"known \(4, 3, 5\), targets \(4, 5\)"),
+        ((x[:2], base, future), r"Windows \(2, 8, 3\), what is known \(4, 5, 5\)"),
+        ((x[:, :, :2], base, future), "for 3 columns .* it was given 2"),
+        ((x, base, future[:, :, :0]), "for 5 columns .* it was given 4"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            learn(inputs, target, weight)
+    assert learn((x.double(), base, future), target, weight) is None
+
+
+@needs_library
+def test_a_learner_that_fails_its_proof_is_left_to_autograd(monkeypatch):
+    network, generator = forecast_network({})
+    batch = forecast_batch(network, 4, generator)
+    monkeypatch.setattr(
+        kernels.ForecastLearner, "__call__", lambda *_, **__: torch.tensor(0.0)
+    )
+    _learning_agrees.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="disagree with torch on this machine"):
+            assert ForecastGradients(network, (0.1, 0.5, 0.9))(*batch) is None
+    finally:
+        _learning_agrees.cache_clear()
+
+
 @needs_library
 def test_numbers_too_small_to_be_normal_are_zero_in_the_kernels_alone():
     tiny, x = torch.full((4, 3), 1e-40), torch.ones(1, 2, 3)

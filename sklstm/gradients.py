@@ -17,7 +17,7 @@ import functools
 import torch
 from torch.nn import functional as F
 
-from sklstm import kernels
+from sklstm import kernels, laid_out
 from sklstm.network import (
     ConvStem,
     EmbeddingStem,
@@ -98,7 +98,7 @@ class ForecastGradients:
 
 
 def _learner(network, alpha):
-    return kernels.ForecastLearner(
+    return laid_out.ForecastLearner(
         kernels.library(kernels.cell_of(network.recurrence.forwards[0].weights)),
         network.parts(lambda weight: weight.detach()),
         network.parts(lambda weight: weight.grad),

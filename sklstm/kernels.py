@@ -1,4 +1,4 @@
-"""Leaf below all networks: their layers, both ways, the loss of quantiles, and Adam.
+"""Leaf below all networks: their layers, both ways, and Adam.
 
 Imports nothing of ours.
 
@@ -28,7 +28,6 @@ import threading
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -38,7 +37,6 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-POOLED = "last", "mean", "max"
 VERSION = 11  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
@@ -66,7 +64,9 @@ _ARGUMENTS = {
 }
 
 
-class _Shape(ctypes.Structure):
+class Shape(ctypes.Structure):
+    """Rows of a layer, as C has it."""
+
     _fields_ = [
         (name, ctypes.c_ssize_t)
         for name in (
@@ -76,14 +76,18 @@ class _Shape(ctypes.Structure):
     ] + [("lengths", ctypes.c_void_p), ("is_fresh", ctypes.c_ssize_t)]  # fmt: skip
 
 
-class _Sequences(ctypes.Structure):
+class Sequences(ctypes.Structure):
+    """Rows of several steps, as C has it."""
+
     _fields_ = [
         (name, ctypes.c_ssize_t)
         for name in ("n_rows", "n_steps", "n_columns", "x_row", "x_step")
     ] + [("lengths", ctypes.c_void_p)]  # fmt: skip
 
 
-class _Weight(ctypes.Structure):
+class Weight(ctypes.Structure):
+    """A weight (n_out, n_steps, n_columns) with strides, as C has it."""
+
     _fields_ = [("values", ctypes.c_void_p)] + [
         (name, ctypes.c_ssize_t)
         for name in ("n_out", "n_steps", "n_columns", "out", "step", "column")
@@ -101,83 +105,13 @@ class _Weight(ctypes.Structure):
         return cls(first.data_ptr(), *weight.shape, out, step, column)
 
 
-class _Block(ctypes.Structure):
-    _fields_ = [("weight", _Weight)] + [
+class Block(ctypes.Structure):
+    """A convolution and its normalisation in evaluation, as C has it."""
+
+    _fields_ = [("weight", Weight)] + [
         (name, ctypes.c_void_p)
         for name in ("scale", "bias", "mean", "variance", "sum_of_weights")
     ] + [("stride", ctypes.c_ssize_t), ("eps", ctypes.c_float)]  # fmt: skip
-
-
-class _Decoder(ctypes.Structure):
-    _fields_ = [("n_rows", ctypes.c_ssize_t), ("n_steps", ctypes.c_ssize_t)] + [
-        (name, _Weight) for name in ("of_known", "correction", "mixing")
-    ]
-
-    @classmethod
-    def of(cls, n_rows, n_steps, of_known, correction, mixing):
-        """Describe a decoder by its weights, tensors of two dimensions."""
-        weights = (_Weight.of(w[:, None]) for w in (of_known, correction, mixing))
-        return cls(n_rows, n_steps, *weights)
-
-
-class _Network(ctypes.Structure):
-    _fields_ = (
-        [
-            (name, ctypes.c_ssize_t)
-            for name in (
-                "cell", "n_layers", "n_channels", "segment_length", "hidden_size",
-                "linear_length", "horizon",
-            )
-        ]
-        + [
-            (name, ctypes.c_void_p)
-            for name in (
-                "layers", "stem", "of_state", "linear", "position", "shares", "w_decoder",
-            )
-        ]
-        + [("decoder", _Decoder)]
-    )  # fmt: skip
-
-
-class _Reader(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_ssize_t)
-        for name in (
-            "cell", "n_layers", "n_directions", "n_channels", "hidden_size", "n_blocks",
-            "n_outputs", "is_last", "has_mean", "has_max", "skips",
-        )
-    ] + [
-        (name, ctypes.c_void_p)
-        for name in ("blocks", "w_blocks", "layers", "stem", "readout")
-    ]  # fmt: skip
-
-
-class _Parts(ctypes.Structure):
-    _fields_ = (
-        [(name, _Weight) for name in ("stem", "of_state", "of_position", "linear")]
-        + [("decoder", _Decoder)]
-        + [
-            (name, ctypes.c_void_p)
-            for name in (
-                "stem_bias",
-                "state_bias",
-                "bias",
-                "position",
-                "shares",
-                "layers",
-            )
-        ]
-    )
-
-
-class _Batch(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_ssize_t)
-        for name in ("n_rows", "n_batch", "n_segments", "n_steps", "factors_step")
-    ] + [
-        (name, ctypes.c_void_p)
-        for name in ("x", "known", "target", "weight", "alpha", "steps", "factors")
-    ]
 
 
 class _Factors(ctypes.Structure):
@@ -471,15 +405,15 @@ def affine(a, weight, bias=None):
     -------
     out : Tensor of shape (n_outer, n_rows, n_out)
     """
-    return _affine(library(), a, _Weight.of(weight[:, None]), bias)
+    return _affine(library(), a, Weight.of(weight[:, None]), bias)
 
 
 def _affine(native, a, weight, bias=None):
     a = readable(a)
     (n_outer, n_rows, n_terms), n_out = a.shape, weight.n_out
-    _check_terms(n_terms, weight.n_steps * weight.n_columns)
+    check_terms(n_terms, weight.n_steps * weight.n_columns)
     outer_stride, row_stride, _ = a.stride()
-    width = _padded(n_out, native.sklstm_lanes())
+    width = padded(n_out, native.sklstm_lanes())
     out = a.new_empty(n_outer, n_rows, width)
 
     def job(piece):
@@ -487,11 +421,11 @@ def _affine(native, a, weight, bias=None):
         of_piece = a[piece]
         return lambda: native.sklstm_affine(
             of_piece.data_ptr(), len(of_piece), outer_stride, n_rows, row_stride,
-            ctypes.byref(weight), _pointer(bias), scratch.data_ptr(),
+            ctypes.byref(weight), pointer(bias), scratch.data_ptr(),
             out[piece].data_ptr(),
         )  # fmt: skip
 
-    _share([job(piece) for piece in _pieces(n_outer, n_rows * n_terms * n_out)])
+    share([job(piece) for piece in _pieces(n_outer, n_rows * n_terms * n_out)])
     return out if width == n_out else out[:, :, :n_out]
 
 
@@ -555,21 +489,23 @@ def sum_steps(x, lengths=None):
     total = x.new_empty(n_rows, n_columns)
     library().sklstm_sum(
         x.data_ptr(), n_timesteps, x.stride(1), n_rows, x.stride(0), n_columns,
-        _pointer(lengths), total.data_ptr(),
+        pointer(lengths), total.data_ptr(),
     )  # fmt: skip
     return total
 
 
-def _pointer(tensor):
+def pointer(tensor):
+    """Return the address of a tensor, or None."""
     return None if tensor is None else tensor.data_ptr()
 
 
-def _pointers(weights):
+def pointers(weights):
     """Return five addresses: a cell without peepholes has None for the last."""
     return [w.data_ptr() for w in weights] + [None] * (5 - len(weights))
 
 
-def _check_terms(n_terms, n_weights):
+def check_terms(n_terms, n_weights):
+    """Raise where an input has other columns than its weights."""
     if n_terms != n_weights:
         raise ValueError(
             f"The network was built for {n_weights} columns (channels or units) where it "
@@ -577,7 +513,8 @@ def _check_terms(n_terms, n_weights):
         )
 
 
-def _padded(n, lanes):
+def padded(n, lanes):
+    """Return n, filled up to whole vectors."""
     return -(-n // lanes) * lanes
 
 
@@ -586,7 +523,7 @@ def _first_read(x, is_reversed):
     return x[-1].data_ptr() if is_reversed else x.data_ptr()
 
 
-def _n_terms(cell, n_inputs, hidden_size):
+def count_terms(cell, n_inputs, hidden_size):
     """Count what a sum is of: a bias, inputs, the state and, with peepholes, the cell."""
     return 1 + n_inputs + hidden_size + (cell == PEEPHOLE)
 
@@ -598,9 +535,9 @@ def _chunks(x, cell, hidden_size, lengths, is_reversed, is_fresh=False):
     n_chunks = max(1, min(int(work / CHUNK_WORK), n_rows // CHUNK_ROWS))
     edges = [i * n_rows // n_chunks for i in range(n_chunks + 1)]
     return [
-        _Shape(
+        Shape(
             cell, n_timesteps, n_rows, begin, end, n_inputs, hidden_size,
-            -x.stride(0) if is_reversed else x.stride(0), x.stride(1), _pointer(lengths),
+            -x.stride(0) if is_reversed else x.stride(0), x.stride(1), pointer(lengths),
             is_fresh,
         )
         for begin, end in itertools.pairwise(edges)
@@ -634,7 +571,7 @@ def threads(n_threads: int):
         _n_threads.reset(token)
 
 
-def _share(jobs):
+def share(jobs):
     """Run jobs, which release the interpreter lock, on some threads."""
     n_threads = min(get_threads(), len(jobs))
     if n_threads == 1:
@@ -676,9 +613,9 @@ def forward(
         output is of the step that is read first.
     """
     n_timesteps, n_rows, n_inputs = x.shape
-    _check_terms(n_inputs, weights[0].shape[1])
+    check_terms(n_inputs, weights[0].shape[1])
     cell, hidden_size = cell_of(weights), weights[1].shape[1]
-    width = _padded(hidden_size, native.sklstm_lanes())  # Hp
+    width = padded(hidden_size, native.sklstm_lanes())  # Hp
     h = x.new_empty(n_timesteps + 1, n_rows, width)
     c = None
     if cell != GRU:
@@ -689,16 +626,16 @@ def forward(
     gates = x.new_empty(n_timesteps, n_rows, 4 * width) if keep else None
 
     def job(shape):
-        packed = x.new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width)
+        packed = x.new_empty(count_terms(cell, n_inputs, hidden_size), 4 * width)
         room = x.new_empty(native.sklstm_room(shape.end - shape.begin), 4 * width)
         arrays = (packed, room, h, c, gates)
         return lambda: native.sklstm_forward(
-            ctypes.byref(shape), _first_read(x, is_reversed), *_pointers(weights),
-            *map(_pointer, arrays),
+            ctypes.byref(shape), _first_read(x, is_reversed), *pointers(weights),
+            *map(pointer, arrays),
         )  # fmt: skip
 
     chunks = _chunks(x, cell, hidden_size, lengths, is_reversed, state is None)
-    _share([job(chunk) for chunk in chunks])
+    share([job(chunk) for chunk in chunks])
     ends = -1 if lengths is None else (lengths, torch.arange(n_rows))
     return (h[1:, :, :hidden_size], h[ends][:, :hidden_size]), (h, c, gates)
 
@@ -729,7 +666,7 @@ def backward(
     n_timesteps, n_rows, n_inputs = x.shape
     cell, hidden_size = cell_of(weights), weight_hh.shape[1]
     lanes = native.sklstm_lanes()
-    width, in_width = _padded(hidden_size, lanes), _padded(n_inputs, lanes)
+    width, in_width = padded(hidden_size, lanes), padded(n_inputs, lanes)
     d_x = x.new_empty(n_timesteps, n_rows, in_width) if need_x else None
     if d_output is not None and d_output.stride(2) != 1:
         d_output = d_output.contiguous()
@@ -737,7 +674,7 @@ def backward(
     d_last = None if d_last is None else d_last.contiguous()
     d_state = x.new_empty(2, n_rows, width)
     # The packed weights and their gradients, see sklstm_backward.
-    n_scratch = _n_terms(cell, n_inputs, hidden_size) + width + 1
+    n_scratch = count_terms(cell, n_inputs, hidden_size) + width + 1
     n_scratch += in_width if need_x else 0
     chunks = _chunks(x, cell, hidden_size, lengths, is_reversed)
     # Every chunk adds up gradients of its own; they are summed in a fixed order.
@@ -750,11 +687,11 @@ def backward(
         before = (weight_ih, weight_hh, peephole, h, c, gates, d_output)
         after = (d_last, d_x, d_state, scratch)
         return lambda: native.sklstm_backward(
-            ctypes.byref(shape), _first_read(x, is_reversed), *map(_pointer, before),
-            *strides, *map(_pointer, after), *_pointers(sums),
+            ctypes.byref(shape), _first_read(x, is_reversed), *map(pointer, before),
+            *strides, *map(pointer, after), *pointers(sums),
         )  # fmt: skip
 
-    _share([job(*pair) for pair in zip(chunks, sums, strict=True)])
+    share([job(*pair) for pair in zip(chunks, sums, strict=True)])
     for others in sums[1:]:
         for total, other in zip(gradients, others, strict=True):
             total.add_(other)
@@ -774,12 +711,12 @@ def evaluate(native, x, weight, scale, bias, running, *, stride, eps, lengths=No
     """
     x = readable(x)
     (n_rows, n_timesteps, n_channels), (n_out, n_inputs, k) = x.shape, weight.shape
-    _check_terms(n_channels, n_inputs)
-    n_steps, width = -(-n_timesteps // stride), _padded(n_out, native.sklstm_lanes())
+    check_terms(n_channels, n_inputs)
+    n_steps, width = -(-n_timesteps // stride), padded(n_out, native.sklstm_lanes())
     out = x.new_empty(n_rows, n_steps, width)
     given = [each.contiguous() for each in (scale, bias, *running)]
-    block = _Block(
-        _Weight.of(weight.transpose(1, 2)), *map(_pointer, given), stride, eps
+    block = Block(
+        Weight.of(weight.transpose(1, 2)), *map(pointer, given), stride, eps
     )  # (H, C, k) -> (H, k, C)
 
     def job(piece):
@@ -787,35 +724,35 @@ def evaluate(native, x, weight, scale, bias, running, *, stride, eps, lengths=No
         filled = x.new_empty(n_timesteps + k - 1, n_channels)
         some, row_stride, step_stride = x[piece], *x.stride()[:2]
         of_some = None if lengths is None else lengths[piece]
-        sequences = _Sequences(
-            len(some), n_timesteps, n_channels, row_stride, step_stride, _pointer(of_some)
+        sequences = Sequences(
+            len(some), n_timesteps, n_channels, row_stride, step_stride, pointer(of_some)
         )
         return lambda: native.sklstm_convolve(
             ctypes.byref(sequences), some.data_ptr(), ctypes.byref(block), w.data_ptr(),
             filled.data_ptr(), out[piece].data_ptr(),
         )  # fmt: skip
 
-    _share([job(piece) for piece in _pieces(n_rows, n_steps * k * n_channels * n_out)])
+    share([job(piece) for piece in _pieces(n_rows, n_steps * k * n_channels * n_out)])
     return out if width == n_out else out[:, :, :n_out]
 
 
 def convolve(native, x, weight, scale, bias, running, *, stride, eps, lengths=None):
     """Compute `convolution`: (out, what `convolve_backward` needs)."""
     n_out, n_channels, k = weight.shape
-    _check_terms(x.shape[2], n_channels)
+    check_terms(x.shape[2], n_channels)
     x = F.pad(x, (0, 0, k // 2, k - 1 - k // 2)).contiguous()  # (N, T + k - 1, C)
     # (H, C, k) -> (H, k, C)
-    convolved = _affine(native, spans(x, k, stride), _Weight.of(weight.transpose(1, 2)))
+    convolved = _affine(native, spans(x, k, stride), Weight.of(weight.transpose(1, 2)))
     n_steps = convolved.shape[1]
     out = x.new_empty(len(x), n_steps, n_out)
     mean, variance, partial = x.new_empty(3, n_out)
-    shape = _Sequences(len(x), n_steps, n_out, *convolved.stride()[:2], _pointer(lengths))
+    shape = Sequences(len(x), n_steps, n_out, *convolved.stride()[:2], pointer(lengths))
     scale, bias = scale.contiguous(), bias.contiguous()
     running_mean, running_variance, momentum = running
     after = (running_mean, running_variance, mean, variance, partial, out)
     native.sklstm_normalize(
         ctypes.byref(shape), convolved.data_ptr(), scale.data_ptr(), bias.data_ptr(),
-        eps, momentum, *map(_pointer, after),
+        eps, momentum, *map(pointer, after),
     )  # fmt: skip
     return out, (x, convolved, mean, variance, out)
 
@@ -846,17 +783,17 @@ def convolve_backward(
     scale, d_out = scale.contiguous(), d_out.contiguous()
     d_weight, d_scale, d_bias = gradients
     partial = x.new_empty(6, n_out)
-    shape = _Sequences(n, n_steps, n_out, *convolved.stride()[:2], _pointer(lengths))
+    shape = Sequences(n, n_steps, n_out, *convolved.stride()[:2], pointer(lengths))
     before = (convolved, scale)
     after = (mean, variance, out, d_out, partial, d_scale, d_bias, d_convolved)
     native.sklstm_normalize_backward(
-        ctypes.byref(shape), *map(_pointer, before), eps, *map(_pointer, after),
+        ctypes.byref(shape), *map(pointer, before), eps, *map(pointer, after),
         *d_convolved.stride()[:2],
     )  # fmt: skip
     rows = spans(x, k, stride)
     n_terms = k * n_channels
     pieces = _pieces(n, n_steps * n_terms * n_out)
-    sums = x.new_zeros(len(pieces), n_terms, _padded(n_out, native.sklstm_lanes()))
+    sums = x.new_zeros(len(pieces), n_terms, padded(n_out, native.sklstm_lanes()))
 
     def job(piece, total):
         a, d = rows[piece], d_convolved[piece]
@@ -865,14 +802,14 @@ def convolve_backward(
             d.data_ptr(), d.stride(0), d.stride(1), n_out, total.data_ptr(),
         )  # fmt: skip
 
-    _share([job(*pair) for pair in zip(pieces, sums, strict=True)])
-    d_by_step = _Weight.of(d_weight.transpose(1, 2))  # (H, k, C)
+    share([job(*pair) for pair in zip(pieces, sums, strict=True)])
+    d_by_step = Weight.of(d_weight.transpose(1, 2))  # (H, k, C)
     for total in sums:
         native.sklstm_add(ctypes.byref(d_by_step), total.data_ptr())
     if not need_x:
         return None
     # (H, C, k) -> (C, k, H)
-    backwards = _Weight.of(weight.permute(1, 2, 0), is_reversed=True)
+    backwards = Weight.of(weight.permute(1, 2, 0), is_reversed=True)
     return _affine(native, spans(around, k), backwards)
 
 
@@ -891,7 +828,7 @@ def adam(
         As sklstm_adam has them.
     """
     native.sklstm_adam(
-        len(data), *map(_pointer, (data, grad, first, second, is_map)), penalty, decay,
+        len(data), *map(pointer, (data, grad, first, second, is_map)), penalty, decay,
         beta1, beta2, eps, rate, correction1, root_correction2,
     )  # fmt: skip
 
@@ -919,9 +856,9 @@ def pool(native, x, into, *, factors=None, lengths=None, is_reversed=False):
     kept : what `pool_backward` needs
     """
     n_rows, n_steps, n_columns = x.shape
-    sequences = _Sequences(n_rows, n_steps, n_columns, *x.stride()[:2], _pointer(lengths))
+    sequences = Sequences(n_rows, n_steps, n_columns, *x.stride()[:2], pointer(lengths))
     strides = (0, 0) if factors is None else factors.stride()[:2]
-    of_factors = _Factors(_pointer(factors), *strides, is_reversed)
+    of_factors = _Factors(pointer(factors), *strides, is_reversed)
     at = x.new_empty(n_rows, n_columns, dtype=torch.int32)
     native.sklstm_pool(
         ctypes.byref(sequences), x.data_ptr(), ctypes.byref(of_factors),
@@ -954,430 +891,7 @@ def pool_backward(native, kept, d_pooled, d_x):
 def _mean_and_max(pooled):
     """Return two addresses, or None, and how far the rows are apart."""
     row_stride = next(iter(pooled.values())).stride(0)
-    return _pointer(pooled.get("mean")), _pointer(pooled.get("max")), row_stride
-
-
-def _filled_up(x, width):
-    """(N, H) -> (N, width), contiguous, with zeros behind."""
-    missing = width - x.shape[1]
-    return F.pad(x, (0, missing)) if missing else x.contiguous()
-
-
-def _packed_layer(native, weights):
-    """Return the weights of a layer as `sklstm_forward` packs them."""
-    weights = [w.detach().contiguous() for w in weights]
-    cell, n_inputs, hidden_size = (
-        cell_of(weights),
-        weights[0].shape[1],
-        weights[1].shape[1],
-    )
-    width = _padded(hidden_size, native.sklstm_lanes())
-    packed = weights[0].new_empty(_n_terms(cell, n_inputs, hidden_size), 4 * width)
-    # No rows: it does nothing else.
-    nothing = _Shape(cell, 1, 0, 0, 0, n_inputs, hidden_size, 0, 0, None, False)
-    native.sklstm_forward(
-        ctypes.byref(nothing), None, *_pointers(weights), packed.data_ptr(), *[None] * 4
-    )
-    return packed
-
-
-def _packed_map(native, weight, bias=None):
-    """Return a weight (n_out, n_terms) and a bias as `sklstm_affine` lays them out."""
-    n_out, n_terms = weight.shape
-    width = _padded(n_out, native.sklstm_lanes())
-    packed = weight.new_empty(n_terms + 1, width)
-    native.sklstm_affine(
-        None, 0, 0, 0, 0, ctypes.byref(_Weight.of(weight[:, None])), _pointer(bias),
-        packed.data_ptr(), None,
-    )  # fmt: skip
-    return packed
-
-
-def _packed_block(native, block):
-    """Return the weights of a convolution in evaluation as `lay_out` of C does it."""
-    weight = block.weight
-    width = _padded(weight.n_out, native.sklstm_lanes())
-    packed = torch.empty(
-        weight.n_steps * weight.n_columns + 1, width, dtype=torch.float32
-    )
-    filled = torch.empty(weight.n_steps * weight.n_columns, dtype=torch.float32)
-    nothing = _Sequences(0, 1, weight.n_columns, 0, 0, None)
-    native.sklstm_convolve(
-        ctypes.byref(nothing), None, ctypes.byref(block), packed.data_ptr(),
-        filled.data_ptr(), None,
-    )  # fmt: skip
-    block.weight.values = None  # it has been laid out
-    return packed
-
-
-def _addresses(tensors):
-    """Return an array of pointers and its address."""
-    pointers = (ctypes.c_void_p * len(tensors))(*map(_pointer, tensors))
-    return pointers, ctypes.cast(pointers, ctypes.c_void_p)
-
-
-class Reader:
-    """A network that reads sequences by one call, its weights copied and laid out once.
-
-    Parameters
-    ----------
-    native : the library
-    convolutions : sequence of tuple
-        What `evaluate` takes but for x and lengths: (weight, scale, bias, running,
-        stride, eps) of each convolution in front of the layers.
-    stem : tuple of Tensor
-        Weight and bias of a rectified map in their place; empty for none.
-    layers : sequence of tuple of Tensor
-        Weights of the recurrent layers, all directions of one after another.
-    n_directions : int
-    pooling : {"last", "mean", "max", "mean-max"}
-    skips : bool
-        Whether what the layers read is pooled, too.
-    readout : tuple of Tensor
-        Weight and bias of what makes raw outputs of what is pooled.
-    n_channels : int
-    """
-
-    def __init__(
-        self, native, *, convolutions, stem, layers, n_directions, pooling, skips,
-        readout, n_channels,
-    ):  # fmt: skip
-        blocks, kept = (_Block * len(convolutions))(), []
-        for i, (weight, scale, bias, running, stride, eps) in enumerate(convolutions):
-            given = [each.contiguous() for each in (scale, bias, *running)]
-            shape = _Weight.of(weight.transpose(1, 2))  # (H, C, k) -> (H, k, C)
-            blocks[i] = _Block(shape, *map(_pointer, given), stride, eps)
-            kept.append(_packed_block(native, blocks[i]))
-        packed = [_packed_layer(native, weights) for weights in layers]
-        maps = [_packed_map(native, *each) if each else None for each in (stem, readout)]
-        (of_blocks, w_blocks), (of_layers, w_layers) = map(_addresses, (kept, packed))
-        self._kept_alive = blocks, kept, packed, maps, of_blocks, of_layers
-        n_outputs, self.n_pooled = readout[0].shape
-        self.width = _padded(n_outputs, native.sklstm_lanes())
-        kinds = pooling.split("-")
-        self.native, self.reader = native, _Reader(
-            cell_of(layers[0]), len(packed) // n_directions, n_directions, n_channels,
-            layers[0][1].shape[1], len(kept), n_outputs, *(k in kinds for k in POOLED),
-            skips, ctypes.cast(blocks, ctypes.c_void_p), w_blocks, w_layers,
-            *map(_pointer, maps),
-        )  # fmt: skip
-
-    def __call__(self, x, lengths=None):
-        """(N, T, C) -> what is pooled (N, P) and raw outputs (N, Q).
-
-        lengths: Tensor of shape (N,), int64, contiguous, at least 1; None for T.
-        """
-        x = readable(x)
-        n_rows, n_timesteps, n_channels = x.shape
-        _check_terms(n_channels, self.reader.n_channels)
-        pooled = x.new_empty(n_rows, self.n_pooled)
-        raw = x.new_empty(n_rows, self.width)
-        read, reader = self.native.sklstm_read, ctypes.byref(self.reader)
-
-        def job(piece):
-            some = x[piece]
-            of_some = None if lengths is None else lengths[piece].data_ptr()
-            arguments = (
-                reader,
-                len(some),
-                n_timesteps,
-                some.data_ptr(),
-                *some.stride()[:2],
-                of_some,
-            )
-            out = pooled[piece].data_ptr(), raw[piece].data_ptr()
-
-            def run():
-                arena = x.new_empty(read(*arguments, None, *out))
-                read(*arguments, arena.data_ptr(), *out)
-
-            return run
-
-        edges = [*range(0, n_rows, CHUNK_ROWS), n_rows]
-        _share([job(slice(*pair)) for pair in itertools.pairwise(edges)])
-        return pooled, raw[:, : self.reader.n_outputs]
-
-
-class Forecaster:
-    """The network of a forecast by one call, its weights copied and laid out once.
-
-    Parameters
-    ----------
-    native : the library
-    layers : sequence of tuple of Tensor
-        Weights of the recurrent layers, float32, on the CPU, as all others.
-    stem : tuple of Tensor
-        Weight (hidden_size, segment_length * n_channels) and bias of what reads segments;
-        empty for nothing.
-    of_state : tuple of Tensor
-        Weight and bias of what the last state adds to the hidden units of the decoder.
-    position : Tensor of shape (horizon, hidden_size)
-        What the position of a step adds to the hidden units.
-    shares : Tensor of shape (horizon, 3)
-    decoder : sequence of Tensor
-        Of what is known (H, K), of the correction (Q, H), of the mixing (3, H), and the
-        bias of the correction (Q,); see the equations at `Decoder` of recurrence.c.
-    linear : tuple of Tensor
-        Weight (horizon, linear_length) of what the last values add to the median; empty
-        for nothing.
-    n_channels, segment_length : int
-    """
-
-    def __init__(
-        self, native, *, layers, stem, of_state, position, shares, decoder, linear,
-        n_channels, segment_length,
-    ):  # fmt: skip
-        *maps, bias = decoder
-        of_known, correction, _ = maps
-        hidden_size, n_known = of_known.shape
-        n_quantiles, horizon = len(correction), len(position)
-        lanes = native.sklstm_lanes()
-        width, n_read = _padded(hidden_size, lanes), _padded(n_quantiles + 3, lanes)
-        w_decoder = position.new_empty(n_known * width + (hidden_size + 1) * n_read)
-        sizes, bias = _Decoder.of(0, 0, *maps), bias.contiguous()
-        native.sklstm_lay_out_decoder(
-            ctypes.byref(sizes), bias.data_ptr(), w_decoder.data_ptr()
-        )
-        packed = [_packed_layer(native, weights) for weights in layers]
-        others = [
-            *(
-                _packed_map(native, *each) if each else None
-                for each in (stem, of_state, linear)
-            ),
-            _filled_up(position, width),
-            shares.clone(),
-            w_decoder,
-        ]
-        pointers, w_layers = _addresses(packed)
-        self._kept_alive = packed, others, pointers
-        self.network = _Network(
-            cell_of(layers[0]), len(packed), n_channels, segment_length, hidden_size,
-            linear[0].shape[1] if linear else 0, horizon,
-            w_layers, *map(_pointer, others), sizes,
-        )  # fmt: skip
-        self.native, self.n_known, self.n_quantiles = native, n_known, n_quantiles
-        self.work = sum(map(torch.numel, packed))  # of a row and step
-
-    def __call__(self, x, known, lengths=None):
-        """(N, W, I), (N, Z, K) -> quantiles (N, Z, Q), of the first Z steps.
-
-        `lengths` (N,), in segments, descend; without them all rows are full.
-        """
-        sizes = self.network
-        (n_rows, n_timesteps, n_channels), n_steps = x.shape, known.shape[1]
-        _check_terms(n_channels, sizes.n_channels)
-        _check_terms(known.shape[2], self.n_known)
-        n_segments, rest = divmod(n_timesteps, sizes.segment_length)
-        if rest or known.shape[0] != n_rows or not 0 < n_steps <= sizes.horizon:
-            raise ValueError(
-                f"What is known is of {known.shape[0]} rows and {n_steps} steps, the "
-                f"windows are of {n_rows} rows and {n_timesteps} steps; the network "
-                f"reads segments of {sizes.segment_length} steps and knows "
-                f"{sizes.horizon} steps."
-            )
-        x, known = x.contiguous(), known.contiguous()
-        quantiles = known.new_empty(n_rows, n_steps, self.n_quantiles)
-
-        def job(piece):
-            of_piece = x[piece], known[piece], quantiles[piece]
-            of_x, of_known, to = map(_pointer, of_piece)
-            arguments = (
-                ctypes.byref(sizes), len(of_piece[0]), n_segments, of_x,
-                None if lengths is None else lengths[piece].data_ptr(), n_steps, of_known,
-            )  # fmt: skip
-            arena = x.new_empty(self.native.sklstm_forecast(*arguments, None, to))
-            return lambda: self.native.sklstm_forecast(*arguments, _pointer(arena), to)
-
-        n_chunks = int(n_rows * n_segments * self.work / CHUNK_WORK)
-        n_chunks = max(1, min(n_chunks, n_rows // CHUNK_ROWS))
-        edges = [i * n_rows // n_chunks for i in range(n_chunks + 1)]
-        _share([job(slice(*edge)) for edge in itertools.pairwise(edges)])
-        return quantiles
-
-
-def _parts(tensors):
-    """Describe the weights of the network of a forecast, or their gradients.
-
-    Parameters
-    ----------
-    tensors : dict
-        As `ForecastLearner` takes weights.
-
-    Returns
-    -------
-    parts : _Parts
-    kept_alive : what it points to
-    """
-    none = torch.empty(0, 0)
-    stem, stem_bias = tensors["stem"] or (none, None)
-    of_state, state_bias = tensors["of_state"]
-    *maps, bias = tensors["decoder"]
-    linear = tensors["linear"][0] if tensors["linear"] else none
-    of_layers = [w for layer in tensors["layers"] for w in (*layer, None)[:5]]
-    pointers, layers = _addresses(of_layers)
-    maps_and_vectors = (
-        *(_Weight.of(w[:, None]) if w is not none else _Weight()
-          for w in (stem, of_state, tensors["of_position"], linear)),
-        _Decoder.of(0, 0, *maps),
-        *map(_pointer, (stem_bias, state_bias, bias, tensors["position"],
-                        tensors["shares"])),
-        layers,
-    )  # fmt: skip
-    return _Parts(*maps_and_vectors), (pointers, tensors)
-
-
-def _zeros_like(tensors):
-    """Return zeros like tensors in tuples, lists and dicts."""
-    if isinstance(tensors, torch.Tensor):
-        return torch.zeros_like(tensors)
-    if isinstance(tensors, dict):
-        return {name: _zeros_like(each) for name, each in tensors.items()}
-    return [_zeros_like(each) for each in tensors]
-
-
-def _leaves(tensors):
-    """Return tensors in tuples, lists and dicts one after another."""
-    if isinstance(tensors, torch.Tensor):
-        return [tensors]
-    each = tensors.values() if isinstance(tensors, dict) else tensors
-    return [leaf for some in each for leaf in _leaves(some)]
-
-
-class ForecastLearner:
-    """Gradients of the network of a forecast, from a batch to all weights by one call.
-
-    Parameters
-    ----------
-    native : the library
-    weights, gradients : dict
-        Tensors, float32, on the CPU, that stay where they are: "position" (horizon,
-        n_position) and the map "of_position" (hidden_size, n_position) of it, all others
-        as `Forecaster` takes them.
-    alpha : sequence of float
-        Levels of the quantiles.
-    n_channels, segment_length : int
-    """
-
-    def __init__(self, native, weights, gradients, alpha, *, n_channels, segment_length):
-        self.native, self.weights, self.gradients = native, weights, gradients
-        self.alpha = torch.tensor(alpha, dtype=torch.float32)
-        layers, horizon = weights["layers"], len(weights["position"])
-        linear = weights["linear"]
-        self.sizes = _Network(
-            cell_of(layers[0]), len(layers), n_channels, segment_length,
-            layers[0][1].shape[1], linear[0].shape[1] if linear else 0, horizon,
-        )  # fmt: skip
-        self.parts = _parts(weights), _parts(gradients)
-        self.n_known = weights["decoder"][0].shape[1]
-        # Of a row and segment.
-        self.work = sum(w[0].numel() + w[1].numel() for w in layers)
-
-    def __call__(self, x, known, target, weight, steps=None, factors=None):
-        """Add the gradients of the mean pinball loss of a batch; return the loss.
-
-        Parameters
-        ----------
-        x : Tensor of shape (N, W, C)
-        known : Tensor of shape (N, Z, K)
-        target, weight : Tensor of shape (N, Z)
-        steps : Tensor of shape (Z,), int64, default=None
-            Which steps are decoded; None for the first Z.
-        factors : list of Tensor, default=None
-            Of dropout behind each layer (S, N, H), behind the last (N, H).
-        """
-        sizes = self.sizes
-        (n_rows, n_timesteps, n_channels), n_steps = x.shape, known.shape[1]
-        n_segments, rest = divmod(n_timesteps, sizes.segment_length)
-        _check_terms(n_channels, sizes.n_channels)
-        _check_terms(known.shape[2], self.n_known)
-        fits = len(known) == n_rows and target.shape == weight.shape == known.shape[:2]
-        fits = fits and 0 < n_steps <= sizes.horizon
-        if rest or not fits or sizes.linear_length > n_timesteps:
-            raise ValueError(
-                f"Windows {tuple(x.shape)}, what is known {tuple(known.shape)}, targets "
-                f"{tuple(target.shape)} and weights {tuple(weight.shape)} do not fit a "
-                f"network of segments of {sizes.segment_length} and {sizes.horizon} "
-                "steps."
-            )
-        x, known, target, weight = (
-            each.to(torch.float32).contiguous() for each in (x, known, target, weight)
-        )
-        if steps is not None:
-            steps = steps.to(torch.int64).contiguous()
-        n_chunks = int(n_rows * n_segments * self.work / CHUNK_WORK)
-        n_chunks = max(1, min(n_chunks, n_rows // CHUNK_ROWS))
-        edges = [i * n_rows // n_chunks for i in range(n_chunks + 1)]
-        (weights, _), (gradients, _) = self.parts
-        # Every chunk adds up gradients of its own; they are summed in a fixed order.
-        others = [_zeros_like(self.gradients) for _ in range(n_chunks - 1)]
-        into = [gradients, *(_parts(each)[0] for each in others)]
-        losses = [0.0] * n_chunks
-
-        def job(i, to):
-            piece = slice(edges[i], edges[i + 1])
-            of_rows, pointers = [each[piece] for each in (x, known, target, weight)], None
-            kept_alive = None
-            if factors is not None:
-                kept_alive, pointers = _addresses(
-                    [each[..., piece, :] for each in factors]
-                )
-            batch = _Batch(
-                len(of_rows[0]), n_rows, n_segments, n_steps, n_rows * sizes.hidden_size,
-                *map(_pointer, (*of_rows, self.alpha, steps)), pointers,
-            )  # fmt: skip
-            size = ctypes.c_ssize_t()
-            given = [ctypes.byref(each) for each in (sizes, weights, to, batch)]
-
-            def run(_=kept_alive):
-                learn = self.native.sklstm_learn
-                learn(*given, None, ctypes.byref(size))
-                arena = x.new_empty(size.value)
-                losses[i] = learn(*given, arena.data_ptr(), ctypes.byref(size))
-
-            return run
-
-        _share([job(i, to) for i, to in enumerate(into)])
-        for each in others:
-            for total, other in zip(_leaves(self.gradients), _leaves(each), strict=True):
-                total.add_(other)
-        return x.new_tensor(sum(losses))
-
-
-class Stepper:
-    """A layer that keeps its state from call to call, for inference.
-
-    Parameters
-    ----------
-    weights : tuple of Tensor, as `available` wants them
-        Copied.
-    n_rows : int
-    """
-
-    def __init__(self, weights, n_rows):
-        cell = cell_of(weights)
-        self.native = library(cell)
-        n_inputs, self.hidden_size = weights[0].shape[1], weights[1].shape[1]
-        width = _padded(self.hidden_size, self.native.sklstm_lanes())
-        self.packed = _packed_layer(self.native, weights)
-        self.h = np.zeros((2, n_rows, width), dtype=np.float32)  # before and after
-        self.c = np.zeros((n_rows, width), dtype=np.float32)
-        sizes = (n_inputs, self.hidden_size, 0, n_inputs, None, False)
-        self.shape = _Shape(cell, 1, n_rows, 0, n_rows, *sizes)
-        states = self.h.ctypes.data, self.c.ctypes.data
-        self.arguments = (*[None] * 5, self.packed.data_ptr(), None, *states, None)
-
-    def step(self, x):
-        """(N, I) float32, contiguous -> the new state (N, H), a view."""
-        self.h[0] = self.h[1]
-        self.native.sklstm_forward(
-            ctypes.byref(self.shape), x.ctypes.data, *self.arguments
-        )
-        return self.h[1, :, : self.hidden_size]
-
-    def reset(self, rows=slice(None)):
-        """Set the state of some rows to zero."""
-        self.h[:, rows] = 0
-        self.c[rows] = 0
+    return pointer(pooled.get("mean")), pointer(pooled.get("max")), row_stride
 
 
 class _Convolution(torch.autograd.Function):

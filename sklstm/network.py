@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sklstm import kernels
+from sklstm import kernels, laid_out
 
 # A recurrence longer than this many steps is shortened by striding the convolutions.
 MAX_RECURRENT_STEPS = 160
@@ -619,7 +619,7 @@ class _LaidOut:
         return super().train(mode)
 
     def laid_out(self):
-        """Return `kernels.Reader` or `kernels.Forecaster`, the same while weights are.
+        """Return `laid_out.Reader` or `laid_out.Forecaster`, the same while weights are.
 
         None where a module is in training or has hooks, or the kernels do not apply.
         """
@@ -797,7 +797,7 @@ class RecurrentNetwork(_LaidOut, _Portable, nn.Module):
         return reader(x, lengths) if x.dtype == torch.float32 else None
 
     def lay_out(self, native):
-        """Return `kernels.Reader` of the first member."""
+        """Return `laid_out.Reader` of the first member."""
         recurrence, stem = self.recurrence, self.stem
         directions = [recurrence.forwards]
         if recurrence.bidirectional:
@@ -815,7 +815,7 @@ class RecurrentNetwork(_LaidOut, _Portable, nn.Module):
                 for c, norm in zip(stem.convolutions, stem.norms, strict=True)
             ]
             n_channels = stem.convolutions[0].in_channels
-        return kernels.Reader(
+        return laid_out.Reader(
             native, convolutions=convolutions, stem=linear, layers=layers,
             n_directions=len(directions), pooling=self.pooling.pooling, skips=self.skips,
             readout=(self.readout.weight, self.readout.bias), n_channels=n_channels,
@@ -1083,16 +1083,16 @@ class ForecastNetwork(_LaidOut, _Portable, nn.Module):
         return self.laid_out()
 
     def lay_out(self, native):
-        """Return `kernels.Forecaster` of the network."""
+        """Return `laid_out.Forecaster` of the network."""
         parts = self.parts()
         of_position = kernels.affine(parts["position"][None], parts.pop("of_position"))
-        return kernels.Forecaster(
+        return laid_out.Forecaster(
             native, **parts | {"position": of_position[0]},
             n_channels=self.config["n_inputs"], segment_length=self.segment_length,
         )  # fmt: skip
 
     def parts(self, of=lambda weight: weight):
-        """Return what `of` makes of the weights, as `kernels.ForecastLearner` takes them.
+        """Return what `of` makes of the weights, as `laid_out.Forecaster` has them.
 
         What makes hidden units of the position of a step is the same for all rows.
         """

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from sklstm import kernels
+from sklstm import kernels, laid_out
 from sklstm.network import ConvStem, EmbeddingStem
 from sklstm.sequences import Sequences
 
@@ -192,12 +192,12 @@ def _stem(module):
 
 def _stepper(layer, n_rows):
     if kernels.available(*layer.weights):
-        return kernels.Stepper(layer.weights, n_rows)
+        return laid_out.Stepper(layer.weights, n_rows)
     return _TorchStepper(layer.weights, n_rows)
 
 
 class _TorchStepper:
-    """`kernels.Stepper` for any weights, by torch."""
+    """`laid_out.Stepper` for any weights, by torch."""
 
     def __init__(self, weights, n_rows):
         self.weights = [w.detach() for w in weights]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sklstm import LSTMClassifier, kernels
+from sklstm import LSTMClassifier, kernels, laid_out
 from sklstm.devices import torch_threads
 from sklstm.gradients import ForecastGradients, _learning_agrees, differentiate
 from sklstm.heads import (
@@ -668,7 +668,7 @@ def test_a_learner_that_fails_its_proof_is_left_to_autograd(monkeypatch):
     network, generator = forecast_network({})
     batch = forecast_batch(network, 4, generator)
     monkeypatch.setattr(
-        kernels.ForecastLearner, "__call__", lambda *_, **__: torch.tensor(0.0)
+        laid_out.ForecastLearner, "__call__", lambda *_, **__: torch.tensor(0.0)
     )
     _learning_agrees.cache_clear()
     try:
@@ -786,7 +786,7 @@ def test_a_forecast_that_fails_its_proof_is_left_to_torch(monkeypatch):
     with torch.no_grad():
         expected = network(*inputs)
         broken = lambda self, x, known, lengths=None: known[:, :, :1] * torch.ones(5)  # noqa: E731
-        monkeypatch.setattr(kernels.Forecaster, "__call__", broken)
+        monkeypatch.setattr(laid_out.Forecaster, "__call__", broken)
         _one_call_agrees.cache_clear()
         try:
             with pytest.warns(RuntimeWarning, match="disagree with torch on this"):

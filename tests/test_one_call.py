@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from sklstm import kernels
+from sklstm import kernels, laid_out
 from sklstm.network import RecurrentNetwork, _one_call_agrees, initialize
 
 pytestmark = pytest.mark.skipif(
@@ -169,7 +169,7 @@ def test_a_network_that_fails_its_proof_is_left_to_its_parts(monkeypatch):
     with torch.no_grad():
         expected = network(x)
         wrong = lambda self, x, lengths=None: (None, torch.zeros(len(x), 2))  # noqa: E731
-        monkeypatch.setattr(kernels.Reader, "__call__", wrong)
+        monkeypatch.setattr(laid_out.Reader, "__call__", wrong)
         monkeypatch.setattr(RecurrentNetwork, "examples", RecurrentNetwork.examples[:1])
         monkeypatch.setattr(
             RecurrentNetwork, "say_by", lambda *_, lengths: torch.zeros(3, 3)

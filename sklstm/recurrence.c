@@ -1,7 +1,7 @@
 /* One recurrent layer, forwards and backwards in time, in single precision: an LSTM, one
    with peepholes, or a GRU. And what stands around it: convolutions, normalised, before,
-   pooling or the decoder of a forecast behind; the loss of its quantiles; and a step of
-   the optimiser.
+   pooling or the decoder of a forecast behind; the loss of its quantiles; whole networks
+   of these; and a step of the optimiser.
 
    The gates of a step are a matrix product followed by a few functions of each element.
    Here the product of a tile of rows and units stays in registers until the functions
@@ -792,10 +792,11 @@ static double pinball(ptrdiff_t n_rows, ptrdiff_t n_batch, ptrdiff_t n_steps,
     return loss;
 }
 
-/* The network of a forecast in evaluation, its weights laid out beforehand: those of layers
-   by sklstm_forward, of maps by sklstm_affine, of the decoder by sklstm_decode. Without a
-   stem (H, segment n_channels) a segment is a step. linear: (horizon, n_linear) or NULL.
-   position: (horizon, Hp), shares: (horizon, 3). */
+/* The network of a forecast. In evaluation its weights are laid out beforehand: those of
+   layers by sklstm_forward, of maps by sklstm_affine, of the decoder by
+   sklstm_lay_out_decoder. Without a stem (H, segment n_channels) a segment is a step.
+   linear: (horizon, n_linear) or NULL. position: (horizon, Hp), shares: (horizon, 3). In
+   training its sizes are read alone. */
 typedef struct {
     ptrdiff_t cell, n_layers, n_channels, segment, hidden_size, n_linear, horizon;
     const float *const *layers, *stem, *of_state, *linear, *position, *shares, *w_decoder;

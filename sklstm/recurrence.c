@@ -355,6 +355,35 @@ INLINE void inputs_first(int cell, const Shape *s, const float *x, const float *
     }
 }
 
+/* The functions of a row and block of units: its new state, from the sums. w: the peepholes;
+   gates: what is kept, or NULL. */
+INLINE void activate(int cell, vec *sum, const float *w, const float *h, const float *c,
+                     float *h_next, float *c_next, float *gates) {
+    vec kept[GATES];
+    if (cell == GRU) {
+        vec reset = sigmoid(sum[1]), z = sigmoid(sum[2]), n_h = sum[3];
+        vec n = tanh_(sum[0] + reset * n_h);
+        store(h_next, n + z * (load(h) - n));
+        kept[0] = n, kept[1] = reset, kept[2] = z, kept[3] = n_h;
+    } else {
+        vec before = load(c);
+        if (cell == PEEPHOLE) {
+            sum[0] += load(w) * before;
+            sum[1] += load(w + LANES) * before;
+        }
+        vec i = sigmoid(sum[0]), f = sigmoid(sum[1]), g = tanh_(sum[2]);
+        vec now = f * before + i * g;
+        if (cell == PEEPHOLE) sum[3] += load(w + 3 * LANES) * now;
+        vec o = sigmoid(sum[3]);
+        store(c_next, now);
+        store(h_next, o * tanh_(now));
+        kept[0] = i, kept[1] = f, kept[2] = g, kept[3] = o;
+    }
+    if (gates)
+#pragma GCC unroll 4
+        for (int g = 0; g < GATES; g++) store(gates + g * LANES, kept[g]);
+}
+
 /* sums: of the inputs, or NULL. */
 INLINE void forward_tile(int cell, int rows, const Shape *s, const float *w, const float *x,
                          const float *sums, const float *h, const float *c, float *h_next,
@@ -374,30 +403,45 @@ INLINE void forward_tile(int cell, int rows, const Shape *s, const float *w, con
     w += s->hidden_size * panel; /* the peepholes */
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
-        vec kept[GATES];
-        if (cell == GRU) {
-            vec reset = sigmoid(acc[r][1]), z = sigmoid(acc[r][2]), n_h = acc[r][3];
-            vec n = tanh_(acc[r][0] + reset * n_h);
-            store(h_next + r * width + u, n + z * (load(h + r * width + u) - n));
-            kept[0] = n, kept[1] = reset, kept[2] = z, kept[3] = n_h;
-        } else {
-            vec before = load(c + r * width + u);
-            if (cell == PEEPHOLE) {
-                acc[r][0] += load(w) * before;
-                acc[r][1] += load(w + LANES) * before;
-            }
-            vec i = sigmoid(acc[r][0]), f = sigmoid(acc[r][1]), g = tanh_(acc[r][2]);
-            vec now = f * before + i * g;
-            if (cell == PEEPHOLE) acc[r][3] += load(w + 3 * LANES) * now;
-            vec o = sigmoid(acc[r][3]);
-            store(c_next + r * width + u, now);
-            store(h_next + r * width + u, o * tanh_(now));
-            kept[0] = i, kept[1] = f, kept[2] = g, kept[3] = o;
-        }
-        if (gates)
+        const ptrdiff_t at = r * width + u;
+        activate(cell, acc[r], w, h + at, c + at, h_next + at, c_next + at,
+                 gates ? gates + r * width * GATES : NULL);
+    }
+}
+
+/* acc[b][v] += sum over k of a[k] * w[b * block + k * GATES * LANES + v * LANES]. */
+INLINE void multiply_two(int first, int last, vec (*acc)[GATES], const float *a,
+                         ptrdiff_t n_terms, const float *w, ptrdiff_t block) {
+    for (ptrdiff_t k = 0; k < n_terms; k++) {
+        vec x = SPLAT(a[k]);
+#pragma GCC unroll 2
+        for (int b = 0; b < 2; b++)
 #pragma GCC unroll 4
-            for (int g = 0; g < GATES; g++)
-                store(gates + r * width * GATES + g * LANES, kept[g]);
+            for (int v = first; v < last; v++)
+                acc[b][v] += x * load(w + b * block + (k * GATES + v) * LANES);
+    }
+}
+
+/* The same of two blocks of a single row, each of whose sums would wait for itself. */
+INLINE void forward_two(int cell, const Shape *s, const float *w, const float *x,
+                        const float *sums, const float *h, const float *c, float *h_next,
+                        float *c_next, float *gates, ptrdiff_t u) {
+    vec acc[2][GATES];
+    const ptrdiff_t panel = GATES * LANES, block = terms(s) * panel;
+#pragma GCC unroll 2
+    for (int b = 0; b < 2; b++)
+#pragma GCC unroll 4
+        for (int g = 0; g < GATES; g++)
+            acc[b][g] = load(sums ? sums + b * panel + g * LANES : w + b * block + g * LANES);
+    if (!sums) multiply_two(INPUT_SUMS(cell), acc, x, s->n_inputs, w + panel, block);
+    w += (1 + s->n_inputs) * panel;
+    multiply_two(STATE_SUMS(cell), acc, h, s->hidden_size, w, block);
+    w += s->hidden_size * panel; /* the peepholes */
+#pragma GCC unroll 2
+    for (int b = 0; b < 2; b++) {
+        const ptrdiff_t at = u + b * LANES;
+        activate(cell, acc[b], w + b * block, h + at, c + at, h_next + at, c_next + at,
+                 gates ? gates + b * panel : NULL);
     }
 }
 
@@ -414,7 +458,10 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
         const ptrdiff_t c_step = gates ? batch : 0, end = end_at(s, t);
         if (is_few && t % BLOCK == 0)
             inputs_first(cell, s, x, w, t, least(t + BLOCK, s->n_steps), room, step);
-        for (ptrdiff_t u = 0; u < width; u += LANES) {
+        const ptrdiff_t at_once = s->end - s->begin == 1 && width % (2 * LANES) == 0 ? 2 : 1;
+        for (ptrdiff_t i = 0; i < width; i += at_once * LANES) {
+            /* To and fro: what was read last may still be in the cache. */
+            const ptrdiff_t u = t % 2 ? width - at_once * LANES - i : i;
             const float *panel = w + u * n_terms * GATES;
             for (ptrdiff_t n = s->begin; n < end;) {
                 const float *x_n = x + t * s->x_step + n * s->x_row;
@@ -424,6 +471,10 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
                 float *c_next = c + (t + 1) * c_step + n * width;
                 float *g = gates ? gates + (t * batch + n * width + u) * GATES : NULL;
                 const float *sums = is_few ? room + t % BLOCK * step + u * GATES : NULL;
+                if (at_once == 2) {
+                    forward_two(cell, s, panel, x_n, sums, h_n, c_n, h_next, c_next, g, u);
+                    break;
+                }
                 /* As many as there are: mostly it is the weights that are waited for. */
                 const ptrdiff_t rows = least(end - n, ROWS);
 #define TILE(N)                                                                           \

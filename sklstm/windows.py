@@ -470,7 +470,7 @@ def _slope(values, observed, widths):
     """
     steps = np.arange(-values.shape[1], 0)
     is_late = steps >= (widths // 2 - widths)[:, None]
-    halves = np.stack([observed & ~is_late, observed & is_late])  # (2, n, T)
+    halves = np.array([observed & ~is_late, observed & is_late])  # (2, n, T)
     count = halves.sum(axis=2)
     divisor = np.maximum(count, 1)
     means = _sum(values * halves) / divisor

@@ -87,14 +87,9 @@ class ForecastGradients:
         if self.place != place:
             self.learner, self.place = _learner(network, self.alpha), place
         known = torch.cat([base, future], dim=2) if future.shape[2] else base
-        return self.learner(
-            x,
-            known,
-            target,
-            weight,
-            *steps,
-            factors=_factors_behind(network, x, generator),
-        )
+        steps = torch.arange(network.config["horizon"])[steps[0]] if steps else None
+        factors = _factors_behind(network, x, generator)
+        return self.learner(x, known, target, weight, steps, factors)
 
 
 def _learner(network, alpha):

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 11  # of recurrence.c: a library left over from another is not called
+VERSION = 12  # of recurrence.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
 # Arguments of the functions of recurrence.c: pointers, sizes, floats.
@@ -58,7 +58,7 @@ _ARGUMENTS = {
     "pool": "pppppsp",
     "pool_backward": "ppppsppss",
     "lay_out_decoder": "p" * 3,
-    "forecast": "psspps" + "p" * 3,
+    "forecast": "psspps" + "p" * 4,
     "read": "psspss" + "p" * 4,
     "learn": "p" * 6,
 }

@@ -306,17 +306,19 @@ class Forecaster:
         self.native, self.n_known, self.n_quantiles = native, n_known, n_quantiles
         self.work = sum(map(torch.numel, packed))  # of a row and step
 
-    def __call__(self, x, known, lengths=None):
-        """(N, W, I), (N, Z, K) -> quantiles (N, Z, Q), of the first Z steps.
+    def __call__(self, x, known, lengths=None, steps=None):
+        """(N, W, I), (N, Z, K) -> quantiles (N, Z, Q).
 
-        `lengths` (N,), in segments, descend; without them all rows are full.
+        `lengths` (N,), in segments, int64, descend; without them all rows are full.
+        `steps` (Z,), int64, are those that are decoded; without them the first.
         """
         sizes = self.network
         (n_rows, n_timesteps, n_channels), n_steps = x.shape, known.shape[1]
         check_terms(n_channels, sizes.n_channels)
         check_terms(known.shape[2], self.n_known)
         n_segments, rest = divmod(n_timesteps, sizes.segment_length)
-        if rest or known.shape[0] != n_rows or not 0 < n_steps <= sizes.horizon:
+        fits = known.shape[0] == n_rows and 0 < n_steps <= sizes.horizon
+        if rest or not fits or sizes.linear_length > n_timesteps:
             raise ValueError(
                 f"What is known is of {known.shape[0]} rows and {n_steps} steps, the "
                 f"windows are of {n_rows} rows and {n_timesteps} steps; the network "
@@ -331,7 +333,8 @@ class Forecaster:
             of_x, of_known, to = map(pointer, of_piece)
             arguments = (
                 ctypes.byref(sizes), len(of_piece[0]), n_segments, of_x,
-                None if lengths is None else lengths[piece].data_ptr(), n_steps, of_known,
+                None if lengths is None else lengths[piece].data_ptr(), n_steps,
+                pointer(steps), of_known,
             )  # fmt: skip
             arena = x.new_empty(self.native.sklstm_forecast(*arguments, None, to))
             return lambda: self.native.sklstm_forecast(*arguments, pointer(arena), to)

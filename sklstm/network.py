@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules import module as nn_module
 
 from sklstm import kernels, laid_out
 
@@ -626,6 +627,8 @@ class _LaidOut:
         weights = self.recurrence.forwards[0].weights
         if (
             torch.is_grad_enabled()
+            or nn_module._global_forward_hooks
+            or nn_module._global_forward_pre_hooks
             or not kernels.available(*weights)
             or not _one_call_agrees(type(self), self.config["cell"])
         ):
@@ -1025,9 +1028,10 @@ class ForecastNetwork(_LaidOut, _Portable, nn.Module):
         and a forecast need not go further than is asked.
         Windows may be of several lengths (N,), multiples of a segment, that descend.
         """
-        forecaster = self._for_one_call(x, steps, lengths)
-        if forecaster is not None:
-            return self.say_by(forecaster, x, base, future, lengths)
+        if x.dtype == torch.float32 and x.numel() > 0:
+            forecaster = self.laid_out()
+            if forecaster is not None:
+                return self.say_by(forecaster, x, base, future, lengths, steps)
         values = x[:, :, 0]  # (N, W)
         if self.stem is not None:
             x = x.reshape(len(x), -1, self.segment_length * x.shape[2])  # (N, S, G I)
@@ -1067,20 +1071,12 @@ class ForecastNetwork(_LaidOut, _Portable, nn.Module):
             return None
         return (lengths // self.segment_length).to(torch.int64).contiguous()
 
-    def say_by(self, forecaster, x, base, future, lengths):
-        """Return quantiles of the first steps."""
+    def say_by(self, forecaster, x, base, future, lengths, steps=None):
+        """Return quantiles of some steps."""
         known = torch.cat([base, future], dim=2) if future.shape[2] else base
-        return forecaster(x, known, self._segments_of(lengths))
-
-    def _for_one_call(self, x, steps, lengths):
-        """Return what forecasts the first steps by one call; None where it cannot."""
-        is_first = steps is None or (
-            isinstance(steps, slice) and steps.start is steps.step is None
-        )
-        fits = x.dtype == torch.float32 and x.numel() > 0
-        if not (is_first and fits and (self.linear is None or lengths is None)):
-            return None
-        return self.laid_out()
+        if steps is not None:
+            steps = torch.arange(self.config["horizon"])[steps].contiguous()
+        return forecaster(x, known, self._segments_of(lengths), steps)
 
     def lay_out(self, native):
         """Return `laid_out.Forecaster` of the network."""

@@ -215,7 +215,7 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 11; }
+int sklstm_version(void) { return 12; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t most(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
@@ -714,14 +714,14 @@ typedef struct {
 enum { CHANGES = 3 };
 static ptrdiff_t n_read(const Decoder *d) { return d->correction.n_out + CHANGES; }
 
-/* state: (N, Hp), position: (Z, Hp), shares: (Z, 3), known: (N, Z, n_known), linear: rows
-   linear_row apart, or NULL. hidden: (N, Z, Hp), raw: (N, Z, Q + 3 padded), quantiles:
+/* state: (N, Hp), position: (Z, Hp), shares: (Z, 3), known: (N, Z, n_known), linear:
+   (N, Z) or NULL. hidden: (N, Z, Hp), raw: (N, Z, Q + 3 padded), quantiles:
    (N, Z, Q). w: the weights laid out: of_known (n_known, Hp), what is read out (H, Q + 3
    padded) and its bias; gaps: room for a row. */
 static void decode(const Decoder *d, const float *state, const float *position,
                    const float *shares, const float *known, const float *linear,
-                   ptrdiff_t linear_row, const float *w, float *hidden, float *raw,
-                   float *gaps, float *quantiles) {
+                   const float *w, float *hidden, float *raw, float *gaps,
+                   float *quantiles) {
     const ptrdiff_t H = d->of_known.n_out, width = padded(H), Q = d->correction.n_out;
     const ptrdiff_t n_known = d->of_known.n_columns, ld = padded(n_read(d)), middle = Q / 2;
     const float *readout = w + n_known * width, *biases = readout + H * ld;
@@ -738,12 +738,11 @@ static void decode(const Decoder *d, const float *state, const float *position,
         }
     product(hidden, d->n_rows * d->n_steps, width, H, readout, ld, biases, 0, raw);
     for (ptrdiff_t r = 0; r < d->n_rows * d->n_steps; r++) {
-        const ptrdiff_t n = r / d->n_steps, z = r % d->n_steps;
-        const float *base = known + r * n_known, *share = shares + z * CHANGES;
+        const float *base = known + r * n_known, *share = shares + r % d->n_steps * CHANGES;
         const float *of_row = raw + r * ld;
         float *out = quantiles + r * Q, median = base[0] + of_row[middle];
         for (int c = 0; c < CHANGES; c++) median += (share[c] + of_row[Q + c]) * base[1 + c];
-        if (linear) median += linear[n * linear_row + z];
+        if (linear) median += linear[r];
         for (ptrdiff_t v = 0; v < ld; v += LANES) store(gaps + v, softplus(load(of_row + v)));
         out[middle] = median;
         float below = 0, above = 0;
@@ -861,11 +860,13 @@ static float *take(float *arena, ptrdiff_t *n, ptrdiff_t size) {
 }
 
 /* x: (N, n_segments segment, n_channels), rows of `lengths` segments, descending, or NULL;
-   known: (N, Z, n_known), quantiles: (N, Z, Q). Returns how many numbers the arena must have,
-   and given NULL for it does nothing else. */
+   steps (Z,): which are decoded, or NULL: the first; known: (N, Z, n_known), quantiles:
+   (N, Z, Q). Returns how many numbers the arena must have, and given NULL for it does nothing
+   else. */
 ptrdiff_t sklstm_forecast(const Network *f, ptrdiff_t n_rows, ptrdiff_t n_segments,
                           const float *x, const long long *lengths, ptrdiff_t n_steps,
-                          const float *known, float *arena, float *quantiles) {
+                          const long long *steps, const float *known, float *arena,
+                          float *quantiles) {
     FLUSH
     const ptrdiff_t H = f->hidden_size, width = padded(H), N = n_rows, T = n_segments;
     const ptrdiff_t n_read_in = f->segment * f->n_channels, of_linear = padded(f->horizon);
@@ -881,6 +882,9 @@ ptrdiff_t sklstm_forecast(const Network *f, ptrdiff_t n_rows, ptrdiff_t n_segmen
     float *room = take(arena, &n, sklstm_room(N) * GATES * width);
     float *values = take(arena, &n, N * f->n_linear);
     float *linear = take(arena, &n, f->linear ? N * of_linear : 0);
+    float *of_steps = take(arena, &n, f->linear ? N * n_steps : 0);
+    float *position = take(arena, &n, n_steps * width);
+    float *shares = take(arena, &n, n_steps * CHANGES);
     float *hidden = take(arena, &n, n_decoded * width), *raw = take(arena, &n, n_decoded * ld);
     float *gaps = take(arena, &n, ld);
     if (!arena) return n;
@@ -910,8 +914,15 @@ ptrdiff_t sklstm_forecast(const Network *f, ptrdiff_t n_rows, ptrdiff_t n_segmen
     if (f->linear)
         product(values, N, f->n_linear, f->n_linear, f->linear + of_linear, of_linear,
                 f->linear, 0, linear);
-    decode(&d, state, f->position, f->shares, known, f->linear ? linear : NULL, of_linear,
-           f->w_decoder, hidden, raw, gaps, quantiles);
+    for (ptrdiff_t z = 0; z < n_steps; z++) {
+        const ptrdiff_t at = steps ? steps[z] : z;
+        memcpy(position + z * width, f->position + at * width, width * sizeof(float));
+        memcpy(shares + z * CHANGES, f->shares + at * CHANGES, CHANGES * sizeof(float));
+        for (ptrdiff_t r = 0; f->linear && r < N; r++)
+            of_steps[r * n_steps + z] = linear[r * of_linear + at];
+    }
+    decode(&d, state, position, shares, known, f->linear ? of_steps : NULL, f->w_decoder,
+           hidden, raw, gaps, quantiles);
     return n;
 }
 
@@ -1177,6 +1188,7 @@ static void pool_part(const Steps *x, ptrdiff_t N, const long long *lengths, int
         const ptrdiff_t length = lengths[n];
         float *m = mean ? mean + n * p_row : NULL, *top = highest ? highest + n * p_row : NULL;
         if (m) memset(m, 0, x->n_columns * sizeof(float));
+        for (ptrdiff_t k = 0; top && k < x->n_columns; k++) top[k] = -INFINITY;
         for (ptrdiff_t t = 0; t < length; t++)
             pool_step(t, x->n_columns,
                       x->values + n * x->row + (is_reversed ? length - 1 - t : t) * x->step,
@@ -1637,8 +1649,8 @@ double sklstm_learn(const Network *f, const Parts *w, const Parts *to, const Bat
                 of_steps[r * Z + z] = linear[r * of_linear + (b->steps ? b->steps[z] : z)];
     }
     sklstm_lay_out_decoder(&d, w->bias, w_decoder);
-    decode(&d, state, position, shares, b->known, L ? of_steps : NULL, Z, w_decoder, hidden,
-           raw, gaps, quantiles);
+    decode(&d, state, position, shares, b->known, L ? of_steps : NULL, w_decoder, hidden, raw,
+           gaps, quantiles);
     const double loss = pinball(N, b->n_batch, Z, Q, b->alpha, quantiles, b->target, b->weight,
                                 d_quantiles);
 

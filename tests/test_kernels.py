@@ -717,15 +717,22 @@ def test_a_forecast_is_decoded_as_in_float64_and_alike_in_any_batch(settings, sc
     with torch.no_grad():
         found = network(*inputs)
         assert torch.equal(network(*(each[4:6] for each in inputs)), found[4:6])
-        some = network(inputs[0], *(a[:, :2] for a in inputs[1:]), steps=slice(2))
-        assert torch.equal(some, found[:, :2])
+        for steps in (slice(2), torch.tensor([1, 4, 2]), slice(1, None, 2)):
+            some = network(inputs[0], *(a[:, steps] for a in inputs[1:]), steps=steps)
+            assert torch.equal(some, found[:, steps])
+        with pytest.raises(IndexError, match="out of bounds"):
+            network(*(a[:, :1] for a in inputs), steps=torch.tensor([99]))
     expected = network.double()(*(each.double() for each in inputs))
     assert distance(found, expected) < 1e-6
     assert (found.diff(dim=2) >= 0).all()
 
 
 @needs_library
-@pytest.mark.parametrize("settings", [{"num_layers": 2}, {"segment_length": 2}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{"num_layers": 2}, {"segment_length": 2, "linear_length": 2}],
+    ids=str,
+)
 def test_a_shorter_window_is_forecast_as_if_alone(settings, monkeypatch):
     network, generator = forecast_network(settings)
     network.eval()
@@ -785,7 +792,7 @@ def test_a_forecast_that_fails_its_proof_is_left_to_torch(monkeypatch):
     inputs = inputs_of(network.eval(), 3, generator)
     with torch.no_grad():
         expected = network(*inputs)
-        broken = lambda self, x, known, lengths=None: known[:, :, :1] * torch.ones(5)  # noqa: E731
+        broken = lambda self, x, known, *_: known[:, :, :1] * torch.ones(5)  # noqa: E731
         monkeypatch.setattr(laid_out.Forecaster, "__call__", broken)
         _one_call_agrees.cache_clear()
         try:
@@ -807,6 +814,9 @@ def test_forecasts_of_other_shapes_are_refused():
             network(x, base, future)
         with pytest.raises(ValueError, match="of 3 rows and 5 steps, the windows are of"):
             network(x[:, :6], base[:3], future[:3])
+        network, _ = forecast_network({"linear_length": 6})
+        with pytest.raises(ValueError, match="the windows are of 4 rows and 5 steps"):
+            network.eval()(torch.zeros(4, 5, 3), base, future)
 
 
 @needs_library

@@ -155,7 +155,21 @@ def test_hooks_of_parts_are_called():
             assert torch.equal(network(x), expected)
             handle.remove()
             network(x)
-    assert len(seen) == 2
+        assert len(seen) == 2
+        handle = torch.nn.modules.module.register_module_forward_hook(
+            lambda *given: seen.append(given)
+        )
+        assert torch.equal(network(x), expected)
+        handle.remove()
+    assert len(seen) >= 10
+
+
+@pytest.mark.parametrize("pooling", ["last", "max"])
+def test_a_row_without_steps_is_what_a_state_starts_at(pooling):
+    network, x = make({"pooling": pooling, "bidirectional": True})
+    with torch.no_grad():
+        embedded = network.embed(x, torch.tensor([0] * 9))
+    assert (embedded == (-torch.inf if pooling == "max" else 0)).all()
 
 
 def test_gradients_go_through_the_parts():

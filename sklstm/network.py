@@ -638,6 +638,9 @@ class _LaidOut:
         if True in key:
             return None
         if self._laid_out[0] != key:
+            # The kernels would read those of another type as if they were of theirs.
+            if not all(map(kernels.available, self.state_dict().values())):
+                return None
             native = kernels.library(kernels.cell_of(weights))
             self._laid_out = key, self.lay_out(native)
         return self._laid_out[1]

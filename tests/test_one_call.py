@@ -124,6 +124,14 @@ def test_follows_its_weights_and_statistics(mode):
         assert torch.equal(other.embed(x, None), copy.deepcopy(other).embed(x, None))
 
 
+def test_weights_of_several_types_are_left_to_torch():
+    network, x = make(CONV)
+    with torch.no_grad():
+        expected = network(x)
+        network.readout.double()
+        torch.testing.assert_close(network(x), expected)
+
+
 def test_parts_in_training_are_in_training():
     network, x = make(CONV)
     with torch.no_grad():

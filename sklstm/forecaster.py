@@ -719,7 +719,7 @@ class LSTMForecaster(BaseForecaster):
             if X is None and self._is_like_before(y):
                 # As sktime does it, which asks seven times what type y is: that takes
                 # as long as a forecast.
-                y = y.to_frame()
+                y = pd.DataFrame(y.to_numpy(), y.index, self._cur_y.columns)
                 self._set_cutoff_from_y(y)
                 self._update(y, None, update_params)
             else:
@@ -805,7 +805,10 @@ class LSTMForecaster(BaseForecaster):
             self._cutoff = y.index[[-1]]
             return
         before = self._cutoff
-        cutoff = get_cutoff(y, before, return_index=True, convert_input=False)
+        if y.index.nlevels == 1:
+            cutoff = y.index[-1:]
+        else:
+            cutoff = get_cutoff(y, before, return_index=True, convert_input=False)
         if isinstance(cutoff, pd.DatetimeIndex) and cutoff.freq is None:
             frequency = getattr(before, "freq", None) or _frequency(y)
             with contextlib.suppress(ValueError):  # the time does not conform to it
@@ -1199,11 +1202,27 @@ def _as_cutoff(time, cutoff):
 def _times_ahead(fh, cutoff):
     """Return the absolute times of fh, as `fh.to_absolute_index`, which is slow."""
     steps = fh.to_pandas()
-    if not fh.is_relative or isinstance(cutoff, pd.DatetimeIndex):
+    if not fh.is_relative:
         return fh.to_absolute_index(cutoff)
+    if isinstance(cutoff, pd.DatetimeIndex):
+        return _dates_ahead(steps, cutoff, fh)
     if cutoff.dtype == steps.dtype == np.int64 and cutoff.name is None:
         return pd.Index(cutoff[0] + steps.to_numpy())
     return cutoff[[0] * len(steps)] + steps
+
+
+def _dates_ahead(steps, cutoff, fh):
+    """Return the dates of steps, with a frequency where they follow each other."""
+    freq = cutoff.freq
+    is_plain = cutoff.tz is None and steps.dtype == np.int64 and freq is not None
+    if not is_plain or fh.freq not in (None, cutoff.freqstr):
+        return fh.to_absolute_index(cutoff)
+    steps = steps.tolist()
+    if steps == list(range(steps[0], steps[0] + len(steps))):
+        dates = pd.date_range(cutoff[0] + steps[0] * freq, periods=len(steps), freq=freq)
+    else:
+        dates = pd.DatetimeIndex([cutoff[0] + step * freq for step in steps])
+    return dates if dates.dtype == cutoff.dtype else fh.to_absolute_index(cutoff)
 
 
 def _steps(fh, table, cutoff):
@@ -1264,10 +1283,12 @@ def _breaks(times, freq, spacing):
     if isinstance(times, pd.PeriodIndex):
         return np.diff(times.asi8) != times.freq.n
     if isinstance(times, pd.DatetimeIndex):
-        # A day may be 24 hours or a day of the calendar, where clocks are changed.
-        return (times[:-1] + freq != times[1:]) & (
-            times[:-1].tz_localize(None) + freq != times[1:].tz_localize(None)
-        )
+        wrong = times[:-1] + freq != times[1:]
+        if times.tz is not None and wrong.any():
+            # A day may be 24 hours or a day of the calendar, where clocks are changed.
+            local = times.tz_localize(None)
+            wrong &= local[:-1] + freq != local[1:]
+        return wrong
     return np.diff(np.asarray(times)) != spacing
 
 

@@ -688,3 +688,16 @@ def test_bad_exogenous_data_is_named():
         forecaster.predict()
     with pytest.raises(ValueError, match="X has the columns"):
         forecaster.predict(X=X[-3:].iloc[:, :2])
+
+
+@pytest.mark.parametrize("tz", [None, "Europe/Berlin"])
+@pytest.mark.parametrize(
+    "freq", ["D", "2D", "B", "W-WED", "h", "15min", "MS", "3MS", "QS-OCT", "YS", "BMS"]
+)
+def test_dates_ahead_are_those_of_sktime(freq, tz):
+    cutoff = pd.date_range("2020-01-01", periods=40, freq=freq, tz=tz, name="t")[-1:]
+    for steps in ([1], [1, 2, 3], [2, 5], [-3, 0, 1], [-1, 0]):
+        fh = ForecastingHorizon(steps, is_relative=True)
+        expected, found = fh.to_absolute_index(cutoff), _times_ahead(fh, cutoff)
+        pd.testing.assert_index_equal(found, expected)
+        assert found.freq == expected.freq

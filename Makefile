@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .PHONY: demo test test-oldest lint docs bench clean
 
-.venv/demo: pyproject.toml constraints.txt hatch_build.py sklstm/recurrence.c
+.venv/demo: pyproject.toml constraints.txt hatch_build.py sklstm/*.c
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable .
 	touch $@
@@ -26,7 +26,7 @@ test: .venv/test lint
 
 # The oldest versions of what sklstm stands on; on Python 3.11, which they need.
 OLDEST := .venv-oldest/bin
-.venv-oldest/test: pyproject.toml constraints-oldest.txt hatch_build.py sklstm/recurrence.c
+.venv-oldest/test: pyproject.toml constraints-oldest.txt hatch_build.py sklstm/*.c
 	$(PYTHON) -m venv .venv-oldest
 	$(OLDEST)/python -m pip install --quiet -c constraints-oldest.txt --editable ".[test]"
 	touch $@

@@ -1,4 +1,4 @@
-"""Build hook: compile sklstm/recurrence.c where there is a C compiler.
+"""Build hook: compile the kernels, sklstm/*.c, where there is a C compiler.
 
 Without one (or on Windows) the package is pure Python and runs on torch's own kernels.
 """
@@ -48,7 +48,7 @@ def compile_variant(name, flags):
     with tempfile.TemporaryDirectory(dir=PACKAGE) as folder:
         made = Path(folder) / target.name
         command = [*compiler, "-O3", "-fno-math-errno", *flags, "-shared", "-fPIC"]
-        command += ["-o", str(made), str(PACKAGE / "recurrence.c"), "-lm"]
+        command += ["-o", str(made), *map(str, sorted(PACKAGE.glob("*.c"))), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             warnings.warn(f"{' '.join(command)} failed:\n{done.stderr}", stacklevel=2)

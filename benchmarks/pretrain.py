@@ -57,7 +57,13 @@ def draw_batch(rng, n_series=256):
     divisor = np.where(windows.scale > 0, windows.scale, 1.0)[:, None]
     target = np.clip((target - windows.centre[:, None]) / divisor, -30, 30)
     weight = usable & (np.arange(HORIZON) < n_ahead)
-    arrays = (windows.inputs, windows.base, windows.future, target, weight)
+    arrays = (
+        windows.inputs,
+        windows.base,
+        np.zeros((n_series, HORIZON, 0)),
+        target,
+        weight,
+    )
     arrays = (*arrays, _importance(windows.inputs))
     return [torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in arrays]
 

@@ -17,7 +17,8 @@ import torch
 from sklstm.devices import network_threads, threads_for
 from sklstm.heads import ForecastHead
 from sklstm.network import ForecastNetwork
-from sklstm.windows import SeriesArray, make_windows, week_effects
+from sklstm.series import SeriesArray
+from sklstm.windows import cut_windows, week_effects
 
 PREDICT_ROWS = 512
 # Torch's kernels treat a single row, and the last rows of some batch sizes, differently.
@@ -87,53 +88,19 @@ class Member:
         return widths[np.maximum(np.searchsorted(widths, history) - n_shorter, 0)]
 
     def windows(
-        self, array, period, series, ends, future=None, widths=None, logs=None
-    ):  # fmt: skip
-        """Cut the windows that end before positions `ends`.
+        self, array, period, series, ends, *, horizon=None, widths=None, logs=None
+    ):
+        """Cut the windows that end before positions `ends`, see `cut_windows`.
 
-        Given `future`, for as many steps ahead as it has; given `widths` (k, n) and
-        `logs` (k), k times n of them in the place of `window_length` and `log`.
-
-        Returns
-        -------
-        windows : Windows
-        is_log : ndarray of shape (k * n,), bool
-            Which of them are of logarithms.
+        Given `horizon`, for so many steps ahead; given `widths` (k, n) and `logs` (k),
+        k times n of them in the place of `window_length` and `log`.
         """
-        longest, logs = self.window_length, logs or (self.log,)
-        if widths is not None:
-            longest, widths = int(widths.max()), widths.ravel()
-            if (widths == longest).all():
-                widths = None
-        positions = ends[:, None] - longest - period + np.arange(longest + period)
-        context = _again(array.gather(series, positions), logs)
-        exog = None
-        if array.exog.shape[1]:
-            exog = _again(array.gather_exog(series, positions[:, period:]), logs)
-        steps, starts = np.arange(longest + period), 0
-        if widths is not None:
-            starts = (longest - widths)[:, None]
-            context[steps < starts] = np.nan
-        # Where the window holds nothing, what came last before it goes on.
-        last = np.zeros(len(context))
-        empty = (np.isnan(context[:, period:]) | (steps[:longest] < starts)).all(axis=1)
-        is_empty = empty.any()
-        if is_empty:
-            where = np.flatnonzero(empty) % len(series)
-            last[empty] = array.last_observed(series[where], ends[where])
-        is_log = np.zeros(len(context), dtype=bool)
-        if any(logs):
-            is_log = np.repeat(logs, len(series))
-            is_log &= ~(context <= 0).any(axis=1)
-            context[is_log] = np.log(context[is_log])
-            if is_empty:
-                last = np.nan_to_num(_log(last, is_log))
-        windows = make_windows(
-            context, period, self.horizon if future is None else future.shape[1],
-            exog=exog, future=None if future is None else _again(future, logs),
-            fallback=last, scaling=self.scaling, widths=widths,
+        if widths is None:
+            widths = np.full(len(series), self.window_length)
+        return cut_windows(
+            array, series, ends, period, horizon or self.horizon, widths=widths.ravel(),
+            scaling=self.scaling, logs=logs or (self.log,),
         )  # fmt: skip
-        return windows, is_log
 
 
 def blocks(views, array, period, series, ends, future, device) -> np.ndarray:
@@ -162,18 +129,19 @@ def blocks(views, array, period, series, ends, future, device) -> np.ndarray:
         some, before = series[piece], ends[piece]
         widths = views[0].widths(array, some, before, n_shorter)
         windows, is_log = views[0].windows(
-            array, period, some, before, future[piece], widths, logs
+            array, period, some, before, horizon=out.shape[2], widths=widths, logs=logs
         )
-        normal = _forward(network, windows, widths.ravel(), device)
+        known = _filled(future[piece])
+        normal = _forward(network, windows, known, widths.ravel(), device)
         values = windows.centre[:, None, None] + windows.scale[:, None, None] * normal
         values[is_log] = np.exp(np.minimum(values[is_log], MAX_LOG))
         out[:, piece] = values.reshape(len(views), len(some), *out.shape[2:])
     return out
 
 
-def _again(values, logs):
-    """Repeat rows, all of them once for each of `logs`."""
-    return values if len(logs) == 1 else np.concatenate([values] * len(logs))
+def _filled(values):
+    """Return what is not known as zero, float32."""
+    return np.where(np.isnan(values), 0.0, values).astype(np.float32)
 
 
 def _log(values, wanted):
@@ -354,19 +322,15 @@ class WindowBatches:
     def windows(self, series, ends):
         """Return inputs, target and weight of the windows before `ends`."""
         positions = ends[:, None] + np.arange(self.member.horizon)
-        future = None
-        if self.array.exog.shape[1]:
-            future = self.array.gather_exog(series, positions)
-        windows, is_log = self.member.windows(
-            self.array, self.period, series, ends, future
-        )
+        future = self.array.gather_exog(series, positions)
+        windows, is_log = self.member.windows(self.array, self.period, series, ends)
         target = _log(self.array.gather(series, positions), is_log[:, None])
         divisor = np.where(windows.scale > 0, windows.scale, 1.0)
         target = (target - windows.centre[:, None]) / divisor[:, None]
         # A window that ends before anything moved says nothing of the scale.
         weight = ~np.isnan(target) & (windows.scale > 0)[:, None]
         target = np.clip(np.where(weight, target, 0.0), -50.0, 50.0)
-        inputs = (windows.inputs, windows.base, windows.future)
+        inputs = (windows.inputs, windows.base, _filled(future))
         inputs = tuple(torch.from_numpy(a).to(self.device) for a in inputs)
         target, weight = (
             torch.from_numpy(a.astype(np.float32)).to(self.device)
@@ -375,8 +339,10 @@ class WindowBatches:
         return inputs, target, weight
 
 
-def _forward(network, windows, widths, device) -> np.ndarray:
-    """Quantiles (n, n_steps, n_quantiles) of normalised windows of `widths`, float64.
+def _forward(network, windows, future, widths, device) -> np.ndarray:
+    """Quantiles (k * n, n_steps, n_quantiles) of normalised windows of `widths`, float64.
+
+    `future` is of n series, k views of which follow each other.
 
     All are read together where the network rounds alike; else those of a length by
     themselves, in batches filled up to a multiple of 4, so that a series is rounded
@@ -401,26 +367,13 @@ def _forward(network, windows, widths, device) -> np.ndarray:
                         np.arange(math.ceil(len(real) / fill) * fill) % len(real)
                     ]
                 lengths = widths[batch]
-                x = _from_the_left(windows.inputs[batch], lengths)
-                inputs = x, windows.base[batch], windows.future[batch]
+                x = windows.inputs[batch, : lengths[0]]
+                inputs = x, windows.base[batch], future[batch % len(future)]
                 inputs = [torch.from_numpy(a).to(device) for a in inputs]
                 ragged = torch.from_numpy(lengths) if lengths[-1] < lengths[0] else None
                 quantiles = network(*inputs, steps=steps, lengths=ragged)
                 out[real] = quantiles[: len(real)].cpu().numpy()
     return out
-
-
-def _from_the_left(x, lengths):
-    """(N, W, I), of which rows are their last steps, to (N, longest, I), their first.
-
-    `lengths` (N,) descend; what follows a shorter row is undefined.
-    """
-    n_steps, longest = x.shape[1], lengths[0]
-    moved = x[:, n_steps - longest :]
-    for width in set(lengths.tolist()) - {longest}:
-        rows = lengths == width
-        moved[rows, :width] = x[rows, n_steps - width :]
-    return moved
 
 
 class Validation:

@@ -52,9 +52,7 @@ from sklstm.pretrained import (
     WINDOW_LENGTHS,
     load_pretrained,
 )
-from sklstm.training import Learner, Randomness, train
-from sklstm.windows import (
-    N_CHANNELS,
+from sklstm.series import (
     SeriesArray,
     find_period,
     grows_with_level,
@@ -62,6 +60,8 @@ from sklstm.windows import (
     times_of,
     to_table,
 )
+from sklstm.training import Learner, Randomness, train
+from sklstm.windows import N_CHANNELS
 
 AUTO_OR_COUNT = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
 STEPS_PER_EPOCH = 25  # entries of the history are means over so many

@@ -22,7 +22,7 @@ from sklstm.base import BaseLSTM
 from sklstm.devices import threads_for, torch_threads
 from sklstm.network import ConvStem, GRULayer, reverse, step_mask
 from sklstm.sequences import Sequences
-from sklstm.windows import to_table
+from sklstm.series import to_table
 
 __all__ = [
     "attention_weights",

@@ -37,10 +37,10 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 12  # of recurrence.c: a library left over from another is not called
+VERSION = 13  # of recurrence.c and windows.c: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
-# Arguments of the functions of recurrence.c: pointers, sizes, floats.
+# Arguments of the functions of C: pointers, sizes, floats.
 _TYPES = {
     "p": ctypes.c_void_p, "s": ctypes.c_ssize_t, "f": ctypes.c_float,
 }  # fmt: skip
@@ -61,6 +61,7 @@ _ARGUMENTS = {
     "forecast": "psspps" + "p" * 4,
     "read": "psspss" + "p" * 4,
     "learn": "p" * 6,
+    "windows": "p",
 }
 
 

@@ -1,404 +1,26 @@
-"""Leaf: many series as flat arrays, windows cut from them. Imports nothing of ours.
+"""Leaf: windows cut from series and normalised.
 
-Memory is linear in the data, never in the number of windows: a window is a position in
-a flat array until the batch it is in is gathered. Nothing loops over series.
+By windows.c, compiled with the kernels, where those are there, else by NumPy. Memory is
+linear in the data, never in the number of windows: a window is a position in a flat
+array until the batch that it is in is cut.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from scipy.special import ndtri
 
-# A season is taken as found if the autocorrelation at its lag passes M4's 90 % test.
-SEASONALITY_Z = 1.645
-# Without a frequency: seasons that must have been seen, and the share of the variation
-# within them that they must explain.
-MIN_SEASONS = 8
-MIN_EXPLAINED = 0.35
+from sklstm import kernels
+from sklstm.series import SeriesArray
+
 # Channels of a window before exogenous ones.
 N_CHANNELS = 6
-PERIOD_OF_FREQUENCY = {
-    "Y": 1, "A": 1, "Q": 4, "M": 12, "SM": 24, "W": 52, "B": 5, "C": 5, "D": 7,
-    "h": 24, "H": 24, "min": 60, "T": 60, "s": 60, "S": 60,
-    # Of business days, standard or custom.
-    "BY": 1, "BA": 1, "BQ": 4, "BM": 12, "CBM": 12,
-}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class SeriesTable:
-    """One or many instances of a (multivariate) series, row after row.
-
-    Attributes
-    ----------
-    values : ndarray of shape (n_rows, n_columns), float64
-        NaN where missing.
-    exog : ndarray of shape (n_rows, n_exog), float64
-        n_exog is 0 without exogenous data.
-    offsets : ndarray of shape (n_instances + 1,), int64
-        Rows offsets[i] to offsets[i + 1] belong to instance i, in order of time.
-    frame : DataFrame
-        The rows with their index, to merge later data into.
-    """
-
-    values: np.ndarray
-    exog: np.ndarray
-    offsets: np.ndarray
-    frame: pd.DataFrame
-
-    @property
-    def n_instances(self) -> int:
-        """Number of instances."""
-        return len(self.offsets) - 1
-
-    @property
-    def n_columns(self) -> int:
-        """Number of columns of y."""
-        return self.values.shape[1]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Rows of each instance."""
-        return np.diff(self.offsets)
-
-    def last_times(self) -> pd.Index:
-        """Time of the last row of each instance."""
-        return times_of(self.frame)[self.offsets[1:] - 1]
-
-    def instances(self) -> pd.Index | None:
-        """Key of each instance, or None for a single series."""
-        if self.frame.index.nlevels == 1:
-            return None
-        return self.frame.index.droplevel(-1)[self.offsets[:-1]]
-
-    def flatten(self) -> SeriesArray:
-        """Return the columns as univariate series that share their exogenous rows."""
-        n_rows = len(self.values)
-        starts = (np.arange(self.n_columns)[:, None] * n_rows + self.offsets[:-1]).ravel()
-        return SeriesArray(
-            values=np.ascontiguousarray(self.values.T).ravel(),
-            starts=starts,
-            stops=starts + np.tile(self.lengths, self.n_columns),
-            exog=self.exog,
-        )
-
-
-@dataclass(frozen=True)
-class SeriesArray:
-    """Univariate series, one after another.
-
-    Attributes
-    ----------
-    values : ndarray of shape (n_values,), float64
-        NaN where missing.
-    starts, stops : ndarray of shape (n_series,), int64
-        Series i is ``values[starts[i]:stops[i]]``.
-    exog : ndarray of shape (n_rows, n_exog), float64
-        Row p % n_rows belongs to the value at position p.
-    """
-
-    values: np.ndarray
-    starts: np.ndarray
-    stops: np.ndarray
-    exog: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Length of each series."""
-        return self.stops - self.starts
-
-    def take(self, series) -> SeriesArray:
-        """Return some of the series; the values are shared."""
-        starts, stops = self.starts[series], self.stops[series]
-        return SeriesArray(self.values, starts, stops, self.exog)
-
-    def gather(self, series, positions) -> np.ndarray:
-        """Return values at positions, NaN outside of the series.
-
-        Parameters
-        ----------
-        series : ndarray of shape (n,), int64
-        positions : ndarray of shape (n, k), int64
-            Positions in `values`.
-
-        Returns
-        -------
-        values : ndarray of shape (n, k), float64
-        """
-        inside = positions >= self.starts[series, None]
-        inside &= positions < self.stops[series, None]
-        # mode="clip" keeps positions beyond the ends legal until they are masked
-        values = self.values.take(positions, mode="clip")
-        return np.where(inside, values, np.nan)
-
-    def last_observed(self, series, ends) -> np.ndarray:
-        """Return the last value before positions `ends` that is not missing, else 0.
-
-        Parameters
-        ----------
-        series, ends : ndarray of shape (n,), int64
-
-        Returns
-        -------
-        values : ndarray of shape (n,), float64
-        """
-        last = np.zeros(len(series))
-        for i, (start, end) in enumerate(zip(self.starts[series], ends, strict=True)):
-            values = self.values[start:end]
-            values = values[~np.isnan(values)]
-            if len(values):
-                last[i] = values[-1]
-        return last
-
-    def gather_exog(self, series, positions) -> np.ndarray:
-        """Return exogenous rows (n, k, n_exog) at positions, NaN outside the series."""
-        inside = positions >= self.starts[series, None]
-        inside &= positions < self.stops[series, None]
-        rows = self.exog[positions % max(len(self.exog), 1)]
-        return np.where(inside[:, :, None], rows, np.nan)
-
-
-def times_of(frame) -> pd.Index:
-    """Return the time of each row."""
-    index = frame.index
-    return index if index.nlevels == 1 else index.get_level_values(-1)
-
-
-def to_table(y, X=None) -> SeriesTable:
-    """Lay out a frame of series.
-
-    Parameters
-    ----------
-    y : DataFrame
-        sktime's ``pd.DataFrame``, ``pd-multiindex`` or ``pd_multiindex_hier``.
-    X : DataFrame, default=None
-        Exogenous data of the same kind; rows that y has not are left out.
-
-    Returns
-    -------
-    table : SeriesTable
-
-    Raises
-    ------
-    ValueError
-        If X lacks rows of y, or an instance has gaps in a DatetimeIndex.
-    """
-    if y.index.nlevels > 1:
-        codes = y.index.droplevel(-1).factorize()[0]
-        if (np.diff(codes) < 0).any():
-            order = np.argsort(codes, kind="stable")
-            y, codes = y.iloc[order], codes[order]
-        counts = np.bincount(codes)
-    else:
-        counts = np.array([len(y)])
-    exog = np.empty((len(y), 0))
-    if X is not None:
-        rows = X.index.get_indexer(y.index)
-        if (rows < 0).any():
-            raise ValueError(
-                f"X has no row for {y.index[rows < 0][0]!r}, which is in y "
-                f"({int((rows < 0).sum())} such rows). Exogenous data must cover y."
-            )
-        exog = X.to_numpy(dtype=np.float64)[rows]
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    return SeriesTable(y.to_numpy(dtype=np.float64), exog, offsets, y)
-
-
-def merge(old, new):
-    """Return old rows and new ones; where both have a row, the new one.
-
-    Both have the same columns. Rows of each instance are in order of time; instances
-    keep their order.
-    """
-    if old is None or new is None:
-        return new if old is None else old
-    if (
-        old.index.nlevels == 1
-        and old.index.dtype == new.index.dtype
-        and len(old) > 0
-        and len(new) > 0
-        and new.index[0] > old.index[-1]
-    ):
-        before, after = old.to_numpy(), new.to_numpy()
-        if before.dtype == after.dtype == np.float64:  # a third of the time of concat
-            values, index = np.concatenate([before, after]), old.index.append(new.index)
-            return pd.DataFrame(values, index, old.columns)
-        return pd.concat([old, new])
-    both = pd.concat([old.loc[~old.index.isin(new.index)], new])
-    if both.index.nlevels == 1:
-        return both.sort_index()
-    times = times_of(both)
-    codes = both.index.droplevel(-1).factorize()[0]
-    return both.iloc[np.lexsort((times.argsort().argsort(), codes))]
-
-
-# ------------------------------------------------------------ what the data are like
-def frequency_period(index) -> int | None:
-    """Return the number of steps in the season that an index's frequency suggests."""
-    name = getattr(index, "freqstr", None)
-    if name is None and isinstance(index, pd.DatetimeIndex) and len(index) >= 3:
-        name = pd.infer_freq(index)
-    if name is None:
-        return None
-    head = name.split("-")[0]
-    digits = "".join(c for c in head if c.isdigit())
-    unit = head[len(digits) :]
-    step = int(digits or 1)
-    for key in (unit, unit.rstrip("ES")):  # at the end or start of a month, say
-        if key in PERIOD_OF_FREQUENCY:
-            period = PERIOD_OF_FREQUENCY[key]
-            if key in ("min", "T"):  # a day of minutes; an hour where they are fine
-                return 1440 // step if 1440 % step == 0 and step >= 5 else 60
-            return max(1, period // step) if period % step == 0 else 1
-    return None
-
-
-def _sample(array: SeriesArray, most: int) -> np.ndarray:
-    """Return the last `most` values of at most 200 series, evenly chosen."""
-    chosen = np.unique(np.linspace(0, len(array) - 1, min(len(array), 200)).astype(int))
-    width = min(int(array.lengths.max()), most)
-    positions = array.stops[chosen, None] - width + np.arange(width)
-    return array.gather(chosen, positions)
-
-
-def _autocorrelation(x, max_lag: int) -> np.ndarray:
-    """Return the mean autocorrelation of the rows of x, shape (max_lag + 1,)."""
-    observed = ~np.isnan(x)
-    x = np.where(observed, x, 0.0)
-    mean = x.sum(1) / np.maximum(observed.sum(1), 1)
-    x = np.where(observed, x - mean[:, None], 0.0)
-    # Squares of very large values would overflow; the scale cancels below.
-    largest = np.abs(x).max(axis=1, keepdims=True)
-    x = np.divide(x, largest, out=np.zeros_like(x), where=largest > 0)
-    n_fft = 2 ** math.ceil(math.log2(2 * x.shape[1]))
-    spectrum = np.abs(np.fft.rfft(x, n_fft)) ** 2
-    covariance = np.fft.irfft(spectrum, n_fft)[:, : max_lag + 1]
-    usable = covariance[:, 0] > 0
-    if not usable.any():
-        return np.zeros(max_lag + 1)
-    return (covariance[usable] / covariance[usable, :1]).mean(axis=0)
-
-
-def _highest_peaks(acf, n_peaks: int) -> list[int]:
-    inner = acf[2:-1]
-    lags = 2 + np.flatnonzero((inner > acf[1:-2]) & (inner >= acf[3:]))
-    return lags[np.argsort(-acf[lags], kind="stable")][:n_peaks].tolist()
-
-
-def _explained_by_phase(x, period: int) -> float:
-    """Return the share of the variation within seasons that the phase explains.
-
-    Adjusted for the number of phases, so that it is about 0 for any series without that
-    season, random walks included.
-    """
-    n_seasons = x.shape[1] // period
-    seasons = x[:, x.shape[1] - n_seasons * period :].reshape(len(x), n_seasons, period)
-    seasons = seasons[~np.isnan(seasons).any(axis=(1, 2))]
-    if not len(seasons) or n_seasons < MIN_SEASONS:
-        return 0.0
-    level = seasons.mean(axis=2, keepdims=True)
-    # A trend repeats in every season and is none.
-    slope = (level[:, -1:] - level[:, :1]) / ((n_seasons - 1) * period)
-    seasons = seasons - level - slope * (np.arange(period) - (period - 1) / 2)
-    largest = np.abs(seasons).max(axis=(1, 2), keepdims=True)
-    seasons = np.divide(seasons, largest, out=np.zeros_like(seasons), where=largest > 0)
-    total = (seasons**2).sum(axis=(1, 2))
-    left = ((seasons - seasons.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
-    usable = total > 0
-    if not usable.any():
-        return 0.0
-    return float(1 - (left[usable] / total[usable]).mean() * n_seasons / (n_seasons - 1))
-
-
-def find_period(array: SeriesArray, index) -> int:
-    """Return the seasonal period: that of the frequency, or what the values show.
-
-    A period is kept only where the data are long enough to show it twice and the
-    autocorrelation of the differenced series at its lag is significant. Noise can hide
-    a season from differences: if they show none, the peaks of the autocorrelation of
-    the series less its moving mean are tried, and the shortest kept that explains
-    nearly as much as the best.
-    """
-    longest = int(np.median(array.lengths))
-    from_frequency = frequency_period(index)
-    max_lag = min(longest // 2, 400)
-    if max_lag < 2:
-        return 1
-    x = _sample(array, 2000)
-    acf = _autocorrelation(np.diff(x, axis=1), max_lag)
-    period = from_frequency
-    if period is None:
-        period = (_highest_peaks(acf, 1) or [1])[0]
-    if 1 < period <= max_lag:
-        # The highest of many lags is high by chance: at each a lower risk is allowed.
-        z = SEASONALITY_Z if from_frequency else ndtri(1 - 0.05 / max_lag)
-        n = longest * len(x)
-        limit = z * math.sqrt((1 + 2 * (acf[1:period] ** 2).sum()) / n)
-        if acf[period] > (limit if from_frequency else max(limit, 0.2)):
-            return period
-    if from_frequency is not None or x.shape[1] < 8 * MIN_SEASONS:
-        return 1
-    width = min(max_lag, x.shape[1] // 2)
-    filled = np.where(np.isnan(x), np.nanmean(x, axis=1, keepdims=True), x)
-    total = np.cumsum(np.pad(filled, ((0, 0), (1, 0))), axis=1)
-    moving = (total[:, width:] - total[:, :-width]) / width  # of `width` values
-    middle = width // 2
-    level = x[:, middle : middle + moving.shape[1]] - moving
-    peaks = _highest_peaks(_autocorrelation(level, max_lag), 5)
-    # A peak may be at several seasons, and noise moves it by a step or two.
-    candidates = {
-        max(round(p / n) + k, 2)
-        for p in peaks
-        for n in (1, 2, 3, 4)
-        for k in range(-2, 3)
-    }
-    shares = {p: _explained_by_phase(x, p) for p in candidates}
-    best = max(shares.values(), default=0.0)
-    if best < MIN_EXPLAINED:
-        return 1
-    return min(p for p, share in shares.items() if share > 0.7 * best)
-
-
-def grows_with_level(array: SeriesArray, period: int) -> bool:
-    """Return whether variation grows with the level, so that logs even it out.
-
-    All values must be positive. The slope of log(standard deviation) on log(mean) over
-    blocks of a season (or of 8 steps) within series is near 1 for multiplicative data
-    and 0 for additive (Guerrero, 1993); 0.5 divides them.
-    """
-    chosen = np.unique(np.linspace(0, len(array) - 1, min(len(array), 500)).astype(int))
-    block = period if period > 1 else 8
-    n_blocks = int(min(array.lengths[chosen].max() // block, 60))
-    positions = array.stops[chosen, None] - n_blocks * block + np.arange(n_blocks * block)
-    values = array.gather(chosen, positions)
-    observed = ~np.isnan(values)
-    if not observed.any() or (values[observed] <= 0).any() or n_blocks < 3:
-        return False
-    blocks = values.reshape(len(chosen), n_blocks, block)
-    complete = observed.reshape(blocks.shape).all(axis=2)
-    mean, deviation = blocks.mean(axis=2), blocks.std(axis=2)
-    complete &= deviation > 0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x, y = np.log(mean), np.log(deviation)
-    weight = complete / np.maximum(complete.sum(axis=1, keepdims=True), 1)
-    x = np.where(complete, x, 0.0)
-    y = np.where(complete, y, 0.0)
-    x = np.where(complete, x - (x * weight).sum(axis=1, keepdims=True), 0.0)
-    y = np.where(complete, y - (y * weight).sum(axis=1, keepdims=True), 0.0)
-    spread = (x**2).sum()
-    if spread < 1e-3 * complete.sum():
-        return False  # the level hardly moves: logs would change nothing
-    return bool((x * y).sum() / spread > 0.5)
-
-
-# ------------------------------------------------------------------------- windows
 @dataclass(frozen=True)
 class Windows:
     """Normalised windows and what a forecast from them starts at.
@@ -408,18 +30,17 @@ class Windows:
     inputs : ndarray of shape (n, window_length, 6 + n_exog), float32
         Value, whether it was observed, value a season ago, whether that exists,
         log(period) / 3, and the mean effect of the step's phase; then exogenous data.
+        Zeros follow the steps of a shorter window.
     base : ndarray of shape (n, horizon, 4), float32
         The seasonal naive forecast; how far the window's trend and the trend of its last
         season go on from there; and from the first to the mean of the last season plus
         the effect of the phase.
-    future : ndarray of shape (n, horizon, n_exog), float32
     centre, scale : ndarray of shape (n,), float64
         A value is centre + scale * normalised.
     """
 
     inputs: np.ndarray
     base: np.ndarray
-    future: np.ndarray
     centre: np.ndarray
     scale: np.ndarray
 
@@ -566,8 +187,7 @@ def week_effects(values, period):
 
 
 def make_windows(
-    context, period, horizon, *, exog=None, future=None, fallback=0.0, scaling="season",
-    widths=None,
+    context, period, horizon, *, exog=None, fallback=0.0, scaling="season", widths=None,
 ) -> Windows:  # fmt: skip
     """Normalise windows.
 
@@ -579,7 +199,6 @@ def make_windows(
         as values a season ago.
     period, horizon : int
     exog : ndarray of shape (n, window_length, n_exog), default=None
-    future : ndarray of shape (n, horizon, n_exog), default=None
     fallback : float or ndarray of shape (n,)
         Centre where nothing is observed.
     scaling : {"season", "last", "standard", "none"}
@@ -587,9 +206,9 @@ def make_windows(
         the last value, or the mean of the window. Divided by is the mean absolute
         deviation from it; with "standard", the standard deviation.
     widths : ndarray of shape (n,), int64, default=None
-        Steps of each window, the last ones of `window_length`; what the inputs have
-        before them is undefined. A window comes out the same, to the last bit, whatever
-        the length of the longest. None: all are of that length.
+        Steps of each window, the last ones of `window_length`. A window comes out the
+        same, to the last bit, whatever the length of the longest. None: all are of that
+        length.
 
     Returns
     -------
@@ -643,6 +262,10 @@ def make_windows(
     inputs[:, :, 5] = effects[:, np.arange(-n_timesteps, 0) % period]
     if n_exog:
         inputs[:, :, N_CHANNELS:] = np.where(np.isnan(exog), 0.0, exog)
+    for width in set(widths.tolist()) - {n_timesteps}:
+        rows = widths == width
+        inputs[rows, :width] = inputs[rows, n_timesteps - width :]
+        inputs[rows, width:] = 0.0
     base = seasonal_naive(context, horizon, period)
     base = np.where(np.isnan(base), 0.0, (base - centre[:, None]) / divisor)
     # Steps from the value that the seasonal naive forecast repeats.
@@ -658,7 +281,127 @@ def make_windows(
     channels = np.empty((n, horizon, 4), dtype=np.float32)
     for i, channel in enumerate((base, drift, recent, smooth)):
         channels[:, :, i] = channel
-    if future is None:
-        future = np.zeros((n, horizon, n_exog))
-    future = np.where(np.isnan(future), 0.0, future).astype(np.float32)
-    return Windows(inputs, channels, future, centre, scale)
+    return Windows(inputs, channels, centre, scale)
+
+
+_SCALINGS = "season", "last", "standard", "none"  # as windows.c numbers them
+
+
+class _Request(ctypes.Structure):
+    """What windows.c is asked for, as it has it."""
+
+    _fields_ = [
+        (name, ctypes.c_ssize_t)
+        for name in (
+            "n_series", "n_windows", "longest", "period", "horizon", "scaling", "n_exog",
+            "n_rows",
+        )
+    ] + [
+        (name, ctypes.c_void_p)
+        for name in (
+            "values", "exog", "starts", "stops", "series", "ends", "widths", "is_wanted",
+            "scratch", "known", "inputs", "base", "centre", "scale", "is_log",
+        )
+    ]  # fmt: skip
+
+
+def cut_windows(array, series, ends, period, horizon, *, widths, scaling, logs):
+    """Cut the windows that end before some positions, and normalise them.
+
+    Where a window holds nothing, what came last before it goes on.
+
+    Parameters
+    ----------
+    array : SeriesArray
+    series, ends : ndarray of shape (n,), int64
+        Which series, and the positions in its values.
+    period, horizon, scaling
+        See `make_windows`.
+    widths : ndarray of shape (k * n,), int64
+        Steps of each window: of all n, k times.
+    logs : sequence of k bool
+        Whether windows of positive values are taken the logarithm of.
+
+    Returns
+    -------
+    windows : Windows
+        k * n of them.
+    is_log : ndarray of shape (k * n,), bool
+        Which of them are of logarithms.
+    """
+    request = array, series, ends, period, horizon, widths, scaling, logs
+    native = kernels.library()
+    if native is None or not _cuts_alike(native):
+        return _cut(*request)
+    return _cut_by(native, *request)
+
+
+def _cut_by(native, array, series, ends, period, horizon, widths, scaling, logs):
+    n, longest = len(widths), int(widths.max())
+    n_rows, n_exog = array.exog.shape
+    given = [np.ascontiguousarray(a) for a in (array.values, array.exog)]
+    given += [
+        np.ascontiguousarray(a, dtype=np.int64)
+        for a in (array.starts, array.stops, series, ends, widths)
+    ]
+    given.append(np.array(logs, dtype=bool))
+    scratch = np.empty(2 * longest + 5 * period), np.empty(longest + period, dtype=bool)
+    inputs = np.empty((n, longest, N_CHANNELS + n_exog), dtype=np.float32)
+    base = np.empty((n, horizon, 4), dtype=np.float32)
+    centre, scale, is_log = np.empty(n), np.empty(n), np.empty(n, dtype=bool)
+    arrays = *given, *scratch, inputs, base, centre, scale, is_log
+    request = _Request(
+        len(series), n, longest, period, horizon, _SCALINGS.index(scaling), n_exog,
+        n_rows, *(a.__array_interface__["data"][0] for a in arrays),
+    )  # fmt: skip
+    native.sklstm_windows(ctypes.byref(request))
+    return Windows(inputs, base, centre, scale), is_log
+
+
+def _cut(array, series, ends, period, horizon, widths, scaling, logs):
+    """Do what `_cut_by` does, by NumPy."""
+    longest = int(widths.max())
+    steps, starts = np.arange(longest + period), (longest - widths)[:, None]
+    positions = ends[:, None] - longest - period + steps
+    context = _again(array.gather(series, positions), logs)
+    context[steps < starts] = np.nan
+    exog = _again(array.gather_exog(series, positions[:, period:]), logs)
+    last = np.zeros(len(context))
+    empty = (np.isnan(context[:, period:]) | (steps[:longest] < starts)).all(axis=1)
+    where = np.flatnonzero(empty) % len(series)
+    last[empty] = array.last_observed(series[where], ends[where])
+    is_log = np.repeat(logs, len(series)) & ~(context <= 0).any(axis=1)
+    context[is_log] = np.log(context[is_log])
+    last[is_log] = np.log(np.where(last > 0, last, 1.0)[is_log])
+    windows = make_windows(
+        context, period, horizon, exog=exog, fallback=last, scaling=scaling,
+        widths=widths,
+    )  # fmt: skip
+    return windows, is_log
+
+
+def _again(values, logs):
+    """Repeat rows, all of them once for each of `logs`."""
+    return values if len(logs) == 1 else np.concatenate([values] * len(logs))
+
+
+@functools.cache
+def _cuts_alike(native) -> bool:
+    """Compare windows of a few series with those of NumPy."""
+    rng, n = np.random.default_rng(0), 6
+    values = np.exp(rng.normal(size=(n, 40)).cumsum(axis=1))
+    values[rng.random(values.shape) < 0.2] = np.nan
+    values[0, 20:], values[1], values[2, 30] = np.nan, np.nan, -1.0
+    numbers = np.arange(n)
+    array = SeriesArray(
+        values.ravel(), 40 * numbers, 40 * (numbers + 1), rng.normal(size=(40 * n, 2))
+    )
+    widths = np.array([16, 12, 16, 5, 2, 16] * 2)
+    for period, scaling in zip((1, 3, 7, 4), _SCALINGS, strict=True):
+        request = numbers, array.stops - 2, period, 9, widths, scaling, (False, True)
+        both = _cut(array, *request), _cut_by(native, array, *request)
+        pairs = zip(*([*vars(w).values(), is_log] for w, is_log in both), strict=True)
+        if not all(np.allclose(*pair, rtol=1e-5, atol=1e-5) for pair in pairs):
+            kernels.warn_of_disagreement(native)
+            return False
+    return True

@@ -14,7 +14,7 @@ from sktime.datasets import load_airline, load_longley
 from sklstm import LSTMForecaster
 from sklstm.forecaster import TUNED
 from sklstm.pretrained import WEIGHTS, load_pretrained, save_pretrained
-from sklstm.windows import to_table
+from sklstm.series import to_table
 
 
 def forecast(y, n_steps=12, **kwargs):

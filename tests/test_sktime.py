@@ -29,7 +29,7 @@ from sktime.utils.estimator_checks import check_estimator, parametrize_with_chec
 
 from sklstm import LSTMForecaster
 from sklstm.forecaster import _times_ahead
-from sklstm.windows import to_table
+from sklstm.series import to_table
 
 QUICK = {"hidden_size": 8, "max_steps": 50, "n_members": 1, "random_state": 0}
 

@@ -1,158 +1,9 @@
 import numpy as np
-import pandas as pd
 import pytest
 
-from sklstm.windows import (
-    SeriesArray,
-    find_period,
-    frequency_period,
-    grows_with_level,
-    make_windows,
-    merge,
-    seasonal_naive,
-    to_table,
-    week_effects,
-)
-
-
-def panel(*lengths, n_columns=1, seed=0):
-    rng = np.random.default_rng(seed)
-    frames = {
-        i: pd.DataFrame(
-            rng.normal(size=(n, n_columns)),
-            index=pd.period_range("2000-01", periods=n, freq="M"),
-            columns=[f"c{k}" for k in range(n_columns)],
-        )
-        for i, n in enumerate(lengths)
-    }
-    return pd.concat(frames, names=["instance", "time"])
-
-
-def flat(*series):
-    lengths = np.array([len(s) for s in series])
-    stops = np.cumsum(lengths)
-    values = np.concatenate(series).astype(float)
-    return SeriesArray(values, stops - lengths, stops, np.empty((len(values), 0)))
-
-
-def test_table_of_a_panel():
-    y = panel(5, 3, n_columns=2)
-    table = to_table(y)
-    np.testing.assert_array_equal(table.offsets, [0, 5, 8])
-    assert (table.n_instances, table.n_columns) == (2, 2)
-    assert list(table.instances()) == [0, 1]
-    array = table.flatten()
-    assert len(array) == 4
-    for i, (start, stop) in enumerate(zip(array.starts, array.stops, strict=True)):
-        expected = y.loc[i % 2, f"c{i // 2}"]
-        np.testing.assert_array_equal(array.values[start:stop], expected)
-
-
-def test_interleaved_instances_are_sorted():
-    y = panel(4, 4)
-    mixed = y.iloc[[0, 4, 1, 5, 2, 6, 3, 7]]
-    np.testing.assert_array_equal(to_table(mixed).values, y.to_numpy())
-
-
-def test_exog_rows_follow_y():
-    y, X = panel(4, 3), panel(6, 5, seed=1)
-    table = to_table(y, X)
-    np.testing.assert_array_equal(table.exog, X.loc[y.index].to_numpy())
-    with pytest.raises(ValueError, match=r"X has no row for .* which is in y \(1 such"):
-        to_table(y, X.drop(index=[(1, pd.Period("2000-03", "M"))]))
-
-
-def test_gather_is_nan_outside_of_a_series():
-    array = flat([1, 2, 3], [4, 5])
-    positions = np.array([[-1, 0, 2, 3], [2, 3, 4, 5]])
-    np.testing.assert_array_equal(
-        array.gather(np.array([0, 1]), positions),
-        [[np.nan, 1, 3, np.nan], [np.nan, 4, 5, np.nan]],
-    )
-
-
-def test_merge_prefers_new_rows_and_keeps_order():
-    y = panel(3, 2)
-    later = panel(5, 3, seed=9).groupby(level=0).tail(3)
-    merged = merge(y, later)
-    assert merged.index.is_monotonic_increasing
-    assert list(merged.groupby(level=0).size()) == [5, 3]
-    pd.testing.assert_frame_equal(merged.loc[later.index], later)
-    assert merge(None, y) is y
-    assert merge(y, None) is y
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
-@pytest.mark.parametrize(
-    "index",
-    [
-        pd.RangeIndex(6),
-        pd.RangeIndex(0, 12, 2, name="t"),
-        pd.period_range("2000", periods=6, freq="M"),
-        pd.date_range("2000", periods=6, freq="D", tz="UTC"),
-    ],
-    ids=lambda index: type(index).__name__,
-)
-def test_later_rows_are_appended_as_any_others_are_merged(index, dtype):
-    y = pd.DataFrame({"a": range(6), "b": range(6, 0, -1)}, index, dtype=dtype)
-    appended = merge(y[:4], y[4:])
-    pd.testing.assert_frame_equal(appended, y, check_freq=False)
-    overwritten = merge(y[:5], y[4:])  # one row is there already
-    pd.testing.assert_frame_equal(overwritten, y, check_freq=False)
-
-
-@pytest.mark.parametrize(
-    ("frequency", "period"),
-    [("M", 12), ("Q", 4), ("Y", 1), ("D", 7), ("h", 24), ("W", 52), ("15min", 96)],
-)
-def test_period_of_a_frequency(frequency, period):
-    assert frequency_period(pd.period_range("2000", periods=3, freq=frequency)) == period
-
-
-def test_period_of_dates_and_numbers():
-    assert frequency_period(pd.date_range("2000", periods=9, freq="MS")) == 12
-    assert frequency_period(pd.date_range("2000", periods=9, freq="B")) == 5
-    assert frequency_period(pd.RangeIndex(9)) is None
-
-
-@pytest.mark.parametrize(
-    ("frequency", "period"),
-    [
-        (pd.offsets.MonthEnd(), 12),
-        (pd.offsets.BMonthEnd(), 12),
-        (pd.offsets.BMonthBegin(), 12),
-        (pd.offsets.BQuarterEnd(), 4),
-        (pd.offsets.QuarterBegin(), 4),
-        (pd.offsets.BYearBegin(), 1),
-        (pd.offsets.SemiMonthEnd(), 24),
-        (pd.offsets.SemiMonthBegin(), 24),
-    ],
-    ids=str,
-)
-def test_period_of_dates_at_the_end_or_start_of_something(frequency, period):
-    dates = pd.date_range("2000", periods=9, freq=frequency)
-    assert frequency_period(dates) == period
-
-
-def test_a_period_must_show_in_the_data():
-    index = pd.period_range("2000-01", periods=96, freq="M")
-    rng = np.random.default_rng(0)
-    season = np.tile(rng.normal(size=12), 8)
-    assert find_period(flat(season + 0.1 * rng.normal(size=96)), index) == 12
-    assert find_period(flat(rng.normal(size=96).cumsum()), index) == 1
-    numbers = pd.RangeIndex(96)
-    assert find_period(flat(np.tile(rng.normal(size=7), 20)), numbers) == 7
-    assert find_period(flat(rng.normal(size=96).cumsum()), numbers) == 1
-
-
-def test_logs_where_variation_grows_with_the_level():
-    rng = np.random.default_rng(0)
-    level = np.exp(np.linspace(0, 3, 120))
-    noise = 1 + 0.1 * rng.normal(size=120)
-    assert grows_with_level(flat(level * noise), 12)
-    assert not grows_with_level(flat(np.linspace(5, 60, 120) + noise), 12)
-    assert not grows_with_level(flat(level * noise - 5), 12)
-    assert not grows_with_level(flat(100 + noise), 12)
+from sklstm import kernels, windows
+from sklstm.series import SeriesArray
+from sklstm.windows import cut_windows, make_windows, seasonal_naive, week_effects
 
 
 def test_seasonal_naive_repeats_the_last_season_or_what_is_left_of_it():
@@ -241,7 +92,8 @@ def test_shorter_windows_among_others_equal_each_alone(period, scaling):
     for row, width in enumerate(widths):
         own = context[row : row + 1, 24 - width :]
         alone = make_windows(own, period, fallback=3.0, **some)
-        assert np.array_equal(together.inputs[row, 24 - width :], alone.inputs[0])
+        assert np.array_equal(together.inputs[row, :width], alone.inputs[0])
+        assert not together.inputs[row, width:].any()
         for name in ("base", "centre", "scale"):
             assert np.array_equal(getattr(together, name)[row], getattr(alone, name)[0])
 
@@ -254,25 +106,116 @@ def test_gaps_leave_trends_and_phases_finite():
     assert np.isfinite(windows.base).all()
 
 
-def test_a_season_that_noise_hides_from_differences_is_found():
-    rng = np.random.default_rng(0)
-    season = np.tile(np.sin(2 * np.pi * np.arange(48) / 48), 30)
-    y = flat(*(season + 0.7 * rng.normal(size=(5, 1440))))
-    assert find_period(y, pd.RangeIndex(1440)) == 48
+def a_few_series(period):
+    """Seven of them, with gaps, changes of sign, one of nothing, two of one value."""
+    rng = np.random.default_rng(period)
+    values = 3 + rng.normal(size=(7, 50)).cumsum(axis=1) + np.arange(50) % period
+    values[0] -= 12
+    values[1:4] = np.exp(values[1:4] / 3)
+    values[rng.random(values.shape) < 0.2] = np.nan
+    values[4], values[5], values[6, 20:] = np.nan, 3.3, np.nan
+    numbers = np.arange(7)
+    exog = rng.normal(size=(350, 2))
+    exog[rng.random(exog.shape) < 0.1] = np.nan
+    return SeriesArray(values.ravel(), 50 * numbers, 50 * (numbers + 1), exog)
 
 
-@pytest.mark.parametrize("length", [40, 100, 400])
-def test_walks_and_noise_have_no_season(length):
-    rng = np.random.default_rng(length)
-    noise = rng.normal(size=(40, length))
-    found = [
-        find_period(flat(x), pd.RangeIndex(length))
-        for x in np.concatenate([noise, noise.cumsum(axis=1)])
-    ]
-    assert np.mean([period > 1 for period in found]) <= 0.05
+@pytest.mark.parametrize("scaling", ["season", "last", "standard", "none"])
+@pytest.mark.parametrize("period", [1, 2, 5, 12, 30])
+def test_the_kernels_cut_windows_as_numpy_does(period, scaling, monkeypatch):
+    array, rng = a_few_series(period), np.random.default_rng(0)
+    series = rng.integers(0, 7, 40)
+    ends = array.starts[series] + rng.integers(0, 51, 40)
+    widths = rng.choice([3, 8, 20], 80)
+    request = array, series, ends, period, 7
+    some = {"widths": widths, "scaling": scaling, "logs": (True, False)}
+    found, found_log = cut_windows(*request, **some)
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    expected, is_log = cut_windows(*request, **some)
+    np.testing.assert_array_equal(found_log, is_log)
+    assert 0 < is_log[:40].sum() < 40
+    assert not is_log[40:].any()
+    for name, values in vars(expected).items():
+        assert getattr(found, name).dtype == values.dtype
+        np.testing.assert_allclose(getattr(found, name), values, rtol=1e-5, atol=1e-6)
 
 
-def test_huge_values_do_not_overflow():
-    x = 1e200 * np.tile([1.0, 2.0, 5.0], 20)
-    with np.errstate(over="raise"):
-        assert find_period(flat(x), pd.RangeIndex(60)) == 3
+@pytest.mark.parametrize("native", [True, False])
+def test_a_window_is_the_same_whatever_is_cut_with_it(native, monkeypatch):
+    if not native:
+        monkeypatch.setattr(kernels, "library", lambda: None)
+    array, rng = a_few_series(5), np.random.default_rng(1)
+    series = rng.integers(0, 7, 30)
+    ends = array.starts[series] + rng.integers(0, 51, 30)
+    widths = rng.choice([4, 12, 24], 30)
+    some = {"scaling": "season", "logs": (True,)}
+    together, is_log = cut_windows(array, series, ends, 5, 9, widths=widths, **some)
+    for i, width in enumerate(widths):
+        # Alone, from the series as they are without what follows.
+        stops = np.where(np.arange(7) == series[i], ends[i], array.stops)
+        until = SeriesArray(array.values, array.starts, stops, array.exog)
+        alone, (alone_log,) = cut_windows(
+            until, series[[i]], ends[[i]], 5, 9, widths=widths[[i]], **some
+        )
+        assert alone_log == is_log[i]
+        assert np.array_equal(together.inputs[i, :width], alone.inputs[0])
+        assert not together.inputs[i, width:].any()
+        for name in ("base", "centre", "scale"):
+            assert np.array_equal(getattr(together, name)[i], getattr(alone, name)[0])
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_cut_windows_by_hand(native, monkeypatch):
+    if not native:
+        monkeypatch.setattr(kernels, "library", lambda: None)
+    e, nan = np.e, np.nan
+    values = np.array([9, 1, e, nan, e**3, 5, 7, nan, nan, 99])
+    exog = np.arange(10.0)[:, None]
+    array = SeriesArray(values, np.array([1, 5]), np.array([5, 9]), exog)
+    # Of the first series all but its gap; of the second what follows its last value.
+    request = array, np.array([0, 1]), np.array([5, 9]), 1, 2
+    some = {"widths": np.array([4, 2]), "logs": (True,), "scaling": "standard"}
+    windows, is_log = cut_windows(*request, **some)
+    np.testing.assert_array_equal(is_log, [True, True])
+    np.testing.assert_allclose(windows.centre, [4 / 3, np.log(7)])
+    deviation = np.sqrt((16 / 9 + 1 / 9 + 25 / 9) / 3)
+    np.testing.assert_allclose(windows.scale, [deviation, 0])
+    value, is_observed, before, was_observed, of_period, of_phase, other = np.moveaxis(
+        windows.inputs, 2, 0
+    )
+    normal = (np.array([0, 1, 4 / 3, 3]) - 4 / 3) / deviation
+    np.testing.assert_allclose(value, [normal, [0] * 4], atol=1e-6)
+    np.testing.assert_array_equal(is_observed, [[1, 1, 0, 1], [0] * 4])
+    np.testing.assert_allclose(before, [[0, *normal[:3]], [0] * 4], atol=1e-6)
+    np.testing.assert_array_equal(was_observed, [[0, 1, 1, 0], [1, 0, 0, 0]])
+    assert not of_period.any()
+    assert not of_phase.any()
+    np.testing.assert_array_equal(other, [[1, 2, 3, 4], [7, 8, 0, 0]])
+    naive, drift, recent, smooth = np.moveaxis(windows.base, 2, 0)
+    np.testing.assert_allclose(naive, [[normal[3]] * 2, [0, 0]], atol=1e-6)
+    # The halves' means, 1/2 and 3, lie two and a half steps apart.
+    np.testing.assert_allclose(drift, [[1 / deviation, 2 / deviation], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(
+        recent, [[1 / deviation, 2 / deviation], [0, 0]], rtol=1e-6
+    )
+    assert not smooth.any()
+
+
+def test_kernels_that_cut_otherwise_are_not_used(monkeypatch):
+    array = a_few_series(3)
+    request = array, np.arange(7), array.stops, 3, 4
+    some = {"widths": np.full(7, 12), "scaling": "season", "logs": (False,)}
+    expected, _ = windows._cut(*request, *some.values())
+
+    class Wrong:
+        _name = "wrong.so"
+
+        @staticmethod
+        def sklstm_windows(request):
+            """Leave everything as it is."""
+
+    monkeypatch.setattr(kernels, "library", Wrong)
+    monkeypatch.setattr(windows, "_cuts_alike", windows._cuts_alike.__wrapped__)
+    with pytest.warns(RuntimeWarning, match=r"in wrong.so disagree with torch"):
+        found, _ = cut_windows(*request, **some)
+    assert np.array_equal(found.inputs, expected.inputs)

@@ -1,0 +1,176 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from sklstm.series import (
+    SeriesArray,
+    find_period,
+    frequency_period,
+    grows_with_level,
+    merge,
+    to_table,
+)
+
+
+def panel(*lengths, n_columns=1, seed=0):
+    rng = np.random.default_rng(seed)
+    frames = {
+        i: pd.DataFrame(
+            rng.normal(size=(n, n_columns)),
+            index=pd.period_range("2000-01", periods=n, freq="M"),
+            columns=[f"c{k}" for k in range(n_columns)],
+        )
+        for i, n in enumerate(lengths)
+    }
+    return pd.concat(frames, names=["instance", "time"])
+
+
+def flat(*series):
+    lengths = np.array([len(s) for s in series])
+    stops = np.cumsum(lengths)
+    values = np.concatenate(series).astype(float)
+    return SeriesArray(values, stops - lengths, stops, np.empty((len(values), 0)))
+
+
+def test_table_of_a_panel():
+    y = panel(5, 3, n_columns=2)
+    table = to_table(y)
+    np.testing.assert_array_equal(table.offsets, [0, 5, 8])
+    assert (table.n_instances, table.n_columns) == (2, 2)
+    assert list(table.instances()) == [0, 1]
+    array = table.flatten()
+    assert len(array) == 4
+    for i, (start, stop) in enumerate(zip(array.starts, array.stops, strict=True)):
+        expected = y.loc[i % 2, f"c{i // 2}"]
+        np.testing.assert_array_equal(array.values[start:stop], expected)
+
+
+def test_interleaved_instances_are_sorted():
+    y = panel(4, 4)
+    mixed = y.iloc[[0, 4, 1, 5, 2, 6, 3, 7]]
+    np.testing.assert_array_equal(to_table(mixed).values, y.to_numpy())
+
+
+def test_exog_rows_follow_y():
+    y, X = panel(4, 3), panel(6, 5, seed=1)
+    table = to_table(y, X)
+    np.testing.assert_array_equal(table.exog, X.loc[y.index].to_numpy())
+    with pytest.raises(ValueError, match=r"X has no row for .* which is in y \(1 such"):
+        to_table(y, X.drop(index=[(1, pd.Period("2000-03", "M"))]))
+
+
+def test_gather_is_nan_outside_of_a_series():
+    array = flat([1, 2, 3], [4, 5])
+    positions = np.array([[-1, 0, 2, 3], [2, 3, 4, 5]])
+    np.testing.assert_array_equal(
+        array.gather(np.array([0, 1]), positions),
+        [[np.nan, 1, 3, np.nan], [np.nan, 4, 5, np.nan]],
+    )
+
+
+def test_merge_prefers_new_rows_and_keeps_order():
+    y = panel(3, 2)
+    later = panel(5, 3, seed=9).groupby(level=0).tail(3)
+    merged = merge(y, later)
+    assert merged.index.is_monotonic_increasing
+    assert list(merged.groupby(level=0).size()) == [5, 3]
+    pd.testing.assert_frame_equal(merged.loc[later.index], later)
+    assert merge(None, y) is y
+    assert merge(y, None) is y
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.RangeIndex(6),
+        pd.RangeIndex(0, 12, 2, name="t"),
+        pd.period_range("2000", periods=6, freq="M"),
+        pd.date_range("2000", periods=6, freq="D", tz="UTC"),
+    ],
+    ids=lambda index: type(index).__name__,
+)
+def test_later_rows_are_appended_as_any_others_are_merged(index, dtype):
+    y = pd.DataFrame({"a": range(6), "b": range(6, 0, -1)}, index, dtype=dtype)
+    appended = merge(y[:4], y[4:])
+    pd.testing.assert_frame_equal(appended, y, check_freq=False)
+    overwritten = merge(y[:5], y[4:])  # one row is there already
+    pd.testing.assert_frame_equal(overwritten, y, check_freq=False)
+
+
+@pytest.mark.parametrize(
+    ("frequency", "period"),
+    [("M", 12), ("Q", 4), ("Y", 1), ("D", 7), ("h", 24), ("W", 52), ("15min", 96)],
+)
+def test_period_of_a_frequency(frequency, period):
+    assert frequency_period(pd.period_range("2000", periods=3, freq=frequency)) == period
+
+
+def test_period_of_dates_and_numbers():
+    assert frequency_period(pd.date_range("2000", periods=9, freq="MS")) == 12
+    assert frequency_period(pd.date_range("2000", periods=9, freq="B")) == 5
+    assert frequency_period(pd.RangeIndex(9)) is None
+
+
+@pytest.mark.parametrize(
+    ("frequency", "period"),
+    [
+        (pd.offsets.MonthEnd(), 12),
+        (pd.offsets.BMonthEnd(), 12),
+        (pd.offsets.BMonthBegin(), 12),
+        (pd.offsets.BQuarterEnd(), 4),
+        (pd.offsets.QuarterBegin(), 4),
+        (pd.offsets.BYearBegin(), 1),
+        (pd.offsets.SemiMonthEnd(), 24),
+        (pd.offsets.SemiMonthBegin(), 24),
+    ],
+    ids=str,
+)
+def test_period_of_dates_at_the_end_or_start_of_something(frequency, period):
+    dates = pd.date_range("2000", periods=9, freq=frequency)
+    assert frequency_period(dates) == period
+
+
+def test_a_period_must_show_in_the_data():
+    index = pd.period_range("2000-01", periods=96, freq="M")
+    rng = np.random.default_rng(0)
+    season = np.tile(rng.normal(size=12), 8)
+    assert find_period(flat(season + 0.1 * rng.normal(size=96)), index) == 12
+    assert find_period(flat(rng.normal(size=96).cumsum()), index) == 1
+    numbers = pd.RangeIndex(96)
+    assert find_period(flat(np.tile(rng.normal(size=7), 20)), numbers) == 7
+    assert find_period(flat(rng.normal(size=96).cumsum()), numbers) == 1
+
+
+def test_logs_where_variation_grows_with_the_level():
+    rng = np.random.default_rng(0)
+    level = np.exp(np.linspace(0, 3, 120))
+    noise = 1 + 0.1 * rng.normal(size=120)
+    assert grows_with_level(flat(level * noise), 12)
+    assert not grows_with_level(flat(np.linspace(5, 60, 120) + noise), 12)
+    assert not grows_with_level(flat(level * noise - 5), 12)
+    assert not grows_with_level(flat(100 + noise), 12)
+
+
+def test_a_season_that_noise_hides_from_differences_is_found():
+    rng = np.random.default_rng(0)
+    season = np.tile(np.sin(2 * np.pi * np.arange(48) / 48), 30)
+    y = flat(*(season + 0.7 * rng.normal(size=(5, 1440))))
+    assert find_period(y, pd.RangeIndex(1440)) == 48
+
+
+@pytest.mark.parametrize("length", [40, 100, 400])
+def test_walks_and_noise_have_no_season(length):
+    rng = np.random.default_rng(length)
+    noise = rng.normal(size=(40, length))
+    found = [
+        find_period(flat(x), pd.RangeIndex(length))
+        for x in np.concatenate([noise, noise.cumsum(axis=1)])
+    ]
+    assert np.mean([period > 1 for period in found]) <= 0.05
+
+
+def test_huge_values_do_not_overflow():
+    x = 1e200 * np.tile([1.0, 2.0, 5.0], 20)
+    with np.errstate(over="raise"):
+        assert find_period(flat(x), pd.RangeIndex(60)) == 3

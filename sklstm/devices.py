@@ -82,6 +82,10 @@ def network_threads(n_threads, network, bfloat16=False):
     kernels, as in bfloat16, torch has the threads.
     """
     with torch_threads(n_threads):
+        if n_threads == 1:
+            with kernels.threads(1):
+                yield
+            return
         if bfloat16 or not kernels.available(next(network.parameters())):
             yield
             return

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 13  # of recurrence.c and windows.c: a library left over from another is not called
+VERSION = 13  # of the functions of C: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
 # Arguments of the functions of C: pointers, sizes, floats.
@@ -277,6 +277,16 @@ def _adam_agrees(native) -> bool:
     return all(torch.allclose(a.double(), b, rtol=1e-4, atol=1e-5) for a, b in pairs)
 
 
+def are_used() -> bool:
+    """Tell whether our kernels are there and torch is not told to do otherwise."""
+    return (
+        not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and library() is not None
+    )
+
+
 def available(*weights: torch.Tensor) -> bool:
     """Tell whether our kernels can take weights like these, here and now.
 
@@ -285,10 +295,8 @@ def available(*weights: torch.Tensor) -> bool:
     return (
         weights[0].device.type == "cpu"
         and weights[0].dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and library(cell_of(weights) if len(weights) > 1 else LSTM) is not None
+        and are_used()
+        and (len(weights) == 1 or library(cell_of(weights)) is not None)
     )
 
 

@@ -624,26 +624,30 @@ class _LaidOut:
 
         None where a module is in training or has hooks, or the kernels do not apply.
         """
-        weights = self.recurrence.forwards[0].weights
         if (
             torch.is_grad_enabled()
             or nn_module._global_forward_hooks
             or nn_module._global_forward_pre_hooks
-            or not kernels.available(*weights)
-            or not _one_call_agrees(type(self), self.config["cell"])
+            or not kernels.are_used()
         ):
             return None
         key = []
         _add_versions(self, key)
-        if True in key:
-            return None
         if self._laid_out[0] != key:
-            # The kernels would read those of another type as if they were of theirs.
-            if not all(map(kernels.available, self.state_dict().values())):
-                return None
-            native = kernels.library(kernels.cell_of(weights))
-            self._laid_out = key, self.lay_out(native)
+            self._laid_out = key, self._lay_out_anew(key)
         return self._laid_out[1]
+
+    def _lay_out_anew(self, key):
+        # The kernels would read weights of another type as if they were of theirs.
+        weights = self.recurrence.forwards[0].weights
+        if (
+            True in key
+            or not kernels.available(*weights)
+            or not all(map(kernels.available, self.state_dict().values()))
+            or not _one_call_agrees(type(self), self.config["cell"])
+        ):
+            return None
+        return self.lay_out(kernels.library(kernels.cell_of(weights)))
 
 
 def _add_versions(module, key):

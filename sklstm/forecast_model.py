@@ -309,13 +309,12 @@ class WindowBatches:
             drawn = (*inputs, target, weight)
             for start in range(0, n, size):
                 x, *of_steps = (a[start : start + size] for a in drawn)
-                which = ()
-                if self.n_steps > STEPS_AT_ONCE or self.n_steps < self.member.horizon:
-                    steps = np.arange(self.n_steps)
-                    if self.n_steps > STEPS_AT_ONCE:
-                        steps = self.rng.choice(steps, STEPS_AT_ONCE, replace=False)
-                    which = (torch.from_numpy(np.sort(steps)).to(self.device),)
-                    of_steps = [a[:, which[0]] for a in of_steps]
+                which, steps = (), slice(self.n_steps)
+                if self.n_steps > STEPS_AT_ONCE:
+                    steps = self.rng.choice(self.n_steps, STEPS_AT_ONCE, replace=False)
+                    steps = torch.from_numpy(np.sort(steps)).to(self.device)
+                    which = (steps,)
+                of_steps = [a[:, steps] for a in of_steps]
                 base, future, some_target, some_weight = of_steps
                 yield (x, base, future, *which), some_target, some_weight, size
 
@@ -353,7 +352,6 @@ def _forward(network, windows, future, widths, device) -> np.ndarray:
         fill, groups = FILL, [np.flatnonzero(widths == w) for w in np.unique(widths)]
     n_steps = windows.base.shape[1]
     out = np.empty((len(widths), n_steps, network.config["n_quantiles"]))
-    steps = None if n_steps == network.config["horizon"] else slice(n_steps)
     # Fewer where the horizon is long.
     most = max(PREDICT_ROWS // math.ceil(n_steps / STEPS_AT_ONCE) // fill, 1) * fill
     for rows in groups:
@@ -371,7 +369,7 @@ def _forward(network, windows, future, widths, device) -> np.ndarray:
                 inputs = x, windows.base[batch], future[batch % len(future)]
                 inputs = [torch.from_numpy(a).to(device) for a in inputs]
                 ragged = torch.from_numpy(lengths) if lengths[-1] < lengths[0] else None
-                quantiles = network(*inputs, steps=steps, lengths=ragged)
+                quantiles = network(*inputs, lengths=ragged)
                 out[real] = quantiles[: len(real)].cpu().numpy()
     return out
 

@@ -1030,15 +1030,16 @@ class ForecastNetwork(_LaidOut, _Portable, nn.Module):
     def forward(self, x, base, future, steps=None, generator=None, lengths=None):
         """(N, W, I), (N, Z, 4), (N, Z, F) -> quantiles (N, Z, Q).
 
-        Z = horizon, unless `steps`, an index, says which steps `base` and `future` are
-        for: a step is decoded by itself, so training may look at some of a long horizon,
-        and a forecast need not go further than is asked.
+        Of the first Z steps, or of those that `steps`, an index, says: a step is decoded
+        by itself, so training may look at some of a long horizon, and a forecast need
+        not go further than is asked.
         Windows may be of several lengths (N,), multiples of a segment, that descend.
         """
         if x.dtype == torch.float32 and x.numel() > 0:
             forecaster = self.laid_out()
             if forecaster is not None:
                 return self.say_by(forecaster, x, base, future, lengths, steps)
+        steps = slice(base.shape[1]) if steps is None else steps
         values = x[:, :, 0]  # (N, W)
         if self.stem is not None:
             x = x.reshape(len(x), -1, self.segment_length * x.shape[2])  # (N, S, G I)
@@ -1051,10 +1052,10 @@ class ForecastNetwork(_LaidOut, _Portable, nn.Module):
             else:
                 back = torch.arange(self.linear_length, 0, -1, device=x.device)
                 last = values.gather(1, lengths[:, None] - back)
-            linear = self.linear(last)  # (N, horizon)
-            linear = linear if steps is None else linear[:, steps]
-        state, (position, shares) = self.of_state(state), self.of_steps(steps)
+            linear = self.linear(last)[:, steps]  # (N, Z)
+        state, shares = self.of_state(state), self.shares[steps]
         known = torch.cat([base, future], dim=2)
+        position = self.position.weight[steps]  # (Z, n_position)
         position = position.expand(len(x), -1, -1)  # (N, Z, n_position)
         step = torch.cat([position, known], dim=2)
         hidden = F.relu(state[:, None] + self.of_step(step))  # (N, Z, H)
@@ -1076,7 +1077,9 @@ class ForecastNetwork(_LaidOut, _Portable, nn.Module):
         """Return lengths in segments, as kernels read them."""
         if lengths is None:
             return None
-        return (lengths // self.segment_length).to(torch.int64).contiguous()
+        if self.segment_length > 1:
+            lengths = lengths // self.segment_length
+        return lengths.to(torch.int64).contiguous()
 
     def say_by(self, forecaster, x, base, future, lengths, steps=None):
         """Return quantiles of some steps."""
@@ -1115,11 +1118,6 @@ class ForecastNetwork(_LaidOut, _Portable, nn.Module):
             ),
             "linear": () if linear is None else (of(linear.weight),),
         }  # fmt: skip
-
-    def of_steps(self, steps):
-        """Return the positions (Z, n_position) and the shares (Z, 3) of some steps."""
-        position, shares = self.position.weight, self.shares
-        return (position, shares) if steps is None else (position[steps], shares[steps])
 
 
 @functools.cache

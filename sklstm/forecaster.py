@@ -802,7 +802,7 @@ class LSTMForecaster(BaseForecaster):
         frequency when a row without one is added, and does not look for that of a panel.
         """
         if y.index.nlevels == 1 and not isinstance(y.index, pd.DatetimeIndex):
-            self._cutoff = y.index[[-1]]
+            self._cutoff = y.index[-1:]
             return
         before = self._cutoff
         if y.index.nlevels == 1:

@@ -883,7 +883,7 @@ class LSTMForecaster(BaseForecaster):
                 self._ahead(model, array, plan, first, known, device, out[:, column])
                 self._behind(model, array, plan, first, device, out[:, column])
         names, columns = list(self._get_varnames()), y.columns
-        if names != columns.tolist() and set(names) == set(columns):
+        if len(names) > 1 and names != list(columns) and set(names) == set(columns):
             out = out[:, columns.get_indexer(names)]  # as the y of `update` has them
         return out, plan.index
 
@@ -1208,6 +1208,9 @@ def _times_ahead(fh, cutoff):
         return _dates_ahead(steps, cutoff, fh)
     if cutoff.dtype == steps.dtype == np.int64 and cutoff.name is None:
         return pd.Index(cutoff[0] + steps.to_numpy())
+    if isinstance(cutoff, pd.PeriodIndex) and steps.dtype == np.int64:
+        ordinals = cutoff.asi8 + cutoff.freq.n * steps.to_numpy()
+        return pd.PeriodIndex(pd.arrays.PeriodArray(ordinals, dtype=cutoff.dtype))
     return cutoff[[0] * len(steps)] + steps
 
 
@@ -1283,7 +1286,10 @@ def _breaks(times, freq, spacing):
     if isinstance(times, pd.PeriodIndex):
         return np.diff(times.asi8) != times.freq.n
     if isinstance(times, pd.DatetimeIndex):
-        wrong = times[:-1] + freq != times[1:]
+        if len(times) == 2:  # a fifth of the time
+            wrong = np.array([times[0] + freq != times[1]])
+        else:
+            wrong = times[:-1] + freq != times[1:]
         if times.tz is not None and wrong.any():
             # A day may be 24 hours or a day of the calendar, where clocks are changed.
             local = times.tz_localize(None)

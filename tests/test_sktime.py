@@ -341,6 +341,7 @@ def test_a_panel_of_dates_without_a_frequency_has_that_of_its_longest_series():
         pd.Index(np.arange(3, 13)),
         pd.Index(np.arange(3, 13, dtype=np.int32)),
         pd.period_range("2000", periods=10, freq="Q"),
+        pd.period_range("2000", periods=10, freq="3M", name="t"),
         pd.date_range("2000-01-31", periods=10, freq=pd.offsets.MonthEnd()),
     ],
     ids=lambda index: f"{type(index).__name__}-{index.dtype}-{index.name}",

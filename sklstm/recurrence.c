@@ -22,8 +22,9 @@
 #include <string.h>
 
 /* Of the two the lower or the higher; x where it is NaN. The numbers of two vectors in turn,
-   from their first or their second half. And, where there are registers enough, an empty
-   instruction that keeps a vector in one: compilers read it again for each row instead. */
+   from their first or their second half. And a product added to a sum where it is: of the
+   forms of the instruction compilers also choose those that leave the sum in another
+   register, and copy it back. */
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define LANES 16
@@ -39,7 +40,8 @@
         (__m512)(b))
 #define FIRST_HALVES(a, b) TURNS(0, a, b)
 #define SECOND_HALVES(a, b) TURNS(8, a, b)
-#define KEEP(x) __asm__("" : "+v"(x))
+#define ADD_PRODUCT(sum, a, b) \
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define LANES 8
@@ -51,7 +53,6 @@
                                  _mm256_unpackhi_ps((__m256)(a), (__m256)(b)), half)
 #define FIRST_HALVES(a, b) TURNS(0x20, a, b)
 #define SECOND_HALVES(a, b) TURNS(0x31, a, b)
-#define KEEP(x) /* all 16 registers are in use */
 #else
 #include <arm_neon.h>
 #define LANES 4
@@ -60,7 +61,9 @@
 #define HIGHER(limit, x) (vec) vmaxq_f32((float32x4_t)(limit), (float32x4_t)(x))
 #define FIRST_HALVES(a, b) (vec) vzip1q_f32((float32x4_t)(a), (float32x4_t)(b))
 #define SECOND_HALVES(a, b) (vec) vzip2q_f32((float32x4_t)(a), (float32x4_t)(b))
-#define KEEP(x) __asm__("" : "+w"(x))
+#endif
+#ifndef ADD_PRODUCT
+#define ADD_PRODUCT(sum, a, b) (sum) += (a) * (b)
 #endif
 #define GATES 4
 #define INLINE static inline __attribute__((always_inline))
@@ -169,15 +172,12 @@ INLINE void multiply(int rows, int first, int last, vec (*acc)[GATES], const flo
     for (ptrdiff_t k = 0; k < n_terms; k++) {
         vec b[GATES];
 #pragma GCC unroll 4
-        for (int v = first; v < last; v++) {
-            b[v] = load(w + k * ld + v * LANES);
-            KEEP(b[v]);
-        }
+        for (int v = first; v < last; v++) b[v] = load(w + k * ld + v * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             vec x = SPLAT(a[r * row + k * step]);
 #pragma GCC unroll 4
-            for (int v = first; v < last; v++) acc[r][v] += x * b[v];
+            for (int v = first; v < last; v++) ADD_PRODUCT(acc[r][v], x, b[v]);
         }
     }
 }
@@ -312,27 +312,62 @@ static void unpack(const float *d_w, Gates gates, ptrdiff_t n_columns, ptrdiff_t
         }
 }
 
-/* The biases and the inputs of a block of units, for rows of x that are x_row apart. */
-INLINE void input_sums(int cell, int rows, vec (*acc)[GATES], const Shape *s, const float *w,
-                       const float *x, ptrdiff_t x_row) {
+/* What the sums of some rows and a block of units are made of: where row r of them starts
+   (start + r * start_row), the inputs, the state, and the weights of these. */
+typedef struct {
+    const float *start, *x, *h, *w;
+    ptrdiff_t start_row, x_row, h_row, n_inputs, n_states;
+} Sums;
+
+/* out (rows, 4, LANES), rows out_row apart. */
+INLINE void sum_up(int cell, int rows, const Sums *s, float *out, ptrdiff_t out_row) {
+    vec acc[ROWS][GATES];
     const ptrdiff_t panel = GATES * LANES;
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int g = 0; g < GATES; g++) acc[r][g] = load(w + g * LANES);
-    multiply(rows, INPUT_SUMS(cell), acc, x, x_row, 1, s->n_inputs, w + panel, panel);
-}
-
-/* The same of steps of a row of the batch, written to sums. */
-INLINE void input_tile(int cell, int rows, const Shape *s, const float *w, const float *x,
-                       float *sums, ptrdiff_t step) {
-    vec acc[ROWS][GATES];
-    input_sums(cell, rows, acc, s, w, x, s->x_step);
+        for (int g = 0; g < GATES; g++)
+            acc[r][g] = load(s->start + r * s->start_row + g * LANES);
+    multiply(rows, INPUT_SUMS(cell), acc, s->x, s->x_row, 1, s->n_inputs, s->w, panel);
+    multiply(rows, STATE_SUMS(cell), acc, s->h, s->h_row, 1, s->n_states,
+             s->w + s->n_inputs * panel, panel);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int g = 0; g < GATES; g++) store(sums + r * step + g * LANES, acc[r][g]);
+        for (int g = 0; g < GATES; g++) store(out + r * out_row + g * LANES, acc[r][g]);
 }
+
+/* Functions of their own: with more around them compilers keep the sums in memory instead of
+   registers, and a step takes up to half as long again. */
+#define OF_ROWS(N)                                                                        \
+    static __attribute__((noinline)) void sum_##N(const Sums *s, float *out,              \
+                                                  ptrdiff_t out_row) {                    \
+        sum_up(LSTM, N, s, out, out_row);                                                 \
+    }                                                                                     \
+    static __attribute__((noinline)) void gru_sum_##N(const Sums *s, float *out,          \
+                                                      ptrdiff_t out_row) {                \
+        sum_up(GRU, N, s, out, out_row);                                                  \
+    }
+OF_ROWS(1)
+OF_ROWS(2)
+OF_ROWS(3)
+#if ROWS > 3
+OF_ROWS(4)
+#endif
+#if ROWS > 4
+OF_ROWS(5)
+OF_ROWS(6)
+#endif
+static void (*const SUM[2][ROWS])(const Sums *, float *, ptrdiff_t) = {
+#if ROWS == 3
+    {sum_1, sum_2, sum_3}, {gru_sum_1, gru_sum_2, gru_sum_3},
+#elif ROWS == 4
+    {sum_1, sum_2, sum_3, sum_4}, {gru_sum_1, gru_sum_2, gru_sum_3, gru_sum_4},
+#else
+    {sum_1, sum_2, sum_3, sum_4, sum_5, sum_6},
+    {gru_sum_1, gru_sum_2, gru_sum_3, gru_sum_4, gru_sum_5, gru_sum_6},
+#endif
+};
 
 /* Of a block of steps beforehand, from `first` up to `last`: what few rows would wait for at
    each step, the weights, is read once for several steps. The order of the sums is the
@@ -346,11 +381,13 @@ INLINE void inputs_first(int cell, const Shape *s, const float *x, const float *
             const ptrdiff_t end = s->lengths ? least(s->lengths[n], last) : last;
             const float *x_n = x + n * s->x_row + first * s->x_step;
             float *to = sums + ((n - s->begin) * width + u) * GATES;
-            ptrdiff_t t = 0;
-            for (; t + ROWS <= end - first; t += ROWS)
-                input_tile(cell, ROWS, s, panel, x_n + t * s->x_step, to + t * step, step);
-            for (; t < end - first; t++)
-                input_tile(cell, 1, s, panel, x_n + t * s->x_step, to + t * step, step);
+            for (ptrdiff_t t = 0; t < end - first;) {
+                const ptrdiff_t n_steps = least(end - first - t, ROWS);
+                const Sums of = {panel, x_n + t * s->x_step, NULL, panel + GATES * LANES,
+                                 0, s->x_step, 0, s->n_inputs, 0};
+                SUM[cell == GRU][n_steps - 1](&of, to + t * step, step);
+                t += n_steps;
+            }
         }
     }
 }
@@ -385,26 +422,26 @@ INLINE void activate(int cell, vec *sum, const float *w, const float *h, const f
 }
 
 /* sums: of the inputs, or NULL. */
-INLINE void forward_tile(int cell, int rows, const Shape *s, const float *w, const float *x,
-                         const float *sums, const float *h, const float *c, float *h_next,
-                         float *c_next, float *gates, ptrdiff_t width, ptrdiff_t u) {
-    vec acc[ROWS][GATES];
-    const ptrdiff_t panel = GATES * LANES;
-    if (sums) {
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-            for (int g = 0; g < GATES; g++)
-                acc[r][g] = load(sums + r * width * GATES + g * LANES);
-    } else
-        input_sums(cell, rows, acc, s, w, x, s->x_row);
-    w += (1 + s->n_inputs) * panel;
-    multiply(rows, STATE_SUMS(cell), acc, h, width, 1, s->hidden_size, w, panel);
-    w += s->hidden_size * panel; /* the peepholes */
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++) {
+INLINE void forward_tile(int cell, ptrdiff_t rows, const Shape *s, const float *w,
+                         const float *x, const float *sums, const float *h, const float *c,
+                         float *h_next, float *c_next, float *gates, ptrdiff_t width,
+                         ptrdiff_t u) {
+    const ptrdiff_t panel = GATES * LANES, of_inputs = s->n_inputs * panel;
+    vec sum[ROWS][GATES] __attribute__((aligned(LANES * 4)));
+    const Sums of = {sums ? sums : w,
+                     x,
+                     h,
+                     w + panel + (sums ? of_inputs : 0),
+                     sums ? width * GATES : 0,
+                     s->x_row,
+                     width,
+                     sums ? 0 : s->n_inputs,
+                     s->hidden_size};
+    SUM[cell == GRU][rows - 1](&of, (float *)sum, panel);
+    w += panel + of_inputs + s->hidden_size * panel; /* the peepholes */
+    for (ptrdiff_t r = 0; r < rows; r++) {
         const ptrdiff_t at = r * width + u;
-        activate(cell, acc[r], w, h + at, c + at, h_next + at, c_next + at,
+        activate(cell, sum[r], w, h + at, c + at, h_next + at, c_next + at,
                  gates ? gates + r * width * GATES : NULL);
     }
 }
@@ -477,16 +514,8 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
                 }
                 /* As many as there are: mostly it is the weights that are waited for. */
                 const ptrdiff_t rows = least(end - n, ROWS);
-#define TILE(N)                                                                           \
-    if (rows == N)                                                                        \
-        forward_tile(cell, N, s, panel, x_n, sums, h_n, c_n, h_next, c_next, g, width, u);
-                TILE(ROWS) else TILE(1) else TILE(2)
-#if ROWS > 3
-                else TILE(3)
-#endif
-#if ROWS > 4
-                else TILE(4) else TILE(5)
-#endif
+                forward_tile(cell, rows, s, panel, x_n, sums, h_n, c_n, h_next, c_next, g,
+                             width, u);
                 n += rows;
             }
         }

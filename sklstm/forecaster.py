@@ -546,6 +546,14 @@ class LSTMForecaster(BaseForecaster):
         held = aside if self.early_stopping in (True, "auto") else None
         if held is None and self.early_stopping is True:
             # Nothing was set aside: the last values of each series are held back.
+            longest, needed = int(array.lengths.max()), model.horizon + 2
+            if longest < needed:
+                raise ValueError(
+                    f"early_stopping=True holds back the last {model.horizon} values of "
+                    f"each series, but the longest has {longest}. Give series of at "
+                    f"least {needed} values, forecast fewer steps, or set "
+                    "early_stopping=False."
+                )
             stops = np.maximum(array.stops - model.horizon, array.starts)
             held, array = (
                 array,

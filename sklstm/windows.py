@@ -339,7 +339,9 @@ def cut_windows(array, series, ends, period, horizon, *, widths, scaling, logs):
 def _cut_by(native, array, series, ends, period, horizon, widths, scaling, logs):
     n, longest = len(widths), int(widths.max())
     n_rows, n_exog = array.exog.shape
-    given = [np.ascontiguousarray(a) for a in (array.values, array.exog)]
+    given = [
+        np.ascontiguousarray(a, dtype=np.float64) for a in (array.values, array.exog)
+    ]
     given += [
         np.ascontiguousarray(a, dtype=np.int64)
         for a in (array.starts, array.stops, series, ends, widths)

@@ -357,6 +357,16 @@ def test_times_ahead_are_those_of_sktime(index, steps):
         )
 
 
+def test_series_too_short_to_hold_values_back_are_refused():
+    forecaster = LSTMForecaster(
+        4, pretrained=None, early_stopping=True, max_steps=2, random_state=0
+    )
+    y = pd.Series(np.arange(6.0))
+    with pytest.raises(ValueError, match=r"the last 4 .* longest has 5\. Give"):
+        forecaster.fit(y[:5])
+    assert np.isfinite(forecaster.fit(y).predict(fh=[1])).all()
+
+
 def test_global_random_state_is_untouched():
     y = load_airline()[:40]
     np.random.seed(3)  # noqa: NPY002 - the state that must not change

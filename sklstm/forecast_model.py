@@ -305,18 +305,18 @@ class WindowBatches:
             low, high = self.first[series], self.last[series]
             ends = low + np.floor(self.rng.random(n) * (high - low)).astype(int)
             ends += self.array.starts[series]
-            inputs, target, weight = self.windows(series, ends)
-            drawn = (*inputs, target, weight)
-            for start in range(0, n, size):
-                x, *of_steps = (a[start : start + size] for a in drawn)
-                which, steps = (), slice(self.n_steps)
-                if self.n_steps > STEPS_AT_ONCE:
-                    steps = self.rng.choice(self.n_steps, STEPS_AT_ONCE, replace=False)
-                    steps = torch.from_numpy(np.sort(steps)).to(self.device)
-                    which = (steps,)
-                of_steps = [a[:, steps] for a in of_steps]
-                base, future, some_target, some_weight = of_steps
-                yield (x, base, future, *which), some_target, some_weight, size
+            (x, *inputs), *aims = self.windows(series, ends)
+            of_steps = [a[:, : self.n_steps].contiguous() for a in (*inputs, *aims)]
+            parts = (a.split(size) for a in (x, *of_steps))
+            for batch in zip(*parts, strict=True):
+                x, base, future, target, weight = batch
+                if self.n_steps <= STEPS_AT_ONCE:
+                    yield (x, base, future), target, weight, size
+                    continue
+                steps = self.rng.choice(self.n_steps, STEPS_AT_ONCE, replace=False)
+                steps = torch.from_numpy(np.sort(steps)).to(self.device)
+                base, future, target, weight = (a[:, steps] for a in batch[1:])
+                yield (x, base, future, steps), target, weight, size
 
     def windows(self, series, ends):
         """Return inputs, target and weight of the windows before `ends`."""

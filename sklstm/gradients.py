@@ -79,13 +79,17 @@ class ForecastGradients:
     def __call__(self, inputs, target, weight, generator=None):
         """Do as `differentiate` does; None where the kernels do not apply."""
         (x, base, future, *steps), network = inputs, self.network
-        weights, cell = network.recurrence.forwards[0].weights, network.config["cell"]
-        if not (kernels.applies(x, *weights) and _learning_agrees(cell)):
-            return None
         shares = network.shares
+        if not (x.dtype == torch.float32 and x.numel() > 0 and kernels.available(shares)):
+            return None
         place = shares.data_ptr(), shares.grad.data_ptr()  # of all: they lie together
         if self.place != place:
-            self.learner, self.place = _learner(network, self.alpha), place
+            cell = kernels.cell_of(network.recurrence.forwards[0].weights)
+            is_proven = kernels.library(cell) and _learning_agrees(network.config["cell"])
+            self.learner = _learner(network, self.alpha) if is_proven else None
+            self.place = place
+        if self.learner is None:
+            return None
         known = torch.cat([base, future], dim=2) if future.shape[2] else base
         steps = torch.arange(network.config["horizon"])[steps[0]] if steps else None
         factors = _factors_behind(network, x, generator)

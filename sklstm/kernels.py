@@ -37,7 +37,7 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 13  # of the functions of C: a library left over from another is not called
+VERSION = 14  # of the functions of C: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads = contextvars.ContextVar("n_threads", default=None)
 # Arguments of the functions of C: pointers, sizes, floats.
@@ -55,6 +55,7 @@ _ARGUMENTS = {
     "normalize": "ppppffpppppp",
     "normalize_backward": "pppfppppppppss",
     "adam": "sppppp" + "f" * 8,
+    "drop": "spsfp",
     "pool": "pppppsp",
     "pool_backward": "ppppsppss",
     "lay_out_decoder": "p" * 3,
@@ -154,7 +155,7 @@ def library(cell=LSTM):
             function.argtypes, function.restype = [_TYPES[a] for a in arguments], None
         native.sklstm_learn.restype = ctypes.c_double
         native.sklstm_forecast.restype = native.sklstm_read.restype = ctypes.c_ssize_t
-        proofs = _convolutions_agree, _pooling_agrees, _adam_agrees
+        proofs = _convolutions_agree, _pooling_agrees, _adam_agrees, _drop_agrees
         if _agrees(native, LSTM) and all(proof(native) for proof in proofs):
             return native
         warn_of_disagreement(native)
@@ -275,6 +276,12 @@ def _adam_agrees(native) -> bool:
     )  # fmt: skip
     pairs = (data, expected), (first, first64), (second, second64)
     return all(torch.allclose(a.double(), b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+
+
+def _drop_agrees(native) -> bool:
+    draws = torch.arange(-(2**15), 2**15, 1500).to(torch.int16)
+    kept = drop(native, draws, -77, 1.25, torch.empty(len(draws), dtype=torch.float32))
+    return torch.equal(kept, (draws >= -77) * 1.25)
 
 
 def are_used() -> bool:
@@ -840,6 +847,25 @@ def adam(
         len(data), *map(pointer, (data, grad, first, second, is_map)), penalty, decay,
         beta1, beta2, eps, rate, correction1, root_correction2,
     )  # fmt: skip
+
+
+def drop(native, draws, least, factor, out):
+    """Set factors of dropout: `factor` where a draw is at least `least`, else 0.
+
+    Parameters
+    ----------
+    native : the library
+    draws : Tensor of at least as many int16 as `out` has elements, contiguous
+    least : int
+    factor : float
+    out : Tensor, float32, contiguous, on the CPU
+
+    Returns
+    -------
+    out
+    """
+    native.sklstm_drop(out.numel(), draws.data_ptr(), least, factor, out.data_ptr())
+    return out
 
 
 def pool(native, x, into, *, factors=None, lengths=None, is_reversed=False):

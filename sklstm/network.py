@@ -71,9 +71,12 @@ class Dropout(nn.Module):
         # A 64-bit draw serves four elements: 8 times faster than bernoulli_.
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
         draws.random_(-(2**63), None, generator=generator)
+        least, factor = round(self.p * 2**16) - 2**15, 1 / (1 - self.p)
+        if kernels.available(x):
+            out = torch.empty(x.shape, dtype=x.dtype)
+            return kernels.drop(kernels.library(), draws, least, factor, out)
         uniform = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        keep = uniform >= round(self.p * 2**16) - 2**15
-        return (keep * (1 / (1 - self.p))).to(x.dtype)
+        return ((uniform >= least) * factor).to(x.dtype)
 
     def extra_repr(self):
         """Show p."""

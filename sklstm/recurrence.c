@@ -215,7 +215,7 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 13; }
+int sklstm_version(void) { return 14; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t most(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
@@ -1360,6 +1360,12 @@ void sklstm_pool_backward(const Sequences *s, const Factors *f, const float *res
                 for (ptrdiff_t k = 0; k < K; k++) to[k] *= factor[k];
         }
     }
+}
+
+/* Factors of dropout: `factor` where a draw is at least `least`, else 0. */
+void sklstm_drop(ptrdiff_t n, const short *restrict draws, ptrdiff_t least, float factor,
+                 float *restrict out) {
+    for (ptrdiff_t i = 0; i < n; i++) out[i] = draws[i] >= (int)least ? factor : 0.0f;
 }
 
 /* A step of Adam (Kingma & Ba, 2015) for n numbers: `penalty` times a number is added to

@@ -370,7 +370,7 @@ class _Epoch:
             if self.max_grad_norm is not None:
                 self._clip()
             self.update(step)
-            self.total += value.detach() * n
+            self.total.add_(value.detach(), alpha=n)
             self.n_rows += n
             yield
 

@@ -868,3 +868,14 @@ def require_y(estimator, y):
             f"This {type(estimator).__name__} estimator requires y to be passed, but "
             "the target y is None."
         )
+
+
+def check_sequence_estimator(estimator) -> None:
+    """Raise unless this is a fitted LSTMClassifier or LSTMRegressor."""
+    if not isinstance(estimator, BaseLSTM):
+        raise TypeError(
+            "Expected a fitted LSTMClassifier or LSTMRegressor, got "
+            f"{type(estimator).__name__}. Of a pipeline, a search or a panel estimator, "
+            "pass the estimator inside."
+        )
+    check_is_fitted(estimator)

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
+from sklstm.base import check_sequence_estimator
 from sklstm.network import dequantize
 
 LARGEST_CODE = 127
@@ -138,7 +139,8 @@ def distill(estimator, X, *, hidden_size):
     Parameters
     ----------
     estimator : LSTMClassifier or LSTMRegressor
-        The teacher, fitted; not multilabel, and not with ``loss="quantile"``.
+        The teacher, fitted; not with ``loss="quantile"``, and no classifier that is
+        multilabel or has ``target="sequence"``.
     X : array-like, ragged list or frame of n_samples sequences
         As in `fit`.
     hidden_size : int
@@ -168,7 +170,7 @@ def distill(estimator, X, *, hidden_size):
         raise ValueError(
             f"hidden_size must be an int of at least 1; got {hidden_size!r}."
         )
-    check_is_fitted(estimator)
+    check_sequence_estimator(estimator)
     if getattr(estimator, "loss", None) == "quantile":
         raise ValueError('A regressor with loss="quantile" cannot be distilled.')
     student = clone(estimator).set_params(hidden_size=hidden_size)
@@ -176,6 +178,8 @@ def distill(estimator, X, *, hidden_size):
         return student.fit(X, estimator.predict(X))
     if estimator.head_.multilabel_:
         raise ValueError("A multilabel classifier cannot be distilled.")
+    if estimator.target == "sequence":
+        raise ValueError('A classifier with target="sequence" cannot be distilled.')
     if getattr(getattr(X, "index", None), "nlevels", 1) > 1:  # not by rows of time
         X = [sequence for _, sequence in X.groupby(level=0, sort=False)]
     # The log loss of a row under soft labels is that of a row per class, weighted.

@@ -16,9 +16,8 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils.validation import check_is_fitted
 
-from sklstm.base import BaseLSTM
+from sklstm.base import check_sequence_estimator
 from sklstm.devices import threads_for, torch_threads
 from sklstm.network import ConvStem, GRULayer, reverse, step_mask
 from sklstm.sequences import Sequences
@@ -134,7 +133,7 @@ def integrated_gradients(
     >>> bool(np.abs(result.gap).max() < 1e-4)
     True
     """
-    _check_sequence_estimator(estimator)
+    check_sequence_estimator(estimator)
     if estimator.target == "sequence":
         raise ValueError(
             "integrated_gradients explains one answer for a sequence, but the estimator "
@@ -497,7 +496,11 @@ def _importance(
 
 
 def _shuffled(sequences, block, rng):
-    """Return the values with a block (start, stop, channels) exchanged between rows."""
+    """Return the values with a block (start, stop, channels) exchanged between rows.
+
+    Rows that would be left without a single observed value keep theirs: nobody can say
+    anything of them.
+    """
     start, stop, channels = block
     lengths, n = sequences.lengths, len(sequences)
     ends = np.minimum(stop, lengths)
@@ -515,6 +518,11 @@ def _shuffled(sequences, block, rng):
     inside = np.arange(start, stop) < lengths[:, None]  # (n, stop - start)
     inside = inside.reshape(*inside.shape, *[1] * (values[where].ndim - 2))
     values[where] = np.where(inside, values[donors][where], values[where])
+    if values.dtype.kind == "f":
+        inside = np.arange(values.shape[1]) < lengths[:, None]
+        observed = ~np.isnan(values).all(axis=2) & inside
+        silent = ~observed.any(axis=1)
+        values[silent] = sequences.values[silent]
     return values
 
 
@@ -552,7 +560,7 @@ def attention_weights(estimator, X):
     >>> weights.shape, bool(np.allclose(weights.sum(axis=1), 1))
     ((40, 12), True)
     """
-    _check_sequence_estimator(estimator)
+    check_sequence_estimator(estimator)
     if estimator.pooling_ != "attention":
         raise ValueError(
             f'attention_weights needs pooling="attention"; the estimator was fitted with '
@@ -1006,18 +1014,8 @@ def _without_correction(model, *, keep_trend):
 
 
 # ------------------------------------------------------------ reading X once more
-def _check_sequence_estimator(estimator):
-    if not isinstance(estimator, BaseLSTM):
-        raise TypeError(
-            "Expected a fitted LSTMClassifier or LSTMRegressor, got "
-            f"{type(estimator).__name__}. Of a pipeline, a search or a panel estimator, "
-            "pass the estimator inside."
-        )
-    check_is_fitted(estimator)
-
-
 def _read(estimator, X) -> Sequences:
-    _check_sequence_estimator(estimator)
+    check_sequence_estimator(estimator)
     return estimator.encoder_.read(X, estimator, reset=False)
 
 

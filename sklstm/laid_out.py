@@ -527,7 +527,9 @@ class Stepper:
         self.arguments = (*[None] * 5, self.packed.data_ptr(), None, *states, None)
 
     def step(self, x):
-        """(N, I) float32, contiguous -> the new state (N, H), a view."""
+        """(N, I) float32 -> the new state (N, H), a view."""
+        # What a layer in front returns has gaps between its rows.
+        x = np.ascontiguousarray(x)
         self.h[0] = self.h[1]
         self.native.sklstm_forward(
             ctypes.byref(self.shape), x.ctypes.data, *self.arguments

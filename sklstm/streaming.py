@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted
 
 from sklstm import kernels, laid_out
+from sklstm.base import check_sequence_estimator
 from sklstm.network import ConvStem, EmbeddingStem
 from sklstm.sequences import Sequences
 
@@ -34,7 +34,7 @@ default="predict"
     Raises
     ------
     TypeError
-        If it is a forecaster, which needs no stream.
+        If it is a forecaster, which needs no stream, or a pipeline or the like.
     ValueError
         If the estimator cannot be streamed; says why.
 
@@ -57,7 +57,7 @@ default="predict"
             "stream takes an LSTMClassifier or LSTMRegressor. A forecaster reads what is "
             "new by update(y, update_params=False) and answers by predict."
         )
-    check_is_fitted(estimator)
+    check_sequence_estimator(estimator)
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}.")
     if method != "embed" and not hasattr(estimator, method):
@@ -114,7 +114,9 @@ class Stream:
         ----------
         x : array-like of shape (n_channels,) or (n_streams, n_channels)
             The latter if `n_streams` was given. With ``stem="embedding"`` a token instead
-            of channels. NaN is missing where the estimator has ``missing="mask"``.
+            of channels. NaN is missing where the estimator has ``missing="mask"``. A step
+            that is missing in all channels, or a padding token, is read as a step;
+            `predict` leaves those at the end of a sequence out.
 
         Returns
         -------
@@ -125,7 +127,7 @@ class Stream:
         Raises
         ------
         ValueError
-            If x has another shape or is not finite; the state is as before.
+            If x has another shape, or is not finite or too large; the state is as before.
         """
         state = self._stem(self._encode(x))
         for i, layer in enumerate(self._layers):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
 from sktime.exceptions import NotFittedError as SktimeNotFittedError
 
 from sklstm import (
@@ -170,6 +171,13 @@ def test_errors(data):
     model = LSTMClassifier(max_iter=12, random_state=0).fit(X, labels)
     with pytest.raises(ValueError, match="multilabel classifier cannot be distilled"):
         distill(model, X, hidden_size=4)
+    per_step = np.zeros(X.shape[:2], dtype=int)
+    per_step[:, ::2] = 1
+    model = LSTMClassifier(target="sequence", max_iter=12, random_state=0)
+    with pytest.raises(ValueError, match='target="sequence" cannot be distilled'):
+        distill(model.fit(X, per_step), X, hidden_size=4)
+    with pytest.raises(TypeError, match="got Pipeline"):
+        distill(make_pipeline(model), X, hidden_size=4)
     model = LSTMRegressor(loss="quantile", max_iter=12, random_state=0).fit(X, y)
     with pytest.raises(ValueError, match="cannot be distilled"):
         distill(model, X, hidden_size=4)

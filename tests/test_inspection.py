@@ -264,6 +264,22 @@ def test_shuffling_keeps_padding_and_lengths(make_sequences):
     assert changed == 10
 
 
+def test_rows_that_shuffling_would_leave_empty_keep_their_values():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 6, 2))
+    y = X.sum(axis=(1, 2)) > 0
+    X[:20, :, 0] = X[20:, :, 1] = np.nan  # one sensor or the other
+    model = fit(X, y, missing="mask")
+    for result in (
+        channel_importance(model, X, y, random_state=0),
+        window_importance(model, X, y, n_windows=1, random_state=0),
+    ):
+        assert np.isfinite(result.importances).all()
+    X[0, :5] = np.nan  # what is left of this row lies in the last window
+    result = window_importance(model, X, y, n_windows=6, random_state=0)
+    assert np.isfinite(result.importances).all()
+
+
 def test_tokens_are_shuffled_in_time_alone():
     rng = np.random.default_rng(0)
     X = rng.integers(2, 9, size=(60, 6))

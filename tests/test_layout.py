@@ -33,7 +33,7 @@ ALLOWED = {
     "forecast_model": {"devices", "heads", "network", "series", "windows"},
     "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
     "panel": {"estimators"},
-    "streaming": {"kernels", "laid_out", "network", "sequences"},
+    "streaming": {"base", "kernels", "laid_out", "network", "sequences"},
     "frames": {"container"},
     "saved_network": {"checks", "container", "network"},
     "saved_estimator": LEAVES - {"series", "windows"}
@@ -49,7 +49,7 @@ ALLOWED = {
         "windows",
     },
     "persistence": {"checks", "container"},
-    "compression": {"network"},
+    "compression": {"base", "network"},
     "onnx_graph": set(),
     "export": {
         "forecast_model",

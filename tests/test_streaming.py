@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.pipeline import make_pipeline
 
 from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor, kernels, stream
 
@@ -32,6 +33,8 @@ def prefixes(model, x):
         {"cell": "gru"},
         {"cell": "peephole"},
         {"num_layers": 3, "residual": True, "layer_norm": True},
+        {"num_layers": 2, "hidden_size": 10},
+        {"num_layers": 3, "hidden_size": 9, "residual": True, "cell": "gru"},
         {"dtype": "float64"},
     ],
     ids=str,
@@ -45,6 +48,10 @@ def test_equals_predict_on_every_prefix(settings, native, monkeypatch):
         found = np.stack([live.push(x_t) for x_t in X[0]])
         np.testing.assert_allclose(found, prefixes(model, X[0]), atol=1e-6)
         live.reset()
+    live = stream(model, n_streams=3, method="predict_proba")
+    found = np.stack([live.push(X[:3, t]) for t in range(X.shape[1])], axis=1)
+    for i in range(3):
+        np.testing.assert_allclose(found[i], prefixes(model, X[i]), atol=1e-6)
 
 
 def test_many_streams_side_by_side_and_some_start_anew():
@@ -94,6 +101,10 @@ def test_bad_steps_leave_the_state_as_it_was():
         live.push(X[0])
     with pytest.raises(ValueError, match=r"holds nan in channel 1\. Values must be"):
         live.push([0.0, np.nan, 1.0])
+    with pytest.raises(
+        ValueError, match=r"holds 1e\+300 at step 0 in channel 2, which is"
+    ):
+        live.push([0.0, 1.0, 1e300])
     np.testing.assert_allclose(live.push(X[0, 1]), prefixes(model, X[0])[1], atol=1e-6)
 
 
@@ -106,6 +117,8 @@ def test_what_cannot_be_streamed_says_why():
         stream(fit(), method="score")
     with pytest.raises(ValueError, match="LSTMRegressor has no predict_proba"):
         stream(fit(LSTMRegressor, y=X[:, 0, 0]), method="predict_proba")
+    with pytest.raises(TypeError, match="got Pipeline"):
+        stream(make_pipeline(fit()))
     with pytest.raises(ValueError, match="n_streams must be None or at least 1, got 0"):
         stream(fit(), n_streams=0)
     with pytest.raises(TypeError, match=r"A forecaster reads what is new by update\(y"):

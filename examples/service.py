@@ -5,9 +5,9 @@
 
 ``POST /predict`` answers whole sequences, ``POST /streams/{session}`` the next time step
 of a session, ``DELETE /streams/{session}`` ends one, ``GET /health`` says what runs.
-Steps are lists of channels, null is missing. The file is one that `sklstm.save` has
-written. Where others can reach the service, put a proxy before it that limits the size
-of requests.
+Steps are lists of channels, or of one token; null is missing. The file is one that
+`sklstm.save` has written. Where others can reach the service, put a proxy before it that
+limits the size of requests.
 """
 
 import argparse
@@ -24,8 +24,9 @@ from fastapi import FastAPI, HTTPException, Path
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, FiniteFloat
+from sklearn.utils.validation import check_is_fitted
 
-from sklstm import load, stream
+from sklstm import LSTMClassifier, LSTMRegressor, load, stream
 
 MAX_SEQUENCES, MAX_STEPS, MAX_CHANNELS = 1024, 10_000, 1000
 MAX_SESSIONS = 1000
@@ -64,7 +65,7 @@ class Streams:
         else:
             self._make_room()
             live, n_steps = stream(self.model), 0
-        answer = live.push(step)
+        answer = live.push(step[0] if self.model.stem == "embedding" else step)
         self.open[session] = live, n_steps + 1, time.monotonic()
         self.open.move_to_end(session)
         return answer, n_steps + 1
@@ -85,6 +86,9 @@ class Streams:
 
 def create_app(model, *, max_sessions=MAX_SESSIONS, idle_seconds=IDLE_SECONDS):
     """Return the service of a fitted classifier or regressor."""
+    if not isinstance(model, LSTMClassifier | LSTMRegressor):
+        raise TypeError(f"{type(model).__name__} cannot be served so.")
+    check_is_fitted(model)
     streams = Streams(model, max_sessions, idle_seconds)
     one_at_a_time = threading.Lock()  # a batch uses all cores by itself
 
@@ -119,8 +123,9 @@ def create_app(model, *, max_sessions=MAX_SESSIONS, idle_seconds=IDLE_SECONDS):
             rows.append(np.array(sequence, dtype=np.float64))  # null becomes NaN
         with one_at_a_time, understandable():
             if not hasattr(model, "predict_proba"):
-                return {"predictions": model.predict(rows).tolist()}
-            probabilities = model.predict_proba(rows).tolist()
+                return {"predictions": [row.tolist() for row in model.predict(rows)]}
+            # One by one: of target="sequence" each is an array of its own length.
+            probabilities = [row.tolist() for row in model.predict_proba(rows)]
         return {"classes": model.classes_.tolist(), "probabilities": probabilities}
 
     @app.post("/streams/{session}")
@@ -156,7 +161,10 @@ def main():
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--max-sessions", type=int, default=MAX_SESSIONS)
     options = parser.parse_args()
-    app = create_app(load(options.model), max_sessions=options.max_sessions)
+    try:
+        app = create_app(load(options.model), max_sessions=options.max_sessions)
+    except (OSError, TypeError, ValueError) as error:
+        parser.error(str(error))
     # The lists of large requests set off collections that would look at all that has been
     # imported each time: a fifth of a second in which nobody is answered.
     gc.collect()

@@ -19,6 +19,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -473,8 +474,8 @@ def write_whole(path, data: bytes) -> None:
     """Write a file so that, whatever happens, the old or the new one is there, whole.
 
     The bytes go to a new file in the same folder, down to the disk, which then takes the
-    place of the old one. A link is followed. A crash can leave that new file behind,
-    whose name starts with a dot and ends with ".tmp".
+    place of the old one and has its permissions. A link is followed. A crash can leave
+    that new file behind, whose name starts with a dot and ends with ".tmp".
 
     Parameters
     ----------
@@ -495,6 +496,8 @@ def write_whole(path, data: bytes) -> None:
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(unfinished, "xb") as file:
+            if path.exists():
+                shutil.copymode(path, unfinished)  # who may read it may read it as before
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

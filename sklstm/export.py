@@ -467,7 +467,10 @@ class _Probability(nn.Module):
         super().__init__()
         self.multilabel, self.binary = head.multilabel_, head.binary_
         self.output_shape = ["n_samples", len(head.classes_)]
-        self.metadata = {"classes": json.dumps(head.classes_.tolist())}
+        classes = head.classes_
+        if classes.dtype.kind == "M":
+            classes = classes.astype(str)
+        self.metadata = {"classes": json.dumps(classes.tolist(), default=str)}
 
     def forward(self, raw):
         if self.binary:

@@ -100,13 +100,14 @@ class FileMonitor:
             )
 
     def setup(self, estimator, context):
-        """Write the header of a new CSV file."""
+        """Write the header of a CSV file that is new or empty."""
+        header = self._line(COLUMNS) if self.path.endswith(".csv") else ""
         try:
             with open(self.path, "x", encoding="utf-8", newline="") as file:
-                if self.path.endswith(".csv"):
-                    file.write(self._line(COLUMNS))
+                file.write(header)
         except FileExistsError:
-            pass
+            if os.path.getsize(self.path) == 0:
+                Path(self.path).write_text(header, encoding="utf-8", newline="")
 
     def on_fit_task_begin(self, estimator, context):
         """Do nothing."""

@@ -379,6 +379,11 @@ class SequenceEncoder:
         Returns
         -------
         self : SequenceEncoder
+
+        Raises
+        ------
+        ValueError
+            If a value is too large for the statistics.
         """
         if self.tokens:
             seen = np.setdiff1d(sequences.values[rows], [PADDING])
@@ -390,6 +395,14 @@ class SequenceEncoder:
         self.scale_ = np.ones(n_channels)
         if not self.standardize:
             return self
+        try:
+            with np.errstate(over="raise"):
+                self._measure(sequences, rows, weight, deviations)
+        except FloatingPointError:
+            raise _too_large(np.abs(sequences.values[rows]), sequences, rows) from None
+        return self
+
+    def _measure(self, sequences, rows, weight, deviations):
         total = functools.partial(_total, sequences, rows, weight)
         # (T, C) each; summed over time for what is of a channel.
         n_observed, sums = total()
@@ -399,14 +412,13 @@ class SequenceEncoder:
         self.scale_ = _scale(variance, self.mean_)
         n_timesteps = sequences.n_timesteps
         if not deviations or (sequences.lengths[rows] < n_timesteps).any():
-            return self
+            return
         curve = np.where(
             n_observed > 0, sums / np.where(n_observed > 0, n_observed, 1), self.mean_
         )
         apart = total(curve)[1].sum(axis=0) / count
         if apart.any() and (apart <= MAX_DEVIATION * variance).all():
             self.curve_, self.deviation_scale_ = curve, _scale(apart, self.mean_)
-        return self
 
     def encode(self, sequences: Sequences, rows: np.ndarray) -> Sequences:
         """Standardise values and mark the missing ones; number tokens from 2.
@@ -422,6 +434,11 @@ class SequenceEncoder:
         -------
         encoded : Sequences
             A copy, of the encoder's dtype; tokens never seen in fit are 1.
+
+        Raises
+        ------
+        ValueError
+            If a value is too far from the mean for that dtype.
         """
         lengths = sequences.lengths[rows]
         n_timesteps = lengths.max()
@@ -433,26 +450,46 @@ class SequenceEncoder:
             known = self.vocabulary_[position] == values
             tokens = np.where(known, position + N_RESERVED_TOKENS, UNKNOWN)
             return Sequences(np.where(inside, tokens, PADDING), lengths)
-        n_channels = self.n_channels_in_
         shape = (len(rows), n_timesteps, self.n_encoded_channels_)
         encoded = np.empty(shape, dtype=self.dtype)
         for start in range(0, len(rows), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
             raw = sequences.values[rows[chunk], :n_timesteps]
-            values = raw - self.mean_  # float64 (n, T, C)
-            values /= self.scale_
-            if self.curve_ is not None:
-                deviations = (raw - self.curve(n_timesteps)) / self.deviation_scale_
-                values = np.concatenate([values, deviations], axis=2)
-            if self.missing == "mask":
-                absent = np.isnan(values)
-                if absent.any():
-                    values[absent] = 0.0
-                encoded[chunk, :, -n_channels:] = absent[:, :, :n_channels]
-            if not inside[chunk].all():
-                values *= inside[chunk, :, None]
-            encoded[chunk, :, : values.shape[2]] = values
+            try:
+                with np.errstate(over="raise"):
+                    self._encode_chunk(raw, inside[chunk], encoded[chunk])
+            except FloatingPointError:
+                with np.errstate(over="ignore"):
+                    distance = np.abs(raw - self.mean_) / self.scale_
+                raise _too_large(distance, sequences, rows[chunk]) from None
         return Sequences(encoded, lengths)
+
+    def _encode_chunk(self, raw, inside, encoded):
+        """Write values (n, T, C), standardised, into `encoded`."""
+        values = raw - self.mean_  # float64 (n, T, C)
+        values /= self.scale_
+        if self.curve_ is not None:
+            deviations = (raw - self.curve(raw.shape[1])) / self.deviation_scale_
+            values = np.concatenate([values, deviations], axis=2)
+        if self.missing == "mask":
+            absent = np.isnan(values)
+            if absent.any():
+                values[absent] = 0.0
+            encoded[:, :, -raw.shape[2] :] = absent[:, :, : raw.shape[2]]
+        if not inside.all():
+            values *= inside[:, :, None]
+        encoded[:, :, : values.shape[2]] = values
+
+
+def _too_large(distance, sequences, rows):
+    """Return the error that names the most distant value of rows, (n, T, C)."""
+    row, step, channel = np.unravel_index(np.nanargmax(distance), distance.shape)
+    value = sequences.values[rows[row], step, channel]
+    return ValueError(
+        f"Row {rows[row]} of X holds {value} at step {step} in channel {channel}, which "
+        "is too large. If it stands for a missing value, make it NaN and set "
+        'missing="mask".'
+    )
 
 
 def _total(sequences, rows, weight, centre=None):

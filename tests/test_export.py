@@ -118,6 +118,15 @@ def test_classes_are_in_the_metadata(tmp_path):
     assert json.loads(metadata["classes"]) == ["a", "b", "c"]
 
 
+def test_dates_as_classes_are_in_the_metadata_as_text(tmp_path):
+    days = np.array(["2026-01-02", "2026-01-03"], dtype="M8[D]")
+    for labels in (days, days.astype("M8[ns]")):
+        model = fit(y=labels[(LABELS != "a").astype(int)])
+        metadata = check(model, tmp_path).get_modelmeta().custom_metadata_map
+        found = json.loads(metadata["classes"])
+        assert [text[:10] for text in found] == ["2026-01-02", "2026-01-03"]
+
+
 @pytest.mark.parametrize(
     ("settings", "n_outputs"),
     [

@@ -51,6 +51,7 @@ def test_a_row_per_epoch(tmp_path, make_sequences):
 def test_csv_has_one_header_and_an_empty_score(tmp_path, make_sequences):
     X, y = make_sequences(40)
     path = tmp_path / "training.csv"
+    path.touch()  # a file that is there, but empty, needs the header as well
     model = LSTMRegressor(**QUICK).set_callbacks(FileMonitor(path))
     model.fit(X, y).fit(X, y)
     with open(path, newline="") as file:

@@ -395,6 +395,9 @@ def test_links_are_followed_and_modes_are_the_users(path):
     plain = path.with_name("plain")
     plain.touch()
     assert path.stat().st_mode == plain.stat().st_mode
+    path.chmod(0o600)
+    save(LSTMClassifier(), path)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 # -------------------------------------------------------------------- what is refused

@@ -238,6 +238,7 @@ LABELS = [0, 1] * 3
         (np.zeros((6, 0, 2)), {}, "at least one time step"),
         (np.zeros((6, 5)), {"n_channels": 2}, "not a multiple of n_channels=2"),
         ([], {}, "array"),
+        (GOOD * [1, 1e200], {}, r"Row \d of X holds .*e\+200 at step . in channel 1"),
         (np.full((6, 3), 1.5), {"stem": "embedding"}, "integer tokens, but row 0"),
         (np.array([[1, 2], [3, -1]] * 3), {"stem": "embedding"}, "row 1 of X has a neg"),
         (np.array([[1, 2], [0, 0]] * 3), {"stem": "embedding"}, "Row 1 of X is an empty"),
@@ -247,6 +248,16 @@ LABELS = [0, 1] * 3
 def test_bad_input_is_named(X, settings, message):
     with pytest.raises(ValueError, match=message):
         LSTMClassifier(**settings).fit(X, LABELS[: len(X)])
+
+
+@pytest.mark.parametrize("settings", [{}, {"standardize": False}])
+def test_what_float32_cannot_hold_is_named(settings):
+    model = LSTMClassifier(4, max_iter=12, random_state=0, **settings).fit(GOOD, LABELS)
+    too_large = GOOD.copy()
+    too_large[3, 4, 1] = -np.finfo(float).max  # stands for missing in some files
+    with pytest.raises(ValueError, match=r"Row 3 .* step 4 in channel 1, which"):
+        model.predict(too_large)
+    assert np.isfinite(model.predict_proba(GOOD)).all()
 
 
 def test_nested_frame_with_uneven_channels_names_the_row():

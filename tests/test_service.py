@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sklstm import LSTMClassifier, save
+from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor, save
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -42,6 +42,7 @@ class Server:
             if found:
                 self.port = int(found.group(1))
                 return
+        self.process.communicate()
         raise RuntimeError("".join(self.log))
 
     def ask(self, method, path, body=None):
@@ -79,6 +80,52 @@ def test_batches_of_any_length(server, model):
     assert said["classes"] == ["down", "up"]
     np.testing.assert_array_equal(said["probabilities"], model.predict_proba(rows))
     assert server.ask("GET", "/health")[1]["n_channels"] == 2
+
+
+def test_a_label_per_step_and_tokens(tmp_path):
+    per_step = LSTMClassifier(
+        4, stem=None, target="sequence", max_iter=12, random_state=0
+    )
+    per_step.fit(X, (X[:, :, 0] > 0).astype(int))
+    server = Server(per_step, tmp_path / "per_step.safetensors")
+    try:
+        rows = [X[0].tolist(), X[1, :5].tolist()]
+        said = server.ask("POST", "/predict", {"sequences": rows})[1]
+        expected = per_step.predict_proba([X[0], X[1, :5]])
+        for found, row in zip(said["probabilities"], expected, strict=True):
+            np.testing.assert_array_equal(found, row)
+        said = server.ask("POST", "/predict", {"sequences": [[[1e300, 0.0]]]})
+        assert said[0] == 422
+        assert "which is too large" in said[1]["detail"]
+    finally:
+        server.stop()
+    tokens = rng.integers(1, 5, size=(40, 6))
+    text = LSTMClassifier(4, stem="embedding", max_iter=12, random_state=0)
+    text.fit(tokens, tokens[:, 0] > 2)
+    server = Server(text, tmp_path / "text.safetensors")
+    try:
+        for token in tokens[0].tolist():
+            said = server.ask("POST", "/streams/a", {"step": [token]})[1]
+        assert said["prediction"] == text.predict(tokens[:1])[0]
+        rows = [[[token] for token in tokens[0].tolist()]]
+        said = server.ask("POST", "/predict", {"sequences": rows})[1]
+        np.testing.assert_array_equal(
+            said["probabilities"], text.predict_proba(tokens[:1])
+        )
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (LSTMForecaster(), "LSTMForecaster cannot be served so"),
+        (LSTMRegressor(), "is not fitted yet"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_at_the_start(model, message, tmp_path):
+    with pytest.raises(RuntimeError, match=message):
+        Server(model, tmp_path / "model.safetensors")
 
 
 def test_many_at_once(server, model):

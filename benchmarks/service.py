@@ -89,21 +89,27 @@ class Nothing(BaseForecaster):
 def time_forecasters():
     rng = np.random.default_rng(0)
     y = pd.Series(50 + rng.normal(size=500).cumsum())
+    X = pd.DataFrame(rng.normal(size=(501, 2)), columns=["a", "b"])
     trained = {"sp": 12, "max_steps": 5, "n_members": 1, "random_state": 0}
     forecasters = {
-        "sktime alone": Nothing(),
-        "one trained network, hidden 32, window 48": LSTMForecaster(12, **trained),
-        "the pretrained network": LSTMForecaster(12, sp=12),
+        "sktime alone": (Nothing(), None),
+        "one trained network, hidden 32, window 48": (
+            LSTMForecaster(12, **trained),
+            None,
+        ),
+        "the same with two columns of X": (LSTMForecaster(12, **trained), X),
+        "the pretrained network": (LSTMForecaster(12, sp=12), None),
     }
     times = {name: [] for name in forecasters}
-    for forecaster in forecasters.values():
-        forecaster.fit(y[:300])
+    for forecaster, exog in forecasters.values():
+        forecaster.fit(y[:300], X=None if exog is None else exog[:300])
     # In turn, so that what else the machine does is the same for all.
     for t in range(300, len(y)):
-        for name, forecaster in forecasters.items():
+        for name, (forecaster, exog) in forecasters.items():
+            now, ahead = (None if exog is None else exog[i : i + 1] for i in (t, t + 1))
             start = time.thread_time()
-            forecaster.update(y[t : t + 1], update_params=False)
-            forecaster.predict(fh=[1])
+            forecaster.update(y[t : t + 1], X=now, update_params=False)
+            forecaster.predict(fh=[1], X=ahead)
             times[name].append(1000 * (time.thread_time() - start))
     print("\n| update + predict | median, ms of a core | lowest |\n|---|---|---|")
     for name, each in times.items():

@@ -724,12 +724,12 @@ class LSTMForecaster(BaseForecaster):
         before = {k: dict(v) if type(v) is dict else v for k, v in vars(self).items()}
         is_done = False
         try:
-            if X is None and self._is_like_before(y):
+            if self._is_like_before(y) and self._may_stay(X):
                 # As sktime does it, which asks seven times what type y is: that takes
                 # as long as a forecast.
                 y = pd.DataFrame(y.to_numpy(), y.index, self._cur_y.columns)
                 self._set_cutoff_from_y(y)
-                self._update(y, None, update_params)
+                self._update(y, X, update_params)
             else:
                 super().update(y, X=X, update_params=update_params)
             is_done = True
@@ -790,6 +790,21 @@ class LSTMForecaster(BaseForecaster):
             and y.index.is_unique
         )
 
+    def _may_stay(self, X):
+        """Tell whether X is as sktime would hand it on: numbers, if any, as in `fit`."""
+        before = self._cur_X
+        if X is None or before is None:
+            return X is None
+        return (
+            type(X) is pd.DataFrame
+            and len(X) > 0
+            and X.columns.equals(before.columns)
+            and all(dtype.kind == "f" for dtype in X.dtypes)
+            and type(X.index) is type(before.index)
+            and X.index.is_monotonic_increasing
+            and X.index.is_unique
+        )
+
     def _in_order(self, y):
         """Return y with the columns that were fitted, in their order."""
         columns = self._cur_y.columns
@@ -839,8 +854,9 @@ class LSTMForecaster(BaseForecaster):
         y_pred : Series or DataFrame, of the type of y
             The median of each step.
         """
-        if X is None and self.is_fitted and self._y_metadata["mtype"] == "pd.Series":
-            return self._predict(self._check_fh(fh), None)
+        is_series = self.is_fitted and self._y_metadata["mtype"] == "pd.Series"
+        if is_series and self._may_stay(X):
+            return self._predict(self._check_fh(fh), X)
         return super().predict(fh=fh, X=X)
 
     def _check_fh(self, fh, pred_int=False):

@@ -280,6 +280,32 @@ def test_row_after_row_equals_all_at_once(settings):
     )
 
 
+@pytest.mark.parametrize("times", ["numbers", "dates", "periods"])
+@pytest.mark.parametrize("shortened", [True, False])
+def test_row_after_row_equals_all_at_once_with_exogenous_data(
+    times, shortened, monkeypatch
+):
+    y, X = with_exog()
+    if times != "numbers":
+        make = pd.date_range if times == "dates" else pd.period_range
+        index = make("2026-01-01", periods=60, freq="D")
+        y, X = y.set_axis(index), X.set_axis(index)
+    if not shortened:  # all of what sktime asks
+        monkeypatch.setattr(LSTMForecaster, "_may_stay", lambda _, X: X is None)
+    live, whole = (LSTMForecaster(4, **QUICK).fit(y[:50], X=X[:50]) for _ in range(2))
+    for t in range(50, 54):
+        live.update(y[t : t + 1], X=X[t : t + 1], update_params=False)
+    whole.update(y[50:54], X=X[50:54], update_params=False)
+    found, expected = (each.predict(fh=[1, 2, 6], X=X[54:]) for each in (live, whole))
+    pd.testing.assert_series_equal(found, expected, check_exact=True)
+    with pytest.raises(
+        ValueError, match=r"X has the columns \['x'\], but \['x', 'z'\] w"
+    ):
+        live.predict(fh=[1], X=X[["x"]][54:])
+    with pytest.raises(ValueError, match="fitted with X, so predict needs X for the st"):
+        live.predict(fh=[1])
+
+
 def test_columns_are_told_by_their_names():
     y = pd.DataFrame({"a": np.sin(np.arange(60.0)), "b": 5 + np.cos(np.arange(60.0))})
     forecaster = LSTMForecaster(4, sp=6).fit(y[:50])

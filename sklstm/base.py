@@ -39,7 +39,7 @@ from sklstm.augmentation import (
     mixed_gradient,
     mixed_loss,
 )
-from sklstm.checkpoints import Checkpoint, digest
+from sklstm.checkpoints import Checkpoint, identity
 from sklstm.devices import (
     explain_out_of_memory,
     resolve_device,
@@ -294,8 +294,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             network = self._make_network(encoder, encoded, head, random, n_members)
         draws = random.of_members(len(network.members))
         if checkpoint is not None:
-            identity = self._identity(network, training, validation, random, n_iter)
-            checkpoint.begin(identity, [*itertools.chain(*draws)])
+            fit = self._identity(network, training, validation, random, n_iter)
+            checkpoint.begin(fit, [*itertools.chain(*draws)])
         if on_epoch is not None:
             on_epoch.begin(encoder, head, network, going_on)
         history = self._train(
@@ -384,20 +384,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _identity(self, network, training, validation, random, n_iter):
         """Return what a fit must share with a checkpoint to go on from it."""
-        irrelevant = {"checkpoint", "verbose", "random_state", "device"}
-        identity = {"the estimator": type(self).__name__}
-        for name, value in self.get_params(deep=False).items():
-            if name not in irrelevant:
-                plain = value.item() if isinstance(value, np.generic) else value
-                identity[name] = repr(plain)
-        identity["device"] = str(random.dropout.device)
-        identity["seed"] = random.seed  # of random_state
         start = [tensor.numpy() for tensor in network.state_dict().values()]
-        identity["the hash of the initial network"] = digest(np.array(n_iter), *start)
         parts = [rows for rows in (training, validation) if rows is not None]
         arrays = [array for rows in parts for array in rows.arrays()]
-        identity["the hash of X, y and sample_weight"] = digest(*arrays)
-        return identity
+        return identity(
+            self, random.dropout.device, random.seed, [np.array(n_iter), *start], arrays,
+            "X, y and sample_weight",
+        )  # fmt: skip
 
     def _make_encoder(self):
         return SequenceEncoder(

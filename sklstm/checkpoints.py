@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 import warnings
@@ -67,7 +68,7 @@ class Checkpoint:
         ----------
         identity : dict of str to str or int
             Under names that tell users what it is.
-        generators : list of torch.Generator
+        generators : list of torch.Generator or NumpyGenerator
             Their states are kept, and set to what they were.
 
         Raises
@@ -131,6 +132,79 @@ class Checkpoint:
     def remove(self) -> None:
         """Delete the file."""
         self.path.unlink(missing_ok=True)
+
+
+class CheckpointOfMember:
+    """What `train` is given of the checkpoint of networks that are trained in turn.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    ended : list of dict
+        Of the networks before, what is needed to leave them out; kept as it is now.
+    is_next : bool
+        Whether it is the network that the file has got to.
+    """
+
+    def __init__(self, checkpoint, ended, is_next):
+        self.checkpoint, self.ended, self.is_due = checkpoint, ended, checkpoint.is_due
+        self.saved = checkpoint.read() if is_next else None
+
+    def read(self) -> dict | None:
+        """Return what was last written for this network."""
+        return None if self.saved is None else self.saved["training"]
+
+    def write(self, training) -> None:
+        """Write the state of this network's training, and what has ended."""
+        self.checkpoint.write({"ended": self.ended, "training": training})
+
+
+class NumpyGenerator:
+    """A random generator of NumPy whose state is read and set as of one of torch."""
+
+    def __init__(self, generator):
+        self.generator = generator
+
+    def get_state(self) -> torch.Tensor:
+        """Return the state as bytes."""
+        state = json.dumps(self.generator.bit_generator.state).encode()
+        return torch.from_numpy(np.frombuffer(state, dtype=np.uint8).copy())
+
+    def set_state(self, state) -> None:
+        """Go on from a state."""
+        self.generator.bit_generator.state = json.loads(state.numpy().tobytes())
+
+
+def identity(estimator, device, seed, start, data, name) -> dict:
+    """Return what a fit must share with a checkpoint to go on from it.
+
+    Parameters
+    ----------
+    estimator : object with `get_params`
+    device : torch.device
+    seed : int
+        What `random_state` has come to.
+    start, data : sequence of ndarray
+        What the networks start from, and what they are trained on.
+    name : str
+        Of the data, for users.
+
+    Returns
+    -------
+    identity : dict of str to str or int
+    """
+    irrelevant = {"checkpoint", "verbose", "random_state", "device"}
+    found = {"the estimator": type(estimator).__name__}
+    for parameter, value in estimator.get_params(deep=False).items():
+        if parameter not in irrelevant:
+            plain = value.item() if isinstance(value, np.generic) else value
+            found[parameter] = repr(plain)
+    return found | {
+        "device": str(device),
+        "seed": seed,
+        "the hash of the initial network": digest(*start),
+        f"the hash of {name}": digest(*data),
+    }
 
 
 def digest(*arrays) -> str:

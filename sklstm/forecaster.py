@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import math
+import os
 import time
 import warnings
 from numbers import Integral, Real
@@ -26,6 +27,12 @@ from sktime.datatypes import get_cutoff
 from sktime.forecasting.base import BaseForecaster
 from sktime.utils.validation.forecasting import check_fh
 
+from sklstm.checkpoints import (
+    Checkpoint,
+    CheckpointOfMember,
+    NumpyGenerator,
+    identity,
+)
 from sklstm.devices import (
     explain_out_of_memory,
     network_threads,
@@ -186,6 +193,13 @@ class LSTMForecaster(BaseForecaster):
     random_state : int, RandomState instance or None, default=None
         Drives initial weights, windows, dropout and the series set aside. None: a fresh
         seed from the operating system at each fit. Ignored where nothing is trained.
+    checkpoint : path-like or None, default=None
+        File in which training that takes long, in `fit` and `pretrain`, keeps how far it
+        has come, written in at most 5 % of the time. If it is there at the beginning,
+        training goes on from it and ends in the same networks as if it had never been
+        stopped; a file of other data or parameters is an error that says what differs.
+        Removed at the end; Ctrl-C and errors leave it. Each fit needs a path of its own.
+        Ignored by `update`, and where nothing is trained.
     verbose : bool, default=False
         Whether to print a line per stage of `fit`.
 
@@ -272,6 +286,7 @@ class LSTMForecaster(BaseForecaster):
         "update_steps": [Interval(Integral, 0, None, closed="left")],
         "device": [str],
         "random_state": ["random_state"],
+        "checkpoint": [str, os.PathLike, None],
         "verbose": ["verbose"],
     }
     # sktime 1.2 warns at every construction unless this is set.
@@ -302,6 +317,7 @@ class LSTMForecaster(BaseForecaster):
         update_steps=50,
         device="auto",
         random_state=None,
+        checkpoint=None,
         verbose=False,
     ):
         self.horizon = horizon
@@ -326,6 +342,7 @@ class LSTMForecaster(BaseForecaster):
         self.update_steps = update_steps
         self.device = device
         self.random_state = random_state
+        self.checkpoint = checkpoint
         self.verbose = verbose
         super().__init__()
         self._y = self._X = None
@@ -353,7 +370,9 @@ class LSTMForecaster(BaseForecaster):
         table = self._read(y, X)
         model = copy.deepcopy(self.pretrained_model_)
         self._check_columns(table.frame, X, model)
-        self._train_networks(model, model.standardize(table.flatten()))
+        array = model.standardize(table.flatten())
+        random, checkpoint = self._begin()
+        self._train_networks(model, array, random, checkpoint=checkpoint)
         self.pretrained_model_ = model
         return self
 
@@ -431,13 +450,14 @@ class LSTMForecaster(BaseForecaster):
             shipped = []
         model.fine_tuned = bool(shipped) and period < TUNED_PERIOD
         model.fine_tuned &= always or array.lengths.sum() <= MEDIUM_TOTAL
+        random, checkpoint = self._begin()
         if model.fine_tuned:
             model.trained = [_unfrozen(shipped[0], array)]
         else:
-            model.trained = self._new_members(model, array)
+            model.trained = self._new_members(model, array, random)
         array = model.standardize(array)
-        training, aside = self._set_aside(array)
-        history = self._train_networks(model, training, aside=aside)
+        training, aside = self._set_aside(array, random)
+        history = self._train_networks(model, training, random, aside, checkpoint)
         began = time.perf_counter()
         if shipped:
             model.pretrained = shipped
@@ -450,6 +470,12 @@ class LSTMForecaster(BaseForecaster):
                 began,
             )
         return model, history
+
+    def _begin(self):
+        """Return what is drawn from and where it is written how far training has come."""
+        checkpoint = None if self.checkpoint is None else Checkpoint(self.checkpoint)
+        seed = None if checkpoint is None else checkpoint.seed
+        return Randomness(self.random_state, torch.device("cpu"), 0, seed), checkpoint
 
     def _report(self, line, began):
         if self.verbose:
@@ -484,7 +510,7 @@ class LSTMForecaster(BaseForecaster):
             if n_shorter < 2 or period < MIN_LONGEST_PERIOD
         ]
 
-    def _new_members(self, model, array):
+    def _new_members(self, model, array, random):
         """Return networks to be trained, and how windows are made for them."""
         period = model.period
         choices = self._choices(model, array)
@@ -509,7 +535,6 @@ class LSTMForecaster(BaseForecaster):
         hidden_size = choices["hidden_size"]
         if hidden_size == "wide":  # segments leave few steps to read
             hidden_size = 128 if segment > 1 else 64
-        random = Randomness(self.random_state, torch.device("cpu"), 0)
         members = []
         for i in range(choices["n_members"]):
             network = ForecastNetwork(
@@ -533,7 +558,9 @@ class LSTMForecaster(BaseForecaster):
             )
         return members
 
-    def _train_networks(self, model, array, update=False, aside=None):
+    def _train_networks(
+        self, model, array, random, aside=None, checkpoint=None, *, update=False
+    ):
         """Train each network of a model in place; return their losses."""
         device = resolve_device(self.device)
         choices = self._choices(model, array)
@@ -559,11 +586,26 @@ class LSTMForecaster(BaseForecaster):
                 array,
                 SeriesArray(array.values, array.starts, stops, array.exog),
             )
-        history = []
-        for i, member in enumerate(model.trained):
+        draws = [random.of_fit(i, device) for i in range(len(model.trained))]
+        generators = [np.random.default_rng(each.split_seed) for each in draws]
+        ended = []  # networks of a fit that was stopped
+        if checkpoint is not None:
+            arrays = [each for each in (array, aside) if each is not None]
+            ended = self._take_up(checkpoint, model, arrays, random, draws, generators)
+        history, n_ended = [], len(ended)
+        for i, (member, drawn, rng) in enumerate(
+            zip(model.trained, draws, generators, strict=True)
+        ):
             began, network = time.perf_counter(), member.network
-            random = Randomness(self.random_state, device, i)
-            rng = np.random.default_rng(random.split_seed)
+            if i < n_ended:
+                network.load_state_dict(
+                    {k: torch.from_numpy(v) for k, v in ended[i]["network"].items()}
+                )
+                history.append(ended[i]["loss_curve"])
+                continue
+            of_member = None
+            if checkpoint is not None:
+                of_member = CheckpointOfMember(checkpoint, list(ended), i == n_ended)
             batches = WindowBatches(
                 member, model.period, array, device=device, batch_size=batch_size,
                 n_batches=math.ceil(max_steps / n_epochs), rng=rng,
@@ -586,7 +628,7 @@ class LSTMForecaster(BaseForecaster):
                 trained = train(
                     network,
                     head.loss,
-                    [Learner(network, batches, random.dropout, by_hand)],
+                    [Learner(network, batches, drawn.dropout, by_hand)],
                     solver="adamw",
                     learning_rate="one-cycle",
                     learning_rate_init=learning_rate_init,
@@ -598,24 +640,45 @@ class LSTMForecaster(BaseForecaster):
                     # the learning rate is.
                     n_iter_no_change=10 if self.early_stopping is True else n_epochs,
                     validate=validate,
+                    checkpoint=of_member,
                 )
             network.cpu()
             history.append(trained.loss_curve)
+            if trained.interrupted:
+                checkpoint = None  # the file stays as it is
+            elif checkpoint is not None:
+                weights = {k: v.numpy() for k, v in network.state_dict().items()}
+                ended.append({"network": weights, "loss_curve": trained.loss_curve})
             self._report(
                 f"trained network {i + 1} of {len(model.trained)}: "
                 f"{trained.n_iter * batches.n_batches} steps of {batch_size} windows, "
                 f"loss {trained.loss_curve[-1]:.4f}",
                 began,
             )
+        if checkpoint is not None:
+            checkpoint.remove()
         return history
 
-    def _set_aside(self, array):
+    def _take_up(self, checkpoint, model, arrays, random, draws, generators):
+        """Begin a checkpoint; return the networks that were trained before it."""
+        states = [m.network.state_dict().values() for m in model.trained]
+        start = [tensor.numpy() for state in states for tensor in state]
+        names = "values", "starts", "stops", "exog"
+        data = [getattr(array, name) for array in arrays for name in names]
+        dropouts = [drawn.dropout for drawn in draws]
+        checkpoint.begin(
+            identity(self, dropouts[0].device, random.seed, start, data, "y and X"),
+            [*dropouts, *map(NumpyGenerator, generators)],
+        )
+        saved = checkpoint.read()
+        return [] if saved is None else saved["ended"]
+
+    def _set_aside(self, array, random):
         """Set series of a panel aside, to choose and to calibrate on."""
         n = len(array)
         if n < MIN_ASIDE_SERIES:
             return array, None
-        random = Randomness(self.random_state, torch.device("cpu"), 1)
-        order = np.random.default_rng(random.split_seed).permutation(n)
+        order = np.random.default_rng(random.of_fit(1).split_seed).permutation(n)
         n_aside = min(n // 5, MAX_ASIDE_SERIES)
         return array.take(np.sort(order[n_aside:])), array.take(np.sort(order[:n_aside]))
 
@@ -758,7 +821,8 @@ class LSTMForecaster(BaseForecaster):
             table = self._read(self._cur_y, self._cur_X)
             model = copy.deepcopy(self.model_)
             array = model.standardize(table.flatten())
-            self._train_networks(model, array, update=True)
+            random = Randomness(self.random_state, torch.device("cpu"), 0)
+            self._train_networks(model, array, random, update=True)
             self.model_ = model
         return self
 

@@ -8,12 +8,15 @@ maps of even lightness.
 
 from __future__ import annotations
 
+import math
+import textwrap
+
 import numpy as np
 import pandas as pd
 from sklearn.base import is_classifier
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import check_is_fitted
 
+from sklstm.base import check_sequence_estimator
 from sklstm.inspection import gate_activations, integrated_gradients
 
 __all__ = [
@@ -27,7 +30,8 @@ __all__ = [
 ]
 
 BLACK, BLUE, VERMILLION = "#222222", "#0072B2", "#D55E00"
-COLORS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", VERMILLION, "#F0E442", BLACK)
+# Without their yellow, faint on white: seven, which with eight markers make 56 pairs.
+COLORS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", VERMILLION, BLACK)
 MARKERS = "osD^vP*X"
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
 # Channels that are drawn one below the other; of more, only the attributions are shown.
@@ -52,23 +56,71 @@ def _pyplot():
     return plt
 
 
-def _axes(ax, n_rows=1, n_columns=1, *, size, **settings):
+def _axes(ax, n_rows=1, n_columns=1, *, size, titled=False, **settings):
     """Return axes (n_rows, n_columns), in a new figure or in the place of `ax`."""
     plt = _pyplot()
     if ax is None:
         figure = plt.figure(figsize=size, layout="constrained")
-        grid = figure.add_gridspec(n_rows, n_columns, **settings)
-    elif n_rows == n_columns == 1:
+        return figure.add_gridspec(n_rows, n_columns, **settings).subplots(squeeze=False)
+    if n_rows == n_columns == 1:
         return np.array([[ax]])
+    ax.set_axis_off()
+    if titled and ax.figure.get_layout_engine() is None:
+        settings |= {"hspace": 0.45, "wspace": 0.3}  # nothing else makes room
+    place = ax.get_subplotspec()
+    if place is None:
+        edges = ("left", "bottom", "right", "top")
+        settings |= dict(zip(edges, ax.get_position().extents, strict=True))
+        grid = ax.figure.add_gridspec(n_rows, n_columns, **settings)
     else:
-        ax.set_axis_off()
-        grid = ax.get_subplotspec().subgridspec(n_rows, n_columns, **settings)
+        grid = place.subgridspec(n_rows, n_columns, **settings)
     return grid.subplots(squeeze=False)
 
 
 def _light(ax):
     """Take away what is not data."""
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def _lone(values):
+    """Return settings to mark values between missing ones, which no line shows."""
+    seen = np.concatenate([[False], ~pd.isna(values), [False]])
+    lone = seen[1:-1] & ~seen[:-2] & ~seen[2:]
+    return {"marker": ".", "markevery": lone} if lone.any() else {}
+
+
+def _legend(axes, ax):
+    """Name what is drawn: below a new figure, or in given axes where the least is."""
+    handles = {}
+    for axis in axes:
+        found, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, found, strict=True))
+    if ax is None:
+        figure = axes[0].figure
+        n_rows = math.ceil(1.6 * len(handles) / figure.get_figwidth())  # 1.6 inches each
+        figure.legend(
+            handles.values(), handles, loc="outside lower center", frameon=False,
+            ncols=math.ceil(len(handles) / n_rows),
+        )  # fmt: skip
+    else:
+        axes[0].legend(handles.values(), handles, loc="best", frameon=False)
+
+
+def _is_forecaster(estimator):
+    """Tell a fitted forecaster from an estimator of sequences; refuse anything else."""
+    if hasattr(estimator, "_forecast"):
+        estimator.check_is_fitted()
+        return True
+    check_sequence_estimator(estimator)
+    return False
+
+
+def _check_forecaster(estimator):
+    if not hasattr(estimator, "_forecast"):
+        raise TypeError(
+            f"Expected a fitted LSTMForecaster, got {type(estimator).__name__}. Use "
+            "from_predictions for forecasts of others."
+        )
 
 
 # ------------------------------------------------------------------------ training
@@ -148,8 +200,7 @@ class TrainingDisplay:
         ValueError
             If nothing was trained.
         """
-        if hasattr(estimator, "_forecast"):
-            estimator.check_is_fitted()
+        if _is_forecaster(estimator):
             if not estimator.history_:
                 raise ValueError(
                     "The forecaster uses the pretrained network alone: nothing was "
@@ -159,7 +210,6 @@ class TrainingDisplay:
                 estimator.history_, steps_per_entry=STEPS_PER_ENTRY, unit="Training step"
             )
         else:
-            check_is_fitted(estimator)
             score = "accuracy" if is_classifier(estimator) else "score"
             display = cls(
                 [estimator.loss_curve_],
@@ -284,7 +334,7 @@ class AttributionDisplay:
         -------
         display : AttributionDisplay
         """
-        check_is_fitted(estimator)
+        check_sequence_estimator(estimator)
         sequences = estimator.encoder_.read(X, estimator, reset=False)
         sample = _checked_sample(sample, len(sequences))
         length = sequences.lengths[sample]
@@ -326,8 +376,9 @@ class AttributionDisplay:
             names = [f"channel {c}" for c in range(n_channels)]
             names = names if n_channels > 1 else ["value"]
         # A few extreme values would leave the rest pale.
-        largest = np.abs(attributions).max() or 1.0
-        limit = np.quantile(np.abs(attributions), 0.99) or largest
+        sizes = np.abs(attributions)
+        limit = np.quantile(sizes, 0.99, method="higher") or sizes.max() or 1.0
+        beyond = (attributions < -limit).any() + 2 * (attributions > limit).any()
         shading = {
             "cmap": DIVERGING, "vmin": -limit, "vmax": limit, "aspect": "auto",
             "interpolation": "nearest",
@@ -346,11 +397,15 @@ class AttributionDisplay:
             margin = 0.08 * (high - low) or 1.0
             extent = (-0.5, n_timesteps - 0.5, low - margin, high + margin)
             image = axis.imshow(attributions[None, :, channel], extent=extent, **shading)
-            marker = "." if n_timesteps < 40 else None
+            points = {"marker": "."} if n_timesteps < 40 else _lone(series)
             # A white rim keeps the curve readable on dark shades.
-            axis.plot(series, color="white", lw=3, marker=marker, ms=8)
-            axis.plot(series, color=BLACK, lw=1.3, marker=marker)
-            axis.set(ylabel=names[channel], ylim=extent[2:], xlim=extent[:2])
+            axis.plot(series, color="white", lw=3, ms=8, **points)
+            axis.plot(series, color=BLACK, lw=1.3, **points)
+            # 14 small letters an inch: names do not reach into the next row.
+            width = max(int(14 * axis.bbox.height / axis.figure.dpi), 1)
+            name = textwrap.fill(str(names[channel]), width, break_long_words=False)
+            axis.set_ylabel(name, fontsize="small" if n_channels > 1 else None)
+            axis.set(ylim=extent[2:], xlim=extent[:2])
             _light(axis)
             if channel + 1 < n_channels:
                 axis.tick_params(labelbottom=False)
@@ -360,18 +415,23 @@ class AttributionDisplay:
         figure.align_ylabels(list(axes))
         figure.colorbar(
             image, ax=list(axes), label=f"Attribution\n({self.response_name})",
-            pad=0.02, aspect=30, extend="both" if limit < largest else "neither",
+            pad=0.02, aspect=30, extend=("neither", "min", "max", "both")[beyond],
         )  # fmt: skip
         self.ax_ = axes if len(axes) > 1 else axes[0]
         self.figure_ = figure
         return self
 
     def _plot_tokens(self, tokens, attributions, ax):
-        ax = _axes(ax, size=(max(4.0, 0.45 * len(tokens)), 2.8))[0, 0]
+        n_tokens = len(tokens)
+        ax = _axes(ax, size=(np.clip(0.45 * n_tokens, 4, 12), 2.8))[0, 0]
         colors = np.where(attributions > 0, VERMILLION, BLUE)
-        ax.bar(np.arange(len(tokens)), attributions, color=colors)
+        ax.bar(np.arange(n_tokens), attributions, color=colors)
         ax.axhline(0, color=BLACK, lw=0.8)
-        ax.set_xticks(np.arange(len(tokens)), tokens)
+        ax.margins(x=0.01)
+        room = ax.bbox.width / ax.figure.dpi / n_tokens  # inches
+        if room > 0.15:  # the height of a word
+            upright = 0.1 * max(len(str(token)) for token in tokens) > room
+            ax.set_xticks(np.arange(n_tokens), tokens, rotation=90 if upright else 0)
         ax.set(xlabel="Token", ylabel=f"Attribution\n({self.response_name})")
         _light(ax)
         self.ax_, self.figure_ = ax, ax.figure
@@ -462,23 +522,20 @@ class GateDisplay:
         display : GateDisplay
         """
         n = len(self.activations)
-        axes = _axes(ax, n, size=(7, 0.8 + 1.5 * n), hspace=0.1)[:, 0]
+        axes = _axes(ax, n, size=(7, 0.8 + 1.5 * n), titled=True, hspace=0.1)[:, 0]
         # Units in the order of their last state, so that rows that go together meet.
         order = np.argsort([*self.activations.values()][-1].mean(axis=0))
         for axis, (name, values) in zip(axes, self.activations.items(), strict=True):
-            is_gate = name.endswith("gate")
             limit = np.abs(values).max() or 1.0
+            shading = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
+            if name.endswith("gate"):
+                shading = {"cmap": SEQUENTIAL, "vmin": 0, "vmax": 1}
             n_states, hidden_size = values.shape
             edge = self.stride / 2
             image = axis.imshow(
-                values[:, order].T,
-                aspect="auto",
-                interpolation="nearest",
-                cmap=SEQUENTIAL if is_gate else DIVERGING,
-                vmin=0 if is_gate else -limit,
-                vmax=1 if is_gate else limit,
+                values[:, order].T, aspect="auto", interpolation="nearest", **shading,
                 extent=(-edge, n_states * self.stride - edge, hidden_size - 0.5, -0.5),
-            )
+            )  # fmt: skip
             axis.set_title(GATE_TITLES.get(name, name), loc="left", fontsize="medium")
             axis.set_ylabel("Unit")
             axis.set_yticks([])
@@ -541,6 +598,7 @@ class EmbeddingDisplay:
         -------
         display : EmbeddingDisplay
         """
+        check_sequence_estimator(estimator)
         return cls.from_predictions(estimator.embed(X), y=y, ax=ax)
 
     @classmethod
@@ -563,14 +621,15 @@ class EmbeddingDisplay:
                 "The embedding needs at least 2 samples and 2 dimensions; got the shape "
                 f"{embedding.shape}."
             )
-        if y is not None and len(y) != len(embedding):
+        y = None if y is None else np.asarray(y)
+        if y is not None and y.shape != embedding.shape[:1]:
             raise ValueError(
-                f"y has {len(y)} entries for {len(embedding)} embedded sequences."
+                "y must have one label, or number, for each of the "
+                f"{len(embedding)} embedded sequences; got the shape {y.shape}."
             )
         centred = embedding - embedding.mean(axis=0)
         left, size, _ = np.linalg.svd(centred, full_matrices=False)
         explained = size[:2] ** 2 / max((size**2).sum(), np.finfo(float).tiny)
-        y = None if y is None else np.asarray(y)
         return cls(left[:, :2] * size[:2], explained, y=y).plot(ax=ax)
 
     def plot(self, *, ax=None):
@@ -595,8 +654,7 @@ class EmbeddingDisplay:
                 of = self.y == label
                 ax.scatter(
                     x[of], y[of], color=COLORS[k % len(COLORS)],
-                    marker=MARKERS[(k + k // len(COLORS)) % len(MARKERS)], label=label,
-                    **style,
+                    marker=MARKERS[k % len(MARKERS)], label=label, **style,
                 )  # fmt: skip
             ax.legend(
                 loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False,
@@ -613,8 +671,13 @@ class EmbeddingDisplay:
 
 
 # ----------------------------------------------------------------------- forecasts
-def _parts(frame):
-    """Return {key of the instance: frame over time}; the key of a single series is ()."""
+def _parts(frame, index=None):
+    """Return {key of the instance: frame over time}; the key of a single series is ().
+
+    An array has the steps of `index`.
+    """
+    if isinstance(frame, np.ndarray) and index is not None:
+        frame = pd.DataFrame(frame, index=index)
     if isinstance(frame, pd.Series):
         frame = frame.to_frame()
     if not isinstance(frame, pd.DataFrame):
@@ -632,11 +695,11 @@ def _parts(frame):
     }
 
 
-def _series_of(frame):
-    """Return {(*instance, column): Series} of a frame of sktime; of one column, 0."""
+def _series_of(frame, index=None):
+    """Return {(*instance, column): Series} of data of sktime; of one column, 0."""
     return {
         (*key, column if part.shape[1] > 1 else 0): part.iloc[:, k]
-        for key, part in _parts(frame).items()
+        for key, part in _parts(frame, index).items()
         for k, column in enumerate(part.columns)
     }
 
@@ -656,15 +719,25 @@ def _times(index):
     return index.to_timestamp() if isinstance(index, pd.PeriodIndex) else index
 
 
+def _line(ax, series, **style):
+    """Draw a series over time."""
+    ax.plot(_times(series.index), series, **style, **_lone(series))
+
+
 def _label_time(ax, index):
     """Name the time axis, with its frequency, and keep dates short."""
     name = index.name or "Time"
     if isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex)):
         from matplotlib import dates  # noqa: PLC0415 - an optional package
 
-        locator = dates.AutoDateLocator(maxticks=8)
+        tz = getattr(index, "tz", None)
+        # Fewest and most, such that matplotlib has an interval for any span.
+        n_ticks = (3, 8) if ax.bbox.width / ax.figure.dpi > 2.6 else (2, 5)
+        locator = dates.AutoDateLocator(tz, *n_ticks)
+        # Every fourth day would be the 29th, beside the first of the next month.
+        locator.intervald[dates.DAILY] = [1, 2, 7, 14]
         ax.xaxis.set_major_locator(locator)
-        ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+        ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator, tz=tz))
         if getattr(index, "freqstr", None):
             name = f"{name} ({index.freqstr})"
     ax.set_xlabel(name)
@@ -702,7 +775,7 @@ class ForecastDisplay:
         As `predict_quantiles` returns it. Levels that add up to 1 are the ends of one
         interval.
     y_true : like y_pred, default=None
-        What came.
+        What came. An array has the steps of y_pred.
     n_history : int, default=None
         Last steps of the history that are shown. None: three times the forecast, at
         least 24.
@@ -749,8 +822,8 @@ class ForecastDisplay:
             Fitted. Its history is what it has seen.
         fh, X :
             As in `predict`.
-        y_true : Series or DataFrame, default=None
-            What came, to draw over the forecast.
+        y_true : Series, DataFrame or ndarray, default=None
+            What came, to draw over the forecast. An array has the steps of fh.
         coverage : sequence of float in (0, 1), default=(0.5, 0.8, 0.9)
             Of the intervals.
         n_history, max_series :
@@ -762,18 +835,21 @@ class ForecastDisplay:
         -------
         display : ForecastDisplay
         """
-        coverage = np.sort(np.atleast_1d(coverage))
-        alpha = np.concatenate([(1 - coverage) / 2, (1 + coverage) / 2])
-        y_pred = forecaster.predict(fh=fh, X=X)
+        _check_forecaster(forecaster)
+        coverage = np.atleast_1d(coverage)
+        alpha = np.concatenate([(1 - coverage) / 2, [0.5], (1 + coverage) / 2])
         y_quantiles = forecaster.predict_quantiles(
             fh=fh, X=X, alpha=np.sort(alpha).round(10).tolist()
         )
+        # A frame with times even where `predict` returns an array.
+        y_pred = y_quantiles.xs(0.5, axis=1, level=1)
         history = forecaster._context()[0]
-        display = cls(
+        if set(history.columns) != set(y_pred.columns):  # those of an array
+            history = history.set_axis(y_pred.columns, axis=1)
+        return cls.from_predictions(
             history, y_pred, y_quantiles=y_quantiles, y_true=y_true,
-            n_history=n_history, max_series=max_series,
+            n_history=n_history, max_series=max_series, ax=ax,
         )  # fmt: skip
-        return display.plot(ax=ax)
 
     @classmethod
     def from_predictions(
@@ -792,11 +868,10 @@ class ForecastDisplay:
         -------
         display : ForecastDisplay
         """
-        display = cls(
+        return cls(
             y, y_pred, y_quantiles=y_quantiles, y_true=y_true, n_history=n_history,
             max_series=max_series,
-        )  # fmt: skip
-        return display.plot(ax=ax)
+        ).plot(ax=ax)  # fmt: skip
 
     def plot(self, *, ax=None):
         """Draw.
@@ -811,7 +886,7 @@ class ForecastDisplay:
         """
         history, forecasts = _series_of(self.y), _series_of(self.y_pred)
         fans = {} if self.y_quantiles is None else _quantiles_of(self.y_quantiles)
-        truths = {} if self.y_true is None else _series_of(self.y_true)
+        truths = {} if self.y_true is None else _series_of(self.y_true, self.y_pred.index)
         names = [*forecasts][: self.max_series]
         unknown = [name for name in names if name not in history]
         if unknown:
@@ -819,7 +894,7 @@ class ForecastDisplay:
         n_columns = min(len(names), 3 if len(names) > 4 else 2)
         n_rows = -(-len(names) // n_columns)
         size = (7, 3.8) if len(names) == 1 else (3.8 * n_columns, 2.7 * n_rows)
-        axes = _axes(ax, n_rows, n_columns, size=size).ravel()
+        axes = _axes(ax, n_rows, n_columns, size=size, titled=True).ravel()
         for axis in axes[len(names) :]:
             axis.set_axis_off()
         several_columns = len({name[-1] for name in names}) > 1
@@ -829,26 +904,18 @@ class ForecastDisplay:
                 truth = truth[truth.index.isin(forecasts[name].index)]
             self._draw(axis, history[name], forecasts[name], fans.get(name), truth)
             if len(names) > 1:
-                title = [str(part) for part in name[:-1]]
-                title += [_value_name(history[name])] * several_columns
-                axis.set_title(", ".join(title), fontsize="medium")
+                title = name if several_columns else name[:-1]
+                axis.set_title(", ".join(map(str, title)), fontsize="medium")
                 axis.tick_params(labelsize="small")
                 if several_columns or k % n_columns:
                     axis.set_ylabel("")
                 if k + n_columns < len(names):
                     axis.set_xlabel("")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure = axes[0].figure
-        if len(names) == 1:
-            axes[0].legend(loc="upper left", frameon=False)
-        elif ax is None:
-            figure.legend(
-                handles, labels, loc="outside lower center", ncols=len(labels),
-                frameon=False,
-            )  # fmt: skip
         axes = axes[: len(names)]
+        if ax is None or len(axes) == 1:
+            _legend(axes, ax)
         self.ax_ = axes if len(axes) > 1 else axes[0]
-        self.figure_ = figure
+        self.figure_ = axes[0].figure
         return self
 
     def _draw(self, ax, past, forecast, fan, truth):
@@ -859,23 +926,22 @@ class ForecastDisplay:
         for k, (low, high) in enumerate(intervals):
             # Blue mixed with white, the less the narrower the interval.
             share = 0.15 + 0.4 * (k + 1) / len(intervals)
-            ax.fill_between(
-                times, fan[low].astype(float), fan[high].astype(float), lw=0,
-                color=_mixed(BLUE, share), label=f"{high - low:.0%} interval",
-            )  # fmt: skip
-        ax.plot(_times(past.index), past, color=BLACK, lw=1.2, label="history")
+            ends = fan[low].astype(float), fan[high].astype(float)
+            style = {"color": _mixed(BLUE, share), "label": f"{high - low:.0%} interval"}
+            if len(fan) > 1:
+                ax.fill_between(times, *ends, lw=0, **style)
+            else:  # which would have no width
+                ax.vlines(times, *ends, lw=9 * (1 - k / len(intervals)), **style)
+        _line(ax, past, color=BLACK, lw=1.2, label="history")
         # The forecast starts where the history ends.
         joined = pd.concat([past.iloc[-1:], forecast])
         gap = len(forecast) and forecast.index[0] > past.index[-1]
         drawn = joined if gap else forecast
-        ax.plot(_times(drawn.index), drawn, color=BLUE, lw=1.8, label="median forecast")
+        _line(ax, drawn, color=BLUE, lw=1.8, label="median forecast")
         if truth is not None:
-            ax.plot(
-                _times(truth.index), truth, color=VERMILLION, lw=1.2, ls="--",
-                label="actual",
-            )  # fmt: skip
+            _line(ax, truth, color=VERMILLION, lw=1.2, ls="--", label="actual")
         ax.set_ylabel(_value_name(past))
-        ax.margins(x=0.01)
+        ax.margins(x=0.02)
         _label_time(ax, past.index)
         _light(ax)
 
@@ -887,7 +953,7 @@ class BacktestDisplay:
 
     Parameters
     ----------
-    y : Series or DataFrame in an sktime format
+    y : Series, DataFrame or ndarray in an sktime format
     forecasts : DataFrame
         As `LSTMForecaster.backtest` returns it.
     instance : key or None, default=None
@@ -946,6 +1012,7 @@ class BacktestDisplay:
         -------
         display : BacktestDisplay
         """
+        _check_forecaster(forecaster)
         forecasts = forecaster.backtest(
             y, X, fh=fh, step=step, initial_window=initial_window
         )
@@ -970,10 +1037,9 @@ class BacktestDisplay:
         -------
         display : BacktestDisplay
         """
-        display = cls(
+        return cls(
             y, forecasts, instance=instance, column=column, max_cutoffs=max_cutoffs
-        )
-        return display.plot(ax=ax)
+        ).plot(ax=ax)
 
     def plot(self, *, ax=None):
         """Draw.
@@ -991,14 +1057,11 @@ class BacktestDisplay:
         error = (forecasts - actual.reindex(times).to_numpy()).abs()
         self.errors_ = error.groupby(level="cutoff").mean()
         cutoffs = self.errors_.index
-        upper, lower = _axes(ax, 2, size=(7, 4.8), height_ratios=[3, 1], hspace=0.08)[
-            :, 0
-        ]
+        axes = _axes(ax, 2, size=(7, 4.8), height_ratios=[3, 1], hspace=0.08)
+        upper, lower = axes[:, 0]
         first = np.searchsorted(actual.index, cutoffs[0])
         shown = actual.iloc[max(first - (len(actual) - first) // 2, 0) :]
-        upper.plot(
-            _times(shown.index), shown, color=BLACK, lw=1.2, label="actual", zorder=3
-        )
+        _line(upper, shown, color=BLACK, lw=1.2, label="actual", zorder=3)
         n_drawn = min(self.max_cutoffs, len(cutoffs))
         drawn = np.unique(np.linspace(0, len(cutoffs) - 1, n_drawn).astype(int))
         for k, cutoff in enumerate(cutoffs[drawn]):
@@ -1007,7 +1070,7 @@ class BacktestDisplay:
             joined = pd.concat([start, path])
             color = (BLUE, COLORS[1])[k % 2]
             label = None if k else "forecasts"
-            upper.plot(_times(joined.index), joined, color=color, lw=1.5, label=label)
+            _line(upper, joined, color=color, lw=1.5, label=label)
             upper.plot(
                 _times(start.index), start, "o", ms=4.5, color=color, zorder=4,
                 label=None if k else "cutoffs",
@@ -1015,30 +1078,25 @@ class BacktestDisplay:
         errors = self.errors_
         lower.plot(_times(errors.index), errors, color=BLUE, lw=1, marker=".", ms=4)
         mean = float(errors.mean())
-        lower.axhline(mean, color=VERMILLION, lw=1, ls="--", label=f"mean: {mean:.3g}")
+        label = f"mean error: {mean:.3g}"
+        lower.axhline(mean, color=VERMILLION, lw=1, ls="--", label=label)
         for axis in (upper, lower):
             axis.set_xlim(*_times(shown.index[[0, -1]]))
             _light(axis)
-        upper.set_ylabel(_value_name(actual))
-        upper.legend(loc="upper left", frameon=False)
-        _label_time(upper, actual.index)
-        upper.set_xlabel("")
+            _label_time(axis, actual.index)
+        upper.set(xlabel="", ylabel=_value_name(actual))
         upper.tick_params(labelbottom=False)
-        lower.legend(loc="upper left", frameon=False)
+        lower.set(xlabel=f"Cutoff, {lower.get_xlabel()}", ylabel="Mean abs.\nerror")
         lower.set_ylim(bottom=0)
-        lower.set_ylabel("Mean abs. error")
-        _label_time(lower, actual.index)
-        lower.set_xlabel(f"Cutoff, {lower.get_xlabel()}")
         upper.figure.align_ylabels([upper, lower])
+        _legend([upper, lower], ax)
         self.ax_, self.figure_ = np.array([upper, lower]), upper.figure
         return self
 
     def _chosen(self):
         """Return the actual values and the forecasts of one series."""
-        parts, forecasts = _parts(self.y), self.forecasts
-        key = self.instance
-        if key is None:
-            key = next(iter(parts))
+        parts, forecasts = _parts(self.y, pd.RangeIndex(len(self.y))), self.forecasts
+        key = next(iter(parts)) if self.instance is None else self.instance
         key = key if isinstance(key, tuple) else (key,)
         if key not in parts:
             raise ValueError(f"instance={self.instance!r} is not among those of y.")
@@ -1059,14 +1117,19 @@ class QuantileCalibrationDisplay:
     observed : ndarray of shape (n_levels,)
         Share of the values at or below the quantile.
     n_values : int
-        Values that were predicted; the bars are 95 % intervals of as many independent
-        ones. Errors of neighbouring steps depend on each other, so truly they are
-        wider.
+        Values that were predicted; the bars are 95 % Wilson intervals [1]_ of as many
+        independent ones. Errors of neighbouring steps depend on each other, so truly
+        they are wider.
 
     Attributes
     ----------
     ax_ : Axes
     figure_ : Figure
+
+    References
+    ----------
+    .. [1] E. B. Wilson (1927). Probable inference, the law of succession, and
+       statistical inference. Journal of the American Statistical Association 22.
 
     Examples
     --------
@@ -1097,7 +1160,7 @@ class QuantileCalibrationDisplay:
             Sequences for the regressor; for the forecaster, exogenous data of the
             steps of fh.
         y : array-like of shape (n_samples,), Series or DataFrame
-            What came.
+            What came. For a forecaster, an array has the steps of fh.
         fh : int, sequence or ForecastingHorizon, default=None
             Of the forecaster. None: that of `fit`.
         levels : sequence of float in (0, 1), default=None
@@ -1109,7 +1172,7 @@ class QuantileCalibrationDisplay:
         -------
         display : QuantileCalibrationDisplay
         """
-        if hasattr(estimator, "_forecast"):
+        if _is_forecaster(estimator):
             levels = list(estimator.model_.quantiles if levels is None else levels)
             quantiles = estimator.predict_quantiles(fh=fh, X=X, alpha=levels)
             return cls.from_predictions(y, quantiles, ax=ax)
@@ -1143,7 +1206,7 @@ class QuantileCalibrationDisplay:
         display : QuantileCalibrationDisplay
         """
         if hasattr(quantiles, "columns"):
-            actual = _series_of(y)
+            actual = _series_of(y, quantiles.index)
             found, values = [], []
             for name, part in _quantiles_of(quantiles).items():
                 if name in actual:
@@ -1179,15 +1242,21 @@ class QuantileCalibrationDisplay:
         """
         ax = _axes(ax, size=(4.6, 4.4))[0, 0]
         ax.plot([0, 1], [0, 1], color=BLACK, lw=0.8, ls=":", label="calibrated")
-        # What would be seen of calibrated quantiles, in 95 % of samples of this size.
-        error = 1.96 * np.sqrt(self.observed * (1 - self.observed) / self.n_values)
+        order = np.argsort(self.levels)
+        levels, observed = np.take([self.levels, self.observed], order, axis=1)
+        # Wilson's interval has a length even where all values are on one side.
+        spread = 1.96**2 / self.n_values
+        middle = (observed + spread / 2) / (1 + spread)
+        half = np.sqrt(spread * (observed * (1 - observed) + spread / 4)) / (1 + spread)
         ax.errorbar(
-            self.levels, self.observed, yerr=error, fmt="o-", color=BLUE, ms=5, lw=1.3,
-            capsize=2.5, label=f"{self.n_values} values",
+            levels, observed, yerr=np.abs(middle - observed + half * [[-1], [1]]),
+            fmt="o-", color=BLUE, ms=5, lw=1.3, capsize=2.5,
+            label=f"{self.n_values} values",
         )  # fmt: skip
+        # A little more than from 0 to 1, so that no marker is cut.
         ax.set(
             xlabel="Level of the quantile", ylabel="Share of values below it",
-            xlim=(0, 1), ylim=(0, 1), aspect="equal",
+            xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal",
         )  # fmt: skip
         ax.legend(loc="upper left", frameon=False)
         _light(ax)

@@ -50,6 +50,10 @@ class Randomness:
         self.split_seed = seeds[3]
         self._drawn_from = [seed, n_iter]
 
+    def of_fit(self, n_iter, device=None):
+        """Return what another fit with the same seed draws from."""
+        return Randomness(None, device or self.dropout.device, n_iter, self.seed)
+
     def of_members(self, n_members):
         """Return orders and dropouts of several networks; the first has those of one."""
         orders, dropouts = [self.order], [self.dropout]

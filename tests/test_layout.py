@@ -31,7 +31,8 @@ ALLOWED = {
     "estimators": {"augmentation", "base", "heads"},
     "pretrained": {"network"},
     "forecast_model": {"devices", "heads", "network", "series", "windows"},
-    "forecaster": LEAVES - {"sequences"} | {"forecast_model", "pretrained"},
+    "forecaster": LEAVES - {"sequences"}
+    | {"checkpoints", "forecast_model", "pretrained"},
     "panel": {"estimators"},
     "streaming": {"base", "kernels", "laid_out", "network", "sequences"},
     "frames": {"container"},
@@ -63,7 +64,7 @@ ALLOWED = {
     "generation": {"sequences", "streaming", "text"},
     "inspection": {"base", "devices", "network", "sequences", "series"},
     "monitors": set(),
-    "plotting": {"inspection"},
+    "plotting": {"base", "inspection"},
     "__init__": {"estimators", "generation", "streaming", "text"},
 }
 # What costs time to import, and the rooms that may.

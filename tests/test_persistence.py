@@ -758,6 +758,47 @@ def test_a_killed_fit_ends_in_the_same_model(cls, settings, tmp_path, capsys):
     assert_same_state(vars(whole), vars(resumed))
 
 
+def long_forecast(settings, checkpoint):
+    rng = np.random.default_rng(0)
+    series = np.sin(np.arange(60) / 2) + 0.3 * rng.normal(size=(45, 60))
+    index = pd.MultiIndex.from_product([range(45), range(60)])
+    y = pd.DataFrame({"y": series.ravel()}, index)
+    model = LSTMForecaster(hidden_size=8, random_state=3, n_members=2, max_steps=250)
+    model.set_params(pretrained=None, checkpoint=checkpoint, **settings)
+    return model.fit(y, fh=[1, 2, 3])
+
+
+@pytest.mark.parametrize("n_written", [4, 14])  # in the first network, in the second
+def test_a_killed_forecaster_ends_in_the_same_networks(n_written, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    code = (
+        "import os, signal\nimport numpy as np\nimport pandas as pd\n"
+        "from sklstm import LSTMForecaster\nfrom sklstm.checkpoints import Checkpoint\n"
+        f"{inspect.getsource(long_forecast)}\n"
+        "write, written = Checkpoint.write, []\n"
+        "def dies(self, training):\n"
+        "    write(self, training)\n    written.append(1)\n"
+        f"    if len(written) == {n_written}:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Checkpoint.write, Checkpoint.is_due = dies, lambda self: True\n"
+        f"long_forecast({{}}, {str(checkpoint)!r})"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert checkpoint.exists()
+    with pytest.raises(ValueError, match=r"another fit: alpha was 0\.01, now it is 0\.5"):
+        long_forecast({"alpha": 0.5}, checkpoint)
+    resumed, whole = long_forecast({}, checkpoint), long_forecast({}, None)
+    assert os.listdir(tmp_path) == []
+    assert resumed.history_ == whole.history_
+    assert_array_equal(resumed.predict().to_numpy(), whole.predict().to_numpy())
+    for ours, theirs in zip(resumed.model_.trained, whole.model_.trained, strict=True):
+        for a, b in zip(
+            ours.network.parameters(), theirs.network.parameters(), strict=True
+        ):
+            assert torch.equal(a, b)
+
+
 @pytest.fixture
 def stopped(monkeypatch, tmp_path):
     """Make a fit write at each epoch and die in the fourth; return its settings."""

@@ -1,14 +1,23 @@
 """Displays show the numbers they are given, in new figures and in given axes."""
 
+import re
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import sktime.exceptions
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
 from sktime.datasets import load_airline
 from sktime.utils._testing.hierarchical import _make_hierarchical
 
-from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor
+from sklstm import (
+    LSTMClassifier,
+    LSTMForecaster,
+    LSTMRegressor,
+    LSTMTimeSeriesClassifier,
+)
 from sklstm.inspection import gate_activations, integrated_gradients
 from sklstm.plotting import (
     AttributionDisplay,
@@ -47,6 +56,61 @@ def texts(display):
     """Return everything that is written in a figure, once it can be drawn."""
     display.figure_.canvas.draw()
     return {text.get_text() for text in display.figure_.findobj(plt.Text)} - {""}
+
+
+def apart(boxes):
+    """Tell whether no two boxes overlap."""
+    return not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [make_pipeline, lambda model: LSTMTimeSeriesClassifier()],
+    ids=["pipe", "panel"],
+)
+def test_displays_say_what_to_pass(make, model, data):
+    X, y = data
+    other = make(model)
+    for display, arguments in [
+        (TrainingDisplay, ()), (AttributionDisplay, (X,)), (EmbeddingDisplay, (X,)),
+        (GateDisplay, (X,)), (QuantileCalibrationDisplay, (X, y)),
+    ]:  # fmt: skip
+        with pytest.raises(TypeError, match=r"Expected .* pass the estimator inside"):
+            display.from_estimator(other, *arguments)
+        with pytest.raises(NotFittedError, match="not fitted"):
+            display.from_estimator(LSTMClassifier(), *arguments)
+    with pytest.raises(sktime.exceptions.NotFittedError, match="has not been fitted"):
+        QuantileCalibrationDisplay.from_estimator(LSTMForecaster(), None, y)
+    for display in (ForecastDisplay, BacktestDisplay):
+        with pytest.raises(TypeError, match="Expected a fitted LSTMForecaster, got"):
+            display.from_estimator(other, y)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_divided_displays_stay_in_the_place_of_given_axes(free, data):
+    rng = np.random.default_rng(0)
+    gates = dict.fromkeys(["input_gate", "forget_gate", "cell_state"], np.ones((9, 4)))
+    y = _make_hierarchical((4,), min_timepoints=30, max_timepoints=30, random_state=0)
+    displays = [
+        AttributionDisplay(rng.normal(size=(50, 6)), rng.normal(size=(50, 6))).plot,
+        GateDisplay(gates).plot,
+        ForecastDisplay(y.groupby(level=0).head(25), y.groupby(level=0).tail(5)).plot,
+    ]
+    for draw in displays:
+        figure = plt.figure(figsize=(6, 4))
+        ax = figure.add_axes([0.15, 0.1, 0.7, 0.8]) if free else figure.subplots()
+        place = ax.get_position().padded(1e-6)
+        drawn = draw(ax=ax).ax_
+        figure.canvas.draw()
+        for axis in drawn:
+            corners = axis.get_position().corners()
+            assert all(place.contains(*corner) for corner in corners)
+        boxes = [axis.get_window_extent() for axis in drawn]
+        for k, axis in enumerate(drawn):
+            for title in (axis.title, axis._left_title):
+                if title.get_text():
+                    assert apart([title.get_window_extent(), *boxes[:k], *boxes[k + 1 :]])
+        assert apart([axis.yaxis.label.get_window_extent() for axis in drawn])
 
 
 # ------------------------------------------------------------------------- training
@@ -125,6 +189,38 @@ def test_attributions_of_tokens():
     ]
 
 
+def test_attributions_of_many_tokens_fit_on_a_page():
+    for n_tokens in (5, 30, 400):
+        tokens = np.resize(["an", "extraordinary", "word"], n_tokens)
+        display = AttributionDisplay(tokens, np.linspace(-1, 1, n_tokens)).plot()
+        assert display.figure_.get_figwidth() <= 12
+        assert ("extraordinary" in texts(display)) == (n_tokens < 400)
+        words = display.ax_.get_xticklabels()
+        assert apart([word.get_window_extent() for word in words])
+
+
+@pytest.mark.parametrize(
+    ("extremes", "extend"),
+    [([], "neither"), ([-9], "min"), ([9], "max"), ([-9, 9], "both")],
+)
+def test_colour_bar_has_arrows_where_something_lies_beyond(extremes, extend):
+    attributions = np.resize([-1, 1], (400, 1))
+    attributions[: len(extremes), 0] = extremes
+    display = AttributionDisplay(attributions, attributions).plot()
+    assert display.ax_.images[0].colorbar.extend == extend
+
+
+def test_values_between_missing_ones_are_marked():
+    values = np.arange(60.0)
+    values[[0, 20, 22, 40, 41]] = np.nan
+    display = AttributionDisplay(values[:, None], np.ones((60, 1))).plot()
+    for line in display.ax_.lines:
+        assert np.flatnonzero(line.get_markevery()).tolist() == [21]
+    y = pd.Series(values)
+    display = ForecastDisplay.from_predictions(y, y[-2:] + 9, n_history=60)
+    assert np.flatnonzero(display.ax_.lines[0].get_markevery()).tolist() == [21]
+
+
 def test_gates_and_an_axes_that_is_given(model, data):
     X, _ = data
     figure, (_, right) = plt.subplots(1, 2)
@@ -153,10 +249,22 @@ def test_embedding(model, data):
         EmbeddingDisplay.from_predictions(embedding, y=np.linspace(0, 1, 40))
     )
     assert len(EmbeddingDisplay.from_estimator(model, X).ax_.collections) == 1
-    with pytest.raises(ValueError, match="y has 3 entries for 40 embedded"):
-        EmbeddingDisplay.from_estimator(model, X, y[:3])
+    for wrong in (y[:3], np.eye(40, 2, dtype=int)):
+        shape = re.escape(str(wrong.shape))
+        with pytest.raises(ValueError, match=f"each of the 40 embedded .* {shape}"):
+            EmbeddingDisplay.from_estimator(model, X, wrong)
     with pytest.raises(ValueError, match=r"at least 2 samples .* shape \(1, 24\)"):
         EmbeddingDisplay.from_estimator(model, X[:1])
+
+
+def test_classes_look_different_and_are_seen_on_white():
+    embedding = np.random.default_rng(0).normal(size=(112, 3))
+    display = EmbeddingDisplay.from_predictions(embedding, y=np.arange(112) % 56)
+    drawn = display.ax_.collections
+    colors = np.array([points.get_facecolor()[0, :3] for points in drawn])
+    shapes = [points.get_paths()[0].vertices.tobytes() for points in drawn]
+    assert len({*zip(map(tuple, colors), shapes, strict=True)}) == 56
+    assert (colors @ [0.2126, 0.7152, 0.0722]).max() < 0.75
 
 
 # ------------------------------------------------------------------------ forecasts
@@ -202,6 +310,86 @@ def test_a_forecast_without_quantiles_or_dates():
     assert not display.ax_.collections
 
 
+def test_a_time_zone_changes_no_label():
+    written = []
+    for zone in (None, "America/New_York"):
+        index = pd.date_range("2020-01-01", periods=150, freq="h", tz=zone)
+        y = pd.Series(np.sin(np.arange(150) / 3), index)
+        forecaster = LSTMForecaster().fit(y, fh=[1, 2, 3])
+        fan = ForecastDisplay.from_estimator(forecaster, n_history=8)
+        written.append((texts(fan), texts(BacktestDisplay.from_estimator(forecaster, y))))
+    assert written[0] == written[1]
+
+
+def test_dates_of_any_span_neither_warn_nor_overlap():
+    start = pd.Timestamp("2020-01-24 21:17")
+    y = pd.Series([0.0, 1.0], pd.DatetimeIndex([start, start + pd.Timedelta(days=1)]))
+    wide = ForecastDisplay.from_predictions(y[:1], y[1:]).ax_
+    _, narrow = plt.subplots(figsize=(3.2, 2))
+    ForecastDisplay.from_predictions(y[:1], y[1:], ax=narrow)
+    for ax in (wide, narrow):
+        for minutes in np.geomspace(2, 60 * 24 * 365 * 40, 60):
+            ax.set_xlim(start, start + pd.Timedelta(minutes=minutes))
+            ax.figure.canvas.draw()
+            low, high = ax.get_xlim()
+            labels = [
+                label.get_window_extent()
+                for tick, label in zip(ax.get_xticks(), ax.get_xticklabels(), strict=True)
+                if low <= tick <= high
+            ]
+            assert len(labels) >= 2 - (ax is narrow)
+            assert apart(labels)
+
+
+def test_arrays_are_drawn_as_series_that_count_from_0():
+    y = load_airline().to_numpy()
+    drawn, errors, observed = [], [], []
+    for kind in (np.asarray, pd.Series):
+        forecaster = LSTMForecaster().fit(kind(y[:-12]), fh=[1, 2, 5])
+        came = pd.Series(y)[[132, 133, 136]]
+        came = came.to_numpy() if kind is np.asarray else came
+        display = ForecastDisplay.from_estimator(forecaster, y_true=came)
+        drawn.append(np.hstack([line.get_xydata().T for line in display.ax_.lines]))
+        display = BacktestDisplay.from_estimator(forecaster, kind(y), initial_window=120)
+        errors.append(display.errors_)
+        display = QuantileCalibrationDisplay.from_estimator(forecaster, None, came)
+        observed.append(display.observed)
+    for one, other in (drawn, errors, observed):
+        np.testing.assert_array_equal(one, other)
+    panel = np.random.default_rng(0).normal(size=(3, 2, 40))
+    display = ForecastDisplay.from_estimator(LSTMForecaster().fit(panel, fh=[1, 2]))
+    for k, ax in enumerate(display.ax_):
+        history = panel[k // 2, k % 2, -24:]
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), history)
+
+
+def test_a_forecast_of_one_step_shows_its_intervals():
+    y = load_airline()
+    forecaster = LSTMForecaster().fit(y[:-12], fh=[1])
+    display = ForecastDisplay.from_estimator(forecaster, y_true=y)
+    bars = display.ax_.collections
+    alpha = [[0.05, 0.95], [0.1, 0.9], [0.25, 0.75]]
+    for bar, ends in zip(bars, alpha, strict=True):
+        expected = forecaster.predict_quantiles(alpha=ends).to_numpy()[0]
+        np.testing.assert_allclose(bar.get_segments()[0][:, 1], expected)
+    assert (np.diff([bar.get_linewidth()[0] for bar in bars]) < 0).all()
+    assert display.ax_.lines[-1].get_marker() == "."  # what came
+
+
+def test_the_legend_names_everything_and_fits():
+    y = _make_hierarchical((3,), min_timepoints=40, max_timepoints=40, random_state=0)
+    forecaster = LSTMForecaster().fit(y, fh=[1, 2, 3])
+    forecast = forecaster.predict()
+    for chosen in (["h0_1"], ["h0_0", "h0_1", "h0_2"]):
+        display = ForecastDisplay.from_estimator(forecaster, y_true=forecast.loc[chosen])
+        assert {"actual", "history", "90% interval"} <= texts(display)
+        (legend,) = display.figure_.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= display.figure_.bbox.x1
+        assert apart([box, *[ax.get_tightbbox() for ax in display.ax_]])
+
+
 def test_a_backtest(forecaster):
     y = load_airline()
     display = BacktestDisplay.from_estimator(
@@ -215,7 +403,7 @@ def test_a_backtest(forecaster):
     upper, lower = display.ax_
     assert len(upper.lines) == 1 + 2 * 3
     np.testing.assert_allclose(lower.lines[0].get_ydata(), expected)
-    assert {"Cutoff, Period (M)", f"mean: {expected.mean():.3g}"} <= texts(display)
+    assert {"Cutoff, Period (M)", f"mean error: {expected.mean():.3g}"} <= texts(display)
 
 
 def test_a_backtest_of_one_series_of_a_panel():
@@ -252,6 +440,19 @@ def test_calibration_counts_values_below_each_quantile(forecaster):
     assert {"Level of the quantile", "12 values"} <= texts(display)
 
 
+def test_calibration_bars_are_wilson_intervals():
+    y = np.zeros(10)
+    quantiles = np.tile([1.0, 1.0, -1.0], (10, 1))
+    display = QuantileCalibrationDisplay.from_predictions(
+        y, quantiles, levels=[0.9, 1.0, 0.1]
+    )
+    (bars,) = display.ax_.containers
+    assert bars.lines[0].get_xdata().tolist() == [0.1, 0.9, 1.0]
+    far = 1.96**2 / (10 + 1.96**2)  # by hand, of none and of all of ten
+    ends = [segment[:, 1] for segment in bars.lines[2][0].get_segments()]
+    np.testing.assert_allclose(ends, [[0, far], [1 - far, 1], [1 - far, 1]], atol=1e-12)
+
+
 def test_columns_are_told_by_their_names():
     t = np.arange(60.0)
     y = pd.DataFrame({"a": np.sin(t), "b": 100 + np.sin(t)})
@@ -286,7 +487,7 @@ def test_calibration_of_a_regressor(data):
     expected = (y[:, None] <= model.predict(X)).mean(axis=0)
     np.testing.assert_array_equal(display.observed, expected)
     with pytest.raises(ValueError, match=r'needs loss="quantile"'):
-        QuantileCalibrationDisplay.from_estimator(LSTMRegressor(), X, y)
+        QuantileCalibrationDisplay.from_estimator(LSTMRegressor(**QUICK).fit(X, y), X, y)
     with pytest.raises(ValueError, match=r"shape \(40, 3\) do not fit 40 .* levels=None"):
         QuantileCalibrationDisplay.from_predictions(y, model.predict(X))
     with pytest.raises(ValueError, match="no value for any step"):

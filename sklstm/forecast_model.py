@@ -392,10 +392,10 @@ class Validation:
         return -loss, loss
 
 
-def guarded(quantiles, array, series, model):
+def guarded(quantiles, array, series, ends, model):
     """Keep forecasts within reach of the window and the seasonal naive forecast."""
     width = model.context_length
-    positions = array.stops[series, None] - width + np.arange(width)
+    positions = ends[:, None] - width + np.arange(width)
     values = array.gather(series, positions)
     # They pass over NaN, without a warning where there is nothing else.
     low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)

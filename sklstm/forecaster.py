@@ -24,7 +24,7 @@ from sklearn.utils._param_validation import (
     validate_parameter_constraints,
 )
 from sktime.datatypes import get_cutoff
-from sktime.forecasting.base import BaseForecaster
+from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 from sktime.utils.validation.forecasting import check_fh
 
 from sklstm.checkpoints import (
@@ -355,7 +355,8 @@ class LSTMForecaster(BaseForecaster):
             self._check_columns(table.frame, X)
         else:
             self.model_, self.history_ = self._train_model(table, X, fh)
-        self._cur_y, self._cur_X = y, X
+        # Copies: what the caller does to his data later is no news of them.
+        self._cur_y, self._cur_X = y.copy(), None if X is None else X.copy()
         self._keep_choices()
         return self
 
@@ -666,10 +667,14 @@ class LSTMForecaster(BaseForecaster):
         names = "values", "starts", "stops", "exog"
         data = [getattr(array, name) for array in arrays for name in names]
         dropouts = [drawn.dropout for drawn in draws]
-        checkpoint.begin(
-            identity(self, dropouts[0].device, random.seed, start, data, "y and X"),
-            [*dropouts, *map(NumpyGenerator, generators)],
-        )
+        fit = identity(self, dropouts[0].device, random.seed, start, data, "y and X")
+        # What "auto" has come to by fh, the index and other data.
+        windows = [(m.window_length, m.scaling, m.log) for m in model.trained]
+        fit |= {
+            "the horizon": model.horizon, "the season": model.period,
+            "the windows": repr(windows), "fine-tuning": str(model.fine_tuned),
+        }  # fmt: skip
+        checkpoint.begin(fit, [*dropouts, *map(NumpyGenerator, generators)])
         saved = checkpoint.read()
         return [] if saved is None else saved["ended"]
 
@@ -813,9 +818,9 @@ class LSTMForecaster(BaseForecaster):
                 "got None."
             )
         _check_finite(X, "X")
-        n_known = len(self._cur_y)
+        known = self._cur_y.index
         self._cur_y, self._cur_X = merge(self._cur_y, y), merge(self._cur_X, X)
-        if not self._goes_on(n_known, len(y)):
+        if not self._goes_on(known, len(y)):
             _check_regular(to_table(self._cur_y, self._cur_X))
         if update_params and self.update_steps and self.model_.trained:
             table = self._read(self._cur_y, self._cur_X)
@@ -826,11 +831,13 @@ class LSTMForecaster(BaseForecaster):
             self.model_ = model
         return self
 
-    def _goes_on(self, n_known, n_new):
+    def _goes_on(self, known, n_new):
         """Tell whether rows were only added to one series, without a gap; or not sure."""
         index, freq = self._cur_y.index, getattr(self._cutoff, "freq", None)
-        is_one = index.nlevels == 1 and self._cur_X is None
+        is_one, n_known = index.nlevels == 1 and self._cur_X is None, len(known)
         if not is_one or n_known < 2 or len(index) != n_known + n_new:
+            return False
+        if index[n_known - 1] != known[-1]:  # some came before
             return False
         if isinstance(index, pd.DatetimeIndex) and freq is None:
             return False
@@ -850,6 +857,7 @@ class LSTMForecaster(BaseForecaster):
             and [0 if y.name is None else y.name] == self._y_metadata["feature_names"]
             and y.dtype.kind == "f"
             and type(y.index) is type(self._cur_y.index)
+            and y.index.dtype == self._cur_y.index.dtype
             and y.index.is_monotonic_increasing
             and y.index.is_unique
         )
@@ -962,7 +970,7 @@ class LSTMForecaster(BaseForecaster):
         table = to_table(y, past)
         array = model.standardize(table.flatten())
         plan = _Plan(fh, table, self._cutoff)
-        known = self._known_exog(X, past, plan)
+        known = self._known_exog(X, plan, table)
         device = resolve_device(self.device)
         out = np.empty((len(plan.step), table.n_columns, len(self.quantiles)))
         with explain_out_of_memory(device, hidden_size=self.hidden_size_):
@@ -1003,9 +1011,11 @@ class LSTMForecaster(BaseForecaster):
             future = np.full((len(series), n_steps, array.exog.shape[1]), np.nan)
             inside = (plan.step > done) & (plan.step <= done + n_steps)
             if known is not None:
-                future[place[plan.instance[inside]], plan.step[inside] - done - 1] = (
-                    known[inside]
-                )
+                on_way, values = known
+                there = (on_way.step > done) & (on_way.step <= done + n_steps)
+                there &= place[on_way.instance] >= 0
+                at = place[on_way.instance[there]], on_way.step[there] - done - 1
+                future[at] = values[there]
             numbers = np.arange(len(series))
             quantiles = model.block(extended, numbers, ends, future, device)
             middle = quantiles.shape[2] // 2
@@ -1015,7 +1025,7 @@ class LSTMForecaster(BaseForecaster):
             gaps = np.sign(gaps) * np.hypot(gaps, spread)
             quantiles = median + gaps
             spread = gaps[:, -1:]
-            quantiles = guarded(quantiles, extended, numbers, model)
+            quantiles = guarded(quantiles, extended, numbers, ends, model)
             out[inside] = quantiles[
                 place[plan.instance[inside]], plan.step[inside] - done - 1
             ]
@@ -1030,16 +1040,17 @@ class LSTMForecaster(BaseForecaster):
         series = first + plan.instance[rows]
         ends = np.maximum(array.stops[series] + plan.step[rows] - 1, array.starts[series])
         future = array.gather_exog(series, ends[:, None])
-        out[rows] = model.block(array, series, ends, future, device)[:, 0]
+        quantiles = model.block(array, series, ends, future, device)
+        out[rows] = guarded(quantiles, array, series, ends, model)[:, 0]
 
-    def _known_exog(self, X, past, plan):
-        """Return the exogenous rows of the forecast (n_rows, n_exog), standardised."""
-        model = self.model_
-        if not model.exog_columns:
+    def _known_exog(self, X, plan, table):
+        """Return a plan of the steps ahead and their exogenous rows, standardised.
+
+        NaN where it is a step on the way to those of fh that X does not have.
+        """
+        model, ahead = self.model_, plan.step > 0
+        if not model.exog_columns or not ahead.any():
             return None
-        ahead = plan.step > 0
-        if not ahead.any():
-            return np.full((len(plan.step), len(model.exog_columns)), np.nan)
         if X is None:
             raise ValueError(
                 "LSTMForecaster was fitted with X, so predict needs X for the steps of "
@@ -1054,8 +1065,14 @@ class LSTMForecaster(BaseForecaster):
                 f"X lacks {int(missing.sum())} rows of the forecasting horizon, the "
                 f"first for {plan.index[missing][0]!r}."
             )
+        last = int(plan.step.max())
+        if last > model.horizon:  # what later blocks go on from
+            steps = ForecastingHorizon(np.arange(1, last + 1), is_relative=True)
+            plan = _Plan(steps, table, self._cutoff)
+            rows = X.index.get_indexer(plan.index)
         values = X.to_numpy(dtype=np.float64)[rows]
-        return (values - model.exog_mean) / model.exog_scale
+        values[rows < 0] = np.nan
+        return plan, (values - model.exog_mean) / model.exog_scale
 
     def backtest(self, y, X=None, fh=None, step=1, initial_window=None):
         """Forecast from every cutoff of y in one pass, without refitting.
@@ -1128,6 +1145,7 @@ class LSTMForecaster(BaseForecaster):
             ends = array.starts[series] + position
             future = array.gather_exog(series, ends[:, None] + np.arange(steps.max()))
             block = model.block(array, series, ends, future, device)
+            block = guarded(block, array, series, ends, model)
             columns.append(block[:, steps - 1, len(self.quantiles) // 2])
         values = np.stack(columns, axis=2)  # (n_cutoffs, n_steps, n_columns)
         inside = position[:, None] + steps - 1 < table.lengths[instance, None]

@@ -252,7 +252,19 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             )
         return self
 
-    def _fit(
+    def _fit(self, X, y, sample_weight, **settings):
+        """Fit; if that fails, what is known of the columns of X is what it was."""
+        names = "n_features_in_", "feature_names_in_"
+        before = {name: vars(self)[name] for name in names if name in vars(self)}
+        try:
+            return self._fit_anew_or_on(X, y, sample_weight, **settings)
+        except BaseException:
+            for name in names:
+                vars(self).pop(name, None)
+            vars(self).update(before)
+            raise
+
+    def _fit_anew_or_on(
         self, X, y, sample_weight, *, going_on, n_members, max_iter, learning_rate,
         early_stopping, classes=None, optimizer_state=None, on_epoch=None,
         checkpoint=None,
@@ -271,7 +283,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             require_same_instances(X, y)
         y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
         if not going_on:
-            stem, *_ = self._resolve_auto(sequences.n_timesteps)
+            stem, *_ = self._resolve_auto(int(sequences.lengths[rows].max()))
             deviations = stem == "conv" and self.augment in (None, "auto")
             encoder.fit(sequences, rows, weight, deviations=deviations)
         encoded = encoder.encode(sequences, rows)
@@ -430,7 +442,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         weight = weight[rows]
         if self.shuffle:
             labels = np.concatenate(y[rows]) if per_step else y[rows]
-            if labels.dtype.kind not in "buif":
+            # Compared as float64, which cannot tell all integers apart.
+            is_large = labels.dtype.kind in "ui" and np.abs(labels).max() > 2**53
+            if labels.dtype.kind not in "buif" or is_large:
                 labels = np.unique(labels, return_inverse=True)[1]
             if per_step:
                 labels = split_steps(labels, lengths[rows])

@@ -97,11 +97,15 @@ def generate(
     else:
         random = check_random_state(random_state)
     labels = classifier.classes_.tolist()
-    drawn = []
+    drawn, read = [], [] if tokens is None else tokens.tokenize([prompt])[0]
     for _ in range(length):
         label = labels[_draw(log_proba, temperature, top_k, top_p, random)]
         drawn.append(label)
-        number = label if tokens is None else tokens.vocabulary_.get(label, UNKNOWN)
+        number = label
+        if tokens is not None:
+            # What it is read as may depend on the tokens before it.
+            read = [*read, label][-tokens.ngram_range[1] :]
+            number = tokens.numbers(read)[-1]
         log_proba = live.push(number)
     return np.array(drawn, dtype=np.int64) if tokens is None else tokens.join(drawn)
 

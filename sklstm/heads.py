@@ -118,6 +118,16 @@ class ClassificationHead(_Head):
 
     def encode(self, y) -> np.ndarray:
         """Return the target: class numbers (n,), or 0/1 for multilabel (n, n_labels)."""
+        fitted = (len(self.classes_),) if self.multilabel_ else ()
+        if np.shape(y)[1:] != fitted:
+            raise ValueError(
+                f"y has the shape {np.shape(y)}, but the first fit or partial_fit was of "
+                + (
+                    f"{fitted[0]} labels, a column each."
+                    if fitted
+                    else "one label a row."
+                )
+            )
         if self.multilabel_:
             return np.asarray(y, dtype=np.int64)
         target = np.searchsorted(self.classes_, y)
@@ -337,7 +347,13 @@ class RegressionHead(_Head):
 
     def encode(self, y) -> np.ndarray:
         """Return the target (n, n_outputs), normalised."""
-        return (np.reshape(y, (len(y), -1)) - self.mean_) / self.scale_
+        y = np.reshape(y, (len(y), -1))
+        if y.shape[1] != self.n_outputs_:
+            raise ValueError(
+                f"y has {y.shape[1]} targets, but the first fit or partial_fit had "
+                f"{self.n_outputs_}."
+            )
+        return (y - self.mean_) / self.scale_
 
     def loss(self, raw, target, weight):
         """Loss of each row: (N, Q), (N, n_outputs), (N,) -> (N,)."""

@@ -147,15 +147,14 @@ class SequenceEncoder:
         if rows is not None:
             if named is not None:
                 validate_data(estimator, named, reset=reset, skip_check_array=True)
-            values, lengths = self._pad(rows)
+            # A frame's columns are channels in either layout.
+            values, lengths = self._pad(rows, by_columns=hasattr(X, "iloc"))
         else:
             values, lengths, flat = self._read_array(X, estimator, reset)
         values, lengths = self._trim(values, lengths)
         if reset:
             self.flat_ = flat
             self.n_channels_in_ = 1 if self.tokens else values.shape[2]
-            varies = len(set(lengths.tolist())) > 1
-            self.n_timesteps_in_ = None if varies else int(lengths[0])
         elif not self.tokens and values.shape[2] != self.n_channels_in_:
             raise ValueError(
                 f"X has {values.shape[2]} channels, but {type(estimator).__name__} is "
@@ -231,13 +230,13 @@ class SequenceEncoder:
                 stacklevel=2,
             )
 
-    def _pad(self, rows):
+    def _pad(self, rows, by_columns):
         """Pad ragged rows to values (n, T, C) and lengths (n,); name a bad row."""
         if not len(rows):
             raise ValueError(
                 "Found array with 0 sample(s) while a minimum of 1 is required."
             )
-        arrays = [self._row(row, i) for i, row in enumerate(rows)]
+        arrays = [self._row(row, i, by_columns) for i, row in enumerate(rows)]
         n_channels = arrays[0].shape[1]
         for i, array in enumerate(arrays):
             if array.shape[1] != n_channels:
@@ -269,7 +268,7 @@ class SequenceEncoder:
                     "network see which values are missing, or impute them."
                 )
 
-    def _row(self, row, i):
+    def _row(self, row, i, by_columns):
         """One ragged row as a checked 2-D array (T_i, C)."""
         try:
             array = np.asarray(row)
@@ -294,8 +293,8 @@ class SequenceEncoder:
                     array = array.reshape(self.n_channels, -1).T
             else:
                 array = array[:, None]  # (T_i, 1)
-        elif self.layout == "channel-major" and not hasattr(row, "columns"):
-            array = array.T  # a frame's columns are channels in either layout
+        elif self.layout == "channel-major":
+            array = array if by_columns or hasattr(row, "columns") else array.T
         if array.ndim != 2:
             raise ValueError(
                 f"Row {i} of X has shape {array.shape}; expected (n_timesteps,) or "
@@ -385,6 +384,8 @@ class SequenceEncoder:
         ValueError
             If a value is too large for the statistics.
         """
+        lengths = sequences.lengths[rows]
+        self.n_timesteps_in_ = int(lengths[0]) if (lengths == lengths[0]).all() else None
         if self.tokens:
             seen = np.setdiff1d(sequences.values[rows], [PADDING])
             given = self.n_tokens is not None
@@ -410,15 +411,15 @@ class SequenceEncoder:
         self.mean_ = sums.sum(axis=0) / count
         variance = total(self.mean_)[1].sum(axis=0) / count
         self.scale_ = _scale(variance, self.mean_)
-        n_timesteps = sequences.n_timesteps
-        if not deviations or (sequences.lengths[rows] < n_timesteps).any():
+        if not deviations or self.n_timesteps_in_ is None:
             return
         curve = np.where(
             n_observed > 0, sums / np.where(n_observed > 0, n_observed, 1), self.mean_
         )
         apart = total(curve)[1].sum(axis=0) / count
         if apart.any() and (apart <= MAX_DEVIATION * variance).all():
-            self.curve_, self.deviation_scale_ = curve, _scale(apart, self.mean_)
+            self.curve_ = curve[: self.n_timesteps_in_]  # rows left out may be longer
+            self.deviation_scale_ = _scale(apart, self.mean_)
 
     def encode(self, sequences: Sequences, rows: np.ndarray) -> Sequences:
         """Standardise values and mark the missing ones; number tokens from 2.

@@ -184,16 +184,30 @@ class TokenSequences(TransformerMixin, BaseEstimator):
             unknown token, since a sequence has at least one step.
         """
         check_is_fitted(self)
-        number = self.vocabulary_
         texts = self.tokenize(X)
         sequences = np.empty(len(texts), dtype=object)
         for i, tokens in enumerate(texts):
-            numbers = [
-                next((number[run] for run in ending if run in number), UNKNOWN)
-                for ending in self._runs(tokens)
-            ] or [UNKNOWN]
-            sequences[i] = np.array(numbers, dtype=np.int64)
+            sequences[i] = np.array(self.numbers(tokens) or [UNKNOWN], dtype=np.int64)
         return sequences
+
+    def numbers(self, tokens):
+        """Return the numbers of the tokens of a text, as `transform` does.
+
+        Parameters
+        ----------
+        tokens : list
+            As `tokenize` has them.
+
+        Returns
+        -------
+        numbers : list of int
+            Of each token that of the longest known run that ends with it.
+        """
+        number = self.vocabulary_
+        return [
+            next((number[run] for run in ending if run in number), UNKNOWN)
+            for ending in self._runs(tokens)
+        ]
 
     def inverse_transform(self, X):
         """Return the texts of sequences of numbers.
@@ -211,6 +225,13 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         token = {number: token for token, number in self.vocabulary_.items()}
+        if self.ngram_range[1] > 1 and not callable(self.analyzer):
+            # A run stands for the token that it ends with.
+            is_char = self.analyzer == "char"
+            token = {
+                number: run[-1] if is_char else run.rsplit(" ", 1)[-1]
+                for number, run in token.items()
+            }
         token[UNKNOWN] = REPLACEMENT
         texts = []
         for i, numbers in enumerate(X):

@@ -544,6 +544,8 @@ def train(
         if validate is not None:
             network.load_state_dict(best)
     except KeyboardInterrupt:
+        if not history.loss_curve:
+            raise  # before there was anything to keep
         history.interrupted = True
         if best is not None:
             network.load_state_dict(best)
@@ -553,8 +555,6 @@ def train(
             UserWarning,
             stacklevel=4,
         )
-        if not history.loss_curve:
-            history.loss_curve.append(math.nan)
     network.eval()
     network.zero_grad(set_to_none=True)
     if history.validation_scores:

@@ -9,6 +9,7 @@ import sys
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -629,6 +630,58 @@ def test_early_stopping_needs_two_samples(estimator, make_sequences):
 def test_too_few_epochs_are_warned_about(estimator, make_sequences):
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(2\) reached"):
         estimator(max_iter=2).fit(*make_sequences(20))
+
+
+def test_other_targets_than_at_first_are_refused(make_sequences):
+    X, y = make_sequences(24)
+    Y = np.column_stack([y, -y, 2 * y])
+    quick = {"hidden_size": 4, "max_iter": 12, "random_state": 0}
+    numbers = LSTMRegressor(**quick).partial_fit(X, Y)
+    with pytest.raises(ValueError, match="y has 1 targets, but the first fit"):
+        numbers.partial_fit(X, y)
+    one = LSTMRegressor(**quick, loss="huber", warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match="y has 3 targets, but the first fit"):
+        one.fit(X, Y)
+    labels = (np.arange(72).reshape(24, 3) % 5 > 2).astype(int)
+    several = LSTMClassifier(**quick).partial_fit(X, labels)
+    for other in (labels[:, :2], labels[:, 0]):
+        with pytest.raises(ValueError, match="the first fit or partial_fit was of 3 lab"):
+            several.partial_fit(X, other)
+    single = LSTMClassifier(**quick).partial_fit(X, labels[:, 0], classes=[0, 1])
+    with pytest.raises(ValueError, match="was of one label a row"):
+        single.partial_fit(X, labels)
+
+
+def test_a_failed_fit_leaves_what_is_known_of_the_columns():
+    values = np.random.default_rng(0).normal(size=(30, 6))
+    X, y = pd.DataFrame(values, columns=list("abcdef")), np.arange(30) % 2
+    model = LSTMClassifier(8, max_iter=12, random_state=0).fit(X, y)
+    expected = model.predict_proba(X)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.fit(values[:, :4], y[:3])
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(X[X.columns[::-1]])
+
+
+def test_a_longer_row_of_no_weight_changes_nothing():
+    rng = np.random.default_rng(0)
+    curve = rng.normal(size=20).cumsum()
+    X = list(curve + 0.02 * rng.normal(size=(20, 20)))
+    y = np.arange(20) % 2
+    model = LSTMClassifier(8, max_iter=12, random_state=0).fit(X, y)
+    assert model.encoder_.curve_ is not None
+    weight = np.r_[np.ones(20), 0]
+    longer = LSTMClassifier(8, max_iter=12, random_state=0)
+    longer.fit([*X, np.zeros(23)], np.r_[y, 0], sample_weight=weight)
+    np.testing.assert_array_equal(longer.predict_proba(X), model.predict_proba(X))
+
+
+def test_integers_beyond_float64_are_classes_of_their_own():
+    X = np.random.default_rng(0).normal(size=(10, 12, 2)).repeat(3, axis=0)
+    labels = np.array([2**53, 2**53 + 1, 2**53 + 1] * 10)
+    model = LSTMClassifier(8, max_iter=12, random_state=0).fit(X, labels)
+    np.testing.assert_array_equal(model.classes_, [2**53, 2**53 + 1])
 
 
 def test_unknown_class_in_partial_fit(make_sequences):

@@ -52,6 +52,18 @@ def test_text_in_text_out(parrot):
     assert len(generate(parrot, "ÿa", 5, temperature=0)) == 5
 
 
+def test_runs_of_tokens_are_read_as_in_fit():
+    texts = ["abcabcabcabc", "bcabcabcabca", "cabcabcabcab"] * 3
+    X, y = shifted(texts)
+    model = LSTMClassifier(16, **QUICK, max_iter=30)
+    model = make_pipeline(TokenSequences("char", ngram_range=(1, 2)), model)
+    model.fit(X, [list(row) for row in y])
+    text = "ca"
+    for _ in range(8):
+        text += str(model.classes_[model.predict_proba([text])[0][-1].argmax()])
+    assert generate(model, "ca", 8, temperature=0) == text[2:]
+
+
 def test_words_and_callables():
     for analyzer in ("word", str.split):
         tokens = TokenSequences(analyzer)

@@ -764,8 +764,9 @@ def long_forecast(settings, checkpoint):
     index = pd.MultiIndex.from_product([range(45), range(60)])
     y = pd.DataFrame({"y": series.ravel()}, index)
     model = LSTMForecaster(hidden_size=8, random_state=3, n_members=2, max_steps=250)
+    fh = settings.pop("fh", [1, 2, 3])
     model.set_params(pretrained=None, checkpoint=checkpoint, **settings)
-    return model.fit(y, fh=[1, 2, 3])
+    return model.fit(y, fh=fh)
 
 
 @pytest.mark.parametrize("n_written", [4, 14])  # in the first network, in the second
@@ -786,8 +787,12 @@ def test_a_killed_forecaster_ends_in_the_same_networks(n_written, tmp_path):
     ended = subprocess.run([sys.executable, "-c", code], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert checkpoint.exists()
-    with pytest.raises(ValueError, match=r"another fit: alpha was 0\.01, now it is 0\.5"):
-        long_forecast({"alpha": 0.5}, checkpoint)
+    for settings, message in [
+        ({"alpha": 0.5}, r"another fit: alpha was 0\.01, now it is 0\.5"),
+        ({"fh": [1]}, "another fit: "),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            long_forecast(settings, checkpoint)
     resumed, whole = long_forecast({}, checkpoint), long_forecast({}, None)
     assert os.listdir(tmp_path) == []
     assert resumed.history_ == whole.history_

@@ -274,6 +274,20 @@ def test_lists_of_channels_of_several_lengths_are_ragged():
         read(rows)
 
 
+@pytest.mark.parametrize("n_timesteps", [2, 5])
+def test_columns_of_frames_are_channels_in_either_layout(n_timesteps):
+    X, names = GOOD[:, :n_timesteps], ["a", "b"]
+    instances = pd.concat({i: pd.DataFrame(x, columns=names) for i, x in enumerate(X)})
+    nested = pd.DataFrame({
+        name: [pd.Series(x[:, k]) for x in X] for k, name in enumerate(names)
+    })  # fmt: skip
+    expected = LSTMClassifier(4, max_iter=12, random_state=0).fit(X, LABELS)
+    for frame in (instances, nested, [pd.DataFrame(x) for x in X]):
+        model = LSTMClassifier(4, layout="channel-major", max_iter=12, random_state=0)
+        found = model.fit(frame, LABELS).predict_proba(frame)
+        np.testing.assert_array_equal(found, expected.predict_proba(X))
+
+
 def test_nested_frame_with_a_number_for_a_sequence_names_the_cell():
     frame = nested_of(RAGGED)
     frame.iat[1, 1] = 2.0

@@ -306,6 +306,43 @@ def test_row_after_row_equals_all_at_once_with_exogenous_data(
         live.predict(fh=[1])
 
 
+def test_steps_beyond_the_horizon_do_not_depend_on_the_others_asked_for():
+    y, X = with_exog()
+    forecaster = LSTMForecaster(3, **QUICK).fit(y[:40], X=X[:40])
+    whole = forecaster.predict(fh=range(1, 9), X=X[40:])
+    some = forecaster.predict(fh=[5, 8], X=X[40:])
+    pd.testing.assert_series_equal(some, whole.iloc[[4, 7]], check_freq=False)
+    panel = pd.concat({"a": y[:40], "b": y[:35]}, names=["i", "t"]).to_frame("y")
+    known = pd.concat({"a": X, "b": X}, names=["i", "t"])
+    forecaster = LSTMForecaster(3, **QUICK)
+    forecaster.fit(panel, X=known[known.index.isin(panel.index)], fh=[7])
+    whole = forecaster.predict(fh=range(1, 8), X=known)
+    np.testing.assert_array_equal(
+        forecaster.predict(fh=[7], X=known), whole.groupby(level=0).tail(1)
+    )
+
+
+def test_what_callers_do_to_their_data_is_no_news():
+    y, X = with_exog()
+    y = y.to_frame("y")
+    forecaster = LSTMForecaster(4, **QUICK).fit(y[:50], X=X[:50], fh=[1])
+    future = X[50:51].copy()
+    before = forecaster.predict(X=future)
+    y.iloc[40:] = 0
+    X.iloc[40:] = 0
+    pd.testing.assert_frame_equal(forecaster.predict(X=future), before)
+
+
+def test_backtest_limits_forecasts_as_predict_does():
+    y = pd.Series(np.exp(np.r_[np.zeros(60), np.linspace(0, 20, 20)]))
+    forecaster = LSTMForecaster(pretrained="only").fit(y[:75], fh=[1, 2, 3])
+    with pytest.warns(UserWarning, match="left the range of their history"):
+        expected = forecaster.predict()
+    with pytest.warns(UserWarning, match="left the range of their history"):
+        found = forecaster.backtest(y, initial_window=75, step=10).iloc[:3, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_columns_are_told_by_their_names():
     y = pd.DataFrame({"a": np.sin(np.arange(60.0)), "b": 5 + np.cos(np.arange(60.0))})
     forecaster = LSTMForecaster(4, sp=6).fit(y[:50])
@@ -456,6 +493,12 @@ def refused_updates():
         "months": (monthly[:50], monthly[53:55], None, "y has a gap between"),
         "hours": (hourly[:50], hourly[53:55], None, "gaps or no regular frequency"),
         "numbers": (plain[:50], plain[53:55], None, "gap between 49 and 53"),
+        "before": (
+            plain[10:50],
+            pd.concat([plain[:4], plain[50:51]]),
+            None,
+            "gap between 3 and 10",
+        ),
         "a panel": (panel[time < 50], panel[time > 53], None, "y has a gap"),
         "no zone": (hourly[:50], hourly[50:52].tz_localize(None), None, None),
         "columns": (

@@ -73,6 +73,17 @@ def test_the_longest_known_run_that_ends_at_a_position():
     assert tokens.transform(["not so good"])[0].tolist() == [1, 2, 3]
 
 
+def test_inverse_of_runs_gives_each_token_once():
+    tokens = TokenSequences("char", ngram_range=(1, 2))
+    assert tokens.inverse_transform(tokens.fit_transform(["abab", "ba"])) == [
+        "abab",
+        "ba",
+    ]
+    tokens = TokenSequences("word", ngram_range=(1, 3))
+    numbers = tokens.fit_transform(["a b a b", "so a b"])
+    assert tokens.inverse_transform(numbers) == ["a b a b", "so a b"]
+
+
 def test_inverse_gives_the_texts_back():
     tokens = TokenSequences().fit(TEXTS)
     assert tokens.inverse_transform(tokens.transform(["The cat"])) == ["The cat"]

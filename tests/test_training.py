@@ -196,6 +196,14 @@ def test_interrupt_keeps_the_best_model_and_warns():
     torch.testing.assert_close(network.weight, fit(max_iter=5)[0].weight)
 
 
+def test_an_interrupt_before_there_is_a_model_is_raised():
+    def interrupting(raw, target, weight):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(loss=interrupting)
+
+
 @pytest.mark.parametrize(
     ("learning_rate", "max_iter", "converged"),
     [("one-cycle", 5, False), ("one-cycle", 11, True), ("constant", 11, False)],

@@ -729,6 +729,15 @@ def _split_by_instance(index, values):
         return []
     codes = instance.factorize()[0]
     order = np.argsort(codes, kind="stable")
+    times = index.codes[1]
+    if not index.levels[1].is_monotonic_increasing:
+        times = index.get_level_values(1).factorize(sort=True)[0]
+    backwards = (np.diff(times[order]) < 0) & (np.diff(codes[order]) == 0)
+    if backwards.any():
+        raise ValueError(
+            f"The rows of instance {instance[order[backwards.argmax()]]} are not in "
+            "the order of time. Sort them by their index."
+        )
     stops = np.flatnonzero(np.diff(codes[order])) + 1
     return np.split(values[order], stops)
 

@@ -274,6 +274,15 @@ def test_lists_of_channels_of_several_lengths_are_ragged():
         read(rows)
 
 
+def test_rows_that_are_not_in_the_order_of_time_are_refused():
+    frame = pd.concat({i: pd.DataFrame(x) for i, x in enumerate(GOOD)})
+    model = LSTMClassifier(4, max_iter=12, random_state=0).fit(frame, LABELS)
+    mixed = frame.iloc[np.arange(30).reshape(6, 5).T.ravel()]  # in order in each instance
+    np.testing.assert_array_equal(model.predict(mixed), model.predict(frame))
+    with pytest.raises(ValueError, match="rows of instance 5 are not in the order of ti"):
+        model.predict(frame.iloc[::-1])
+
+
 @pytest.mark.parametrize("n_timesteps", [2, 5])
 def test_columns_of_frames_are_channels_in_either_layout(n_timesteps):
     X, names = GOOD[:, :n_timesteps], ["a", "b"]

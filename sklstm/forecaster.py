@@ -49,6 +49,7 @@ from sklstm.forecast_model import (
     extended_by,
     guarded,
 )
+from sklstm.frames import from_plain, to_plain
 from sklstm.gradients import ForecastGradients
 from sklstm.heads import ForecastHead
 from sklstm.network import CELLS, ForecastNetwork, initialize
@@ -97,6 +98,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # is not apt, more steps than for short data only overfit. Without series to try shares
 # on, it has half up to here.
 MIXED_TOTAL = 20_000
+# Attributes that hold what skops cannot write as it is: dates, frames, kinds of columns.
+NOT_PLAIN = ("_fh", "_cutoff", "_cur_y", "_cur_X", "_y_metadata")
 
 
 class LSTMForecaster(BaseForecaster):
@@ -346,6 +349,19 @@ class LSTMForecaster(BaseForecaster):
         self.verbose = verbose
         super().__init__()
         self._y = self._X = None
+
+    def __getstate__(self):
+        """Return the attributes for pickle, copy and skops: arrays instead of frames."""
+        state = vars(self).copy()
+        return state | {
+            name: to_plain(state[name]) for name in NOT_PLAIN if name in state
+        }
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        for name in NOT_PLAIN:
+            if name in state:
+                setattr(self, name, from_plain(state[name]))
 
     # ------------------------------------------------------------------------- fit
     def _fit(self, y, X, fh):

@@ -19,6 +19,7 @@ from sktime.forecasting.base import ForecastingHorizon
 from sklstm.container import Codec
 
 MAX_FREQUENCY = 40  # characters
+INDEX_DTYPES = ("object", "str", "string", "Int64", "Int32", "UInt64", "UInt32")
 
 # pandas 2.2 gave frequencies other names, and knows the old ones no longer from 3.0 on.
 # Files hold the new ones: {old: new}, of offsets and of periods, where pandas is older.
@@ -97,14 +98,17 @@ def _index_to_value(index):
         raise ValueError(f"An index of type {type(index).__name__} cannot be written.")
     if isinstance(index.dtype, np.dtype) and index.dtype != object:
         return {"values": index.to_numpy(), "dtype": None, "name": index.name}
-    return {"values": index.tolist(), "dtype": str(index.dtype), "name": index.name}
+    dtype = str(index.dtype)
+    if dtype not in INDEX_DTYPES or pd.Index([], dtype=dtype).dtype != index.dtype:
+        raise ValueError(f"An index of type {index.dtype!r} cannot be written.")
+    return {"values": index.tolist(), "dtype": dtype, "name": index.name}
 
 
 def _index(state):
     values, dtype, name = _fields(state, "values", "dtype", "name")
     if dtype is None and type(values) is np.ndarray and values.dtype.kind in "biuf":
         return pd.Index(values, name=name)
-    if type(values) is not list or dtype not in ("object", "str"):
+    if type(values) is not list or dtype not in INDEX_DTYPES:
         raise ValueError(f"its content has an index of type {dtype!r}")
     return pd.Index(values, dtype=dtype, name=name)
 
@@ -170,6 +174,21 @@ def _periods(state):
     return pd.PeriodIndex(array, name=name)
 
 
+def _categories_to_value(index):
+    return {"codes": index.codes.astype(np.int64), "categories": index.categories,
+            "ordered": index.ordered, "name": index.name}  # fmt: skip
+
+
+def _categories(state):
+    codes, categories, ordered, name = _fields(
+        state, "codes", "categories", "ordered", "name"
+    )
+    if not isinstance(categories, pd.Index) or type(ordered) is not bool:
+        raise ValueError("its content has categories that are no index")
+    values = pd.Categorical.from_codes(_array(codes, np.int64), categories, ordered)
+    return pd.CategoricalIndex(values, name=name)
+
+
 def _multi_to_value(index):
     return {
         "levels": list(index.levels),
@@ -233,8 +252,47 @@ CODECS = (
         pd.TimedeltaIndex, _times_to_value, lambda s: _times(pd.TimedeltaIndex, "m", s)
     ),
     Codec(pd.PeriodIndex, _periods_to_value, _periods),
+    Codec(pd.CategoricalIndex, _categories_to_value, _categories),
     Codec(pd.MultiIndex, _multi_to_value, _multi),
     Codec(pd.DataFrame, _frame_to_value, _frame),
     Codec(ForecastingHorizon, _horizon_to_value, _horizon),
     Codec(DtypeKind, lambda kind: kind.name, lambda name: DtypeKind[name]),
 )
+
+
+# ------------------------------------------------------------------------ plain values
+_BY_CLASS = {codec.cls: codec for codec in CODECS}
+_BY_NAME = {codec.cls.__name__: codec for codec in CODECS}
+
+
+def to_plain(value):
+    """Return what is written of a value: numbers, texts and arrays, no object of pandas.
+
+    ``{name of the class: state}`` for an instance of a class above, and so on within the
+    state. A value that cannot be written is returned as it is.
+    """
+    codec = next((_BY_CLASS[c] for c in type(value).__mro__ if c in _BY_CLASS), None)
+    if codec is not None:
+        try:
+            return {codec.cls.__name__: to_plain(codec.to_value(value))}
+        except ValueError:
+            return value
+    if type(value) is dict:
+        return {key: to_plain(each) for key, each in value.items()}
+    if type(value) is list:
+        return [to_plain(each) for each in value]
+    return value
+
+
+def from_plain(value):
+    """Return the value that `to_plain` was given."""
+    if type(value) is list:
+        return [from_plain(each) for each in value]
+    if type(value) is not dict:
+        return value
+    state = {key: from_plain(each) for key, each in value.items()}
+    if len(state) == 1:
+        ((name, content),) = state.items()
+        if name in _BY_NAME:
+            return _BY_NAME[name].from_value(content)
+    return state

@@ -32,7 +32,7 @@ ALLOWED = {
     "pretrained": {"network"},
     "forecast_model": {"devices", "heads", "network", "series", "windows"},
     "forecaster": LEAVES - {"sequences"}
-    | {"checkpoints", "forecast_model", "pretrained"},
+    | {"checkpoints", "forecast_model", "frames", "pretrained"},
     "panel": {"estimators"},
     "streaming": {"base", "kernels", "laid_out", "network", "sequences"},
     "frames": {"container"},

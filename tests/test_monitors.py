@@ -6,13 +6,14 @@ import pickle
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklstm import LSTMClassifier, LSTMRegressor
+from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor
 
 callback = pytest.importorskip("sklearn.callback", reason="new in scikit-learn 1.9")
 
@@ -148,13 +149,40 @@ def test_errors(tmp_path, monkeypatch, make_sequences):
         model.fit(X, y)
 
 
-@pytest.mark.filterwarnings("ignore")  # MLflow's own
-def test_mlflow_keeps_a_pipeline(tmp_path, monkeypatch, make_sequences):
+@pytest.fixture
+def mlflow(tmp_path, monkeypatch):
     # Not among the packages that tests need: it brings eighteen others along.
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
+    return mlflow
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_mlflow_keeps_a_forecaster(mlflow):
+    y = pd.Series(
+        np.sin(np.arange(60.0)), pd.period_range("2000-01", periods=60, freq="M")
+    )
+    model = LSTMForecaster(pretrained="only").fit(y, fh=[1, 2])
+    with mlflow.start_run():
+        info = mlflow.sklearn.log_model(
+            model,
+            name="model",
+            pip_requirements=["sklstm"],
+            skops_trusted_types=[
+                "sklstm.forecast_model.ForecastModel",
+                "sklstm.forecast_model.Member",
+                "sklstm.forecaster.LSTMForecaster",
+                "sklstm.network.ForecastNetwork",
+            ],
+        )
+    loaded = mlflow.sklearn.load_model(info.model_uri)
+    pd.testing.assert_series_equal(loaded.predict(), model.predict())
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_mlflow_keeps_a_pipeline(mlflow, make_sequences):
     X, y = make_sequences(n_channels=1)
     X = X[:, :, 0]
     model = make_pipeline(StandardScaler(), LSTMClassifier(max_iter=3, random_state=0))

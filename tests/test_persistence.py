@@ -1,5 +1,6 @@
 """Saving, loading and checkpoints: what comes back, and what is refused."""
 
+import copy
 import errno
 import hashlib
 import inspect
@@ -642,7 +643,8 @@ def test_files_name_frequencies_as_pandas_does_from_2_2_on():
 
 
 @pytest.mark.parametrize(("value", "message"), [
-    (pd.CategoricalIndex(["a"]), "CategoricalIndex cannot be written"),
+    (pd.interval_range(0, 2), "IntervalIndex cannot be written"),
+    (pd.Index([1.5], dtype="Float64"), r"Float64Dtype\(\) cannot be written"),
     (pd.DataFrame({"a": ["x"]}), "The column 'a', of type"),
     (pd.offsets.CustomBusinessDay(holidays=["2020-01-01"]), "cannot be written"),
     (np.array([1j]), "array of complex128"),
@@ -715,6 +717,77 @@ def test_skops(cls):
     data = skops.dumps(model)
     back = skops.loads(data, trusted=skops.get_untrusted_types(data=data))
     assert_array_equal(back.predict(X), model.predict(X))
+
+
+def _past(index):
+    rng = np.random.default_rng(0)
+    return pd.DataFrame({"a": rng.normal(size=len(index)).cumsum()}, index=index)
+
+
+def _pasts():
+    days = pd.date_range("2020-01-01", periods=24, freq="D")
+    instances = {
+        "str": ["u", "v"],
+        "string": pd.Index(["u", "v"], dtype="string"),
+        "Int64": pd.Index([1, 2], dtype="Int64"),
+        "category": pd.CategoricalIndex(["u", "v"], ["v", "u"], ordered=True),
+    }
+    indexes = {
+        "range": pd.RangeIndex(3, 27),
+        "days": days,
+        "zone": days.tz_localize("Asia/Tokyo"),
+        "quarters": pd.period_range("2000Q2", periods=24, freq="Q"),
+    }
+    panels = {
+        name: pd.MultiIndex.from_product([level, days], names=["unit", "day"])
+        for name, level in instances.items()
+    }
+    return {name: _past(index) for name, index in (indexes | panels).items()}
+
+
+@pytest.mark.parametrize("name", list(_pasts()))
+def test_a_forecaster_without_pandas_in_its_state(name, tmp_path):
+    """Pickle, copies, skops and files hold arrays and make the same frames of them."""
+    skops = pytest.importorskip("skops.io")
+    y = _pasts()[name]
+    model = LSTMForecaster(pretrained="only").fit(y, fh=[1, 3])
+    copies = [pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.copy(model)]
+    copies.append(load(saved(model, tmp_path / "model")))
+    data = skops.dumps(model)
+    trusted = skops.get_untrusted_types(data=data)
+    assert {kind.split(".")[0] for kind in trusted} == {"sklstm"}
+    copies.append(skops.loads(data, trusted=trusted))
+    for each in copies:
+        assert_index_equal(each._cutoff, model._cutoff, exact=True)
+        assert getattr(each._cutoff, "freq", 0) == getattr(model._cutoff, "freq", 0)
+        assert_frame_equal(each._cur_y, model._cur_y, check_freq=True)
+        assert_index_equal(each._fh.to_pandas(), model._fh.to_pandas())
+        assert each._y_metadata == model._y_metadata
+        assert set(vars(each)) == set(vars(model))
+        assert_frame_equal(each.predict(), model.predict())
+
+
+@pytest.mark.parametrize("settings", [{}, {"pretrained": None}])
+def test_skops_keeps_a_forecaster_that_goes_on(settings):
+    skops = pytest.importorskip("skops.io")
+    y, X = _past(pd.RangeIndex(60)), _past(pd.RangeIndex(70)) ** 2
+    model = LSTMForecaster(**{**SMALL_FORECASTER, **settings})
+    model.fit(y[:50], X=X[:50], fh=[1, 2])
+    data = skops.dumps(model)
+    back = skops.loads(data, trusted=skops.get_untrusted_types(data=data))
+    expected = model.update_predict(y[50:], X=X, reset_forecaster=False)
+    assert_frame_equal(back.update_predict(y[50:], X=X, reset_forecaster=False), expected)
+    again = back.fit(y[:50], X=X[:50], fh=[1, 2]).predict(X=X[50:52])
+    assert_frame_equal(again, model.fit(y[:50], X=X[:50], fh=[1, 2]).predict(X=X[50:52]))
+
+
+def test_what_cannot_be_written_stays_in_the_state():
+    """Pickle takes any index; only skops and files refuse it."""
+    index = pd.MultiIndex.from_product(
+        [pd.interval_range(0, 2), pd.RangeIndex(20)], names=["unit", "t"]
+    )
+    model = LSTMForecaster(pretrained="only").fit(_past(index), fh=[1])
+    assert_frame_equal(pickle.loads(pickle.dumps(model)).predict(), model.predict())
 
 
 # ---------------------------------------------------------------------- checkpoints

@@ -182,8 +182,14 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _row_weight(self, head, target, weight):
         """Return what each row counts in the loss: 1 on average."""
+        mean = weight.mean()
+        if mean == 0:
+            raise ValueError(
+                "Every row counts nothing: its weight, or that of its class, is 0. Give "
+                "one of the classes that y holds here a class_weight above 0."
+            )
         # Scaled once over all rows: a scale per batch would undo the weights.
-        return weight / weight.mean()
+        return weight / mean
 
     @abstractmethod
     def _keep_head(self, head):

@@ -28,6 +28,7 @@ from sklstm.forecast_model import (
     GUARD_WIDTH,
     MAX_LOG,
     N_WEEKS,
+    OUTER_GUARD_WIDTH,
     ROUNDING,
     ForecastModel,
 )
@@ -571,17 +572,25 @@ class ForecastModule(nn.Module):
     def _guarded(self, quantiles, context):
         """Keep forecasts within reach of the history, as `forecast_model.guarded`."""
         absent = torch.isnan(context)
-        high = torch.where(absent, -torch.inf, context).amax(1)
-        low = -torch.where(absent, -torch.inf, -context).amax(1)
-        largest = torch.maximum(torch.abs(low), torch.abs(high))
-        reach = GUARD_WIDTH * (high - low) + ROUNDING * largest
-        low, high = (low - reach)[:, None], (high + reach)[:, None]  # (N, 1)
+        most = torch.where(absent, -torch.inf, context).amax(1)
+        least = -torch.where(absent, -torch.inf, -context).amax(1)
+        rounding = ROUNDING * torch.maximum(torch.abs(least), torch.abs(most))
+
+        def limits(n_widths):  # (N, 1, 1) each
+            reach = n_widths * (most - least) + rounding
+            return (least - reach)[:, None, None], (most + reach)[:, None, None]
+
+        def limited(low, high):
+            return torch.maximum(torch.minimum(quantiles, high), low)
+
+        low, high = limits(GUARD_WIDTH)
         median = quantiles[:, :, self.middle]  # (N, Z)
-        outside = ((median < low) | (median > high)).to(torch.int64).amax(1)  # (N,)
-        limited = torch.maximum(
-            torch.minimum(quantiles, high[:, :, None]), low[:, :, None]
-        )
-        return torch.where((outside > 0)[:, None, None], limited, quantiles)
+        outside = (median < low[:, :, 0]) | (median > high[:, :, 0])
+        outside = outside.to(torch.int64).amax(1) > 0  # (N,)
+        quantiles = torch.where(outside[:, None, None], limited(low, high), quantiles)
+        low, high = limits(OUTER_GUARD_WIDTH)
+        beyond = (quantiles < low) | (quantiles > high)  # false of NaN
+        return torch.where(beyond, limited(low, high), quantiles)
 
 
 class _Network(nn.Module):

@@ -39,6 +39,8 @@ N_WEEKS = 6
 # A forecast may leave the range of its window and of the seasonal naive forecast by
 # this many times the width of that range, and no more.
 GUARD_WIDTH = 3.0
+# The same of outer quantiles: those of logarithms of a few values may reach anywhere.
+OUTER_GUARD_WIDTH = 10.0
 # A forecast of a constant series may miss it by this much: logarithms round.
 ROUNDING = 1e-9
 
@@ -393,14 +395,22 @@ class Validation:
 
 
 def guarded(quantiles, array, series, ends, model):
-    """Keep forecasts within reach of the window and the seasonal naive forecast."""
+    """Keep forecasts within reach of the window and the seasonal naive forecast.
+
+    Medians beyond it are told of; outer quantiles may go further.
+    """
     width = model.context_length
     positions = ends[:, None] - width + np.arange(width)
     values = array.gather(series, positions)
     # They pass over NaN, without a warning where there is nothing else.
-    low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
-    reach = GUARD_WIDTH * (high - low) + ROUNDING * np.maximum(np.abs(low), np.abs(high))
-    low, high = (low - reach)[:, None, None], (high + reach)[:, None, None]
+    least, most = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
+    rounding = ROUNDING * np.maximum(np.abs(least), np.abs(most))
+
+    def limits(n_widths):
+        reach = n_widths * (most - least) + rounding
+        return (least - reach)[:, None, None], (most + reach)[:, None, None]
+
+    low, high = limits(GUARD_WIDTH)
     median = quantiles[:, :, quantiles.shape[2] // 2, None]
     outside = ((median < low) | (median > high)).any(axis=(1, 2))
     if outside.any():
@@ -412,6 +422,10 @@ def guarded(quantiles, array, series, ends, model):
         )
         limit = outside[:, None, None]
         quantiles = np.where(limit, np.clip(quantiles, low, high), quantiles)
+    low, high = limits(OUTER_GUARD_WIDTH)
+    beyond = (quantiles < low) | (quantiles > high)
+    if beyond.any():
+        quantiles = np.where(beyond, np.clip(quantiles, low, high), quantiles)
     return quantiles
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -34,7 +35,8 @@ def generate(
         tell from the tokens so far the next: ``y[i]`` is ``X[i]`` one step later. In a
         pipeline y holds tokens (characters or words), not their numbers.
     prompt : str, or array-like of int of shape (n_tokens,)
-        What to continue: a text for a pipeline, else tokens; at least one.
+        What to continue: a text for a pipeline, else tokens; at least one. It is read to
+        its end, whatever `max_length` is.
     length : int
         Tokens to draw.
     temperature : float, default=1.0
@@ -97,7 +99,7 @@ def generate(
     else:
         random = check_random_state(random_state)
     labels = classifier.classes_.tolist()
-    drawn, read = [], [] if tokens is None else tokens.tokenize([prompt])[0]
+    drawn, read = [], [] if tokens is None else _whole(prompt, tokens)
     for _ in range(length):
         label = labels[_draw(log_proba, temperature, top_k, top_p, random)]
         drawn.append(label)
@@ -159,7 +161,7 @@ def _read_prompt(prompt, tokens, encoder):
     else:
         if not len(prompt):
             raise ValueError("The prompt is empty: there is nothing to continue.")
-        numbers = tokens.transform([prompt])[0]
+        numbers = np.array(tokens.numbers(_whole(prompt, tokens)) or [UNKNOWN])
     if not np.isin(numbers, encoder.vocabulary_).any() or (
         tokens is not None and (numbers == UNKNOWN).all()
     ):
@@ -168,6 +170,11 @@ def _read_prompt(prompt, tokens, encoder):
             "with at least one that was."
         )
     return numbers
+
+
+def _whole(prompt, tokens):
+    """Return all tokens of a text: `max_length` is of those that are trained on."""
+    return clone(tokens).set_params(max_length=None).tokenize([prompt])[0]
 
 
 def _draw(log_proba, temperature, top_k, top_p, random):

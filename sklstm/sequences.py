@@ -19,6 +19,8 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 PADDING, UNKNOWN, N_RESERVED_TOKENS = 0, 1, 2
+# Standard deviations from the mean: sums of more than that overflow float32 in a network.
+MAX_DISTANCE = 1e30
 CHUNK_ROWS = 256  # rows handled at once where a float64 intermediate is needed
 # Deviations from the mean curve are appended where their variance is at most this share
 # of that of the values.
@@ -439,7 +441,7 @@ class SequenceEncoder:
         Raises
         ------
         ValueError
-            If a value is too far from the mean for that dtype.
+            If a value is too far from the mean.
         """
         lengths = sequences.lengths[rows]
         n_timesteps = lengths.max()
@@ -456,13 +458,11 @@ class SequenceEncoder:
         for start in range(0, len(rows), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
             raw = sequences.values[rows[chunk], :n_timesteps]
-            try:
-                with np.errstate(over="raise"):
-                    self._encode_chunk(raw, inside[chunk], encoded[chunk])
-            except FloatingPointError:
-                with np.errstate(over="ignore"):
+            with np.errstate(over="ignore"):
+                self._encode_chunk(raw, inside[chunk], encoded[chunk])
+                if max(encoded[chunk].max(), -encoded[chunk].min()) > MAX_DISTANCE:
                     distance = np.abs(raw - self.mean_) / self.scale_
-                raise _too_large(distance, sequences, rows[chunk]) from None
+                    raise _too_large(distance, sequences, rows[chunk])
         return Sequences(encoded, lengths)
 
     def _encode_chunk(self, raw, inside, encoded):

@@ -50,7 +50,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         Tokens after this many of a text are cut off. None: never.
     vocabulary : iterable of tokens, default=None
         The vocabulary, in the order of its numbers; `max_features` and `min_df` are then
-        ignored and `fit` learns nothing. None: learnt.
+        ignored and `fit`, which learns nothing, may be left out. None: learnt.
 
     Attributes
     ----------
@@ -183,7 +183,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
             Arrays of shape (n_tokens_i,), int64. A text without tokens becomes one
             unknown token, since a sequence has at least one step.
         """
-        check_is_fitted(self)
+        self._number_vocabulary()
         texts = self.tokenize(X)
         sequences = np.empty(len(texts), dtype=object)
         for i, tokens in enumerate(texts):
@@ -203,6 +203,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         numbers : list of int
             Of each token that of the longest known run that ends with it.
         """
+        self._number_vocabulary()
         number = self.vocabulary_
         return [
             next((number[run] for run in ending if run in number), UNKNOWN)
@@ -223,7 +224,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
             Words are joined with spaces. With a callable `analyzer` a list of lists of
             tokens.
         """
-        check_is_fitted(self)
+        self._number_vocabulary()
         token = {number: token for token, number in self.vocabulary_.items()}
         if self.ngram_range[1] > 1 and not callable(self.analyzer):
             # A run stands for the token that it ends with.
@@ -240,6 +241,12 @@ class TokenSequences(TransformerMixin, BaseEstimator):
                 raise ValueError(f"Row {i} holds {foreign[0]}, the number of no token.")
             texts.append(self.join([token[n] for n in numbers if n != PADDING]))
         return texts
+
+    def _number_vocabulary(self):
+        """Raise if there is no vocabulary; one that was given needs no `fit`."""
+        if self.vocabulary is not None and not hasattr(self, "vocabulary_"):
+            self.fit([])
+        check_is_fitted(self)
 
     def tokenize(self, X):
         """Return the tokens of each text, as a list of lists; needs no `fit`.
@@ -329,7 +336,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         >>> tokens = TokenSequences("word", vocabulary=list(pretrained)).fit([])
         >>> model = LSTMClassifier(stem="embedding", embedding=tokens.vectors(pretrained))
         """
-        check_is_fitted(self)
+        self._number_vocabulary()
         found = {
             number: np.asarray(mapping[token], dtype=np.float32)
             for token, number in self.vocabulary_.items()

@@ -430,6 +430,28 @@ def test_oversampling_moves_predictions_as_weights_do(make_sequences):
     assert share[True, "balanced"] == pytest.approx(share[False, "balanced"], abs=0.15)
 
 
+def test_classes_that_count_nothing(make_sequences):
+    X, y = make_sequences()
+    model = LSTMClassifier(**QUICK, class_weight={0: 0, 1: 1}).partial_fit(X, y)
+    before = model.predict_proba(X)
+    with pytest.raises(ValueError, match="Every row counts nothing"):
+        model.partial_fit(X[y == 0], y[y == 0])
+    np.testing.assert_array_equal(model.predict_proba(X), before)
+
+
+@pytest.mark.parametrize("stem", [None, "conv"])
+def test_values_that_a_network_would_overflow_with(make_sequences, stem):
+    X, y = make_sequences()
+    model = LSTMClassifier(**QUICK, stem=stem).fit(X, y)
+    far = X.copy()
+    far[3, 5, 0] = 1e29
+    assert np.isfinite(model.predict_proba(far)).all()
+    far[3, 5, 0] = -1e33
+    message = r"Row 3 of X holds -9.*e\+32 at step 5 in channel 0"
+    with pytest.raises(ValueError, match=message):
+        model.predict_proba(far)
+
+
 def test_class_weight_moves_predictions(make_sequences):
     X, y = make_sequences(60)
     X *= 0.1

@@ -312,6 +312,8 @@ def test_gaps_zeros_constants_and_runaway_forecasts(tmp_path):
         forecaster.model_.trained[0].network.correction.bias[3] += 50  # the median
     with pytest.warns(UserWarning, match="left the range of their history"):
         check_forecaster(forecaster, y, tmp_path)
+    y = pd.Series([0.1, 20.0, 3.0, 100.0, 2.0])  # its logarithms reach far
+    check_forecaster(LSTMForecaster(horizon=12).fit(y), y, tmp_path)
 
 
 def test_forecaster_goes_through_torch_export():

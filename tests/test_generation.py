@@ -64,6 +64,17 @@ def test_runs_of_tokens_are_read_as_in_fit():
     assert generate(model, "ca", 8, temperature=0) == text[2:]
 
 
+def test_a_prompt_is_read_to_its_end():
+    """`max_length` is for what is trained on: the text goes on after its last token."""
+    texts = ["abcd" * 4, "bcda" * 4, "cdab" * 4, "dabc" * 4]
+    model = make_pipeline(
+        TokenSequences("char", max_length=8),
+        LSTMClassifier(16, stem="embedding", target="sequence", random_state=0),
+    )
+    model.fit([text[:8] for text in texts], [list(text[1:9]) for text in texts])
+    assert generate(model, "abcdabcdabcdab", 3, temperature=0) == "cda"
+
+
 def test_words_and_callables():
     for analyzer in ("word", str.split):
         tokens = TokenSequences(analyzer)

@@ -184,6 +184,17 @@ def test_extreme_series_stay_finite_and_within_reach():
         assert ahead.max() <= high + reach
 
 
+@pytest.mark.parametrize("y", [[0.1, 20, 3, 100, 2], [3, 1], [1, 100, 3]])
+def test_intervals_of_a_few_values_are_within_reach(y):
+    """Their logarithms alone would reach to 1e15."""
+    forecaster = LSTMForecaster().fit(pd.Series(y, dtype=float), fh=np.arange(1, 13))
+    quantiles = forecaster.predict_quantiles(alpha=[0.05, 0.25, 0.5, 0.75, 0.95])
+    reach = 10 * (max(y) - min(y)) + 1e-6
+    assert quantiles.to_numpy().min() >= min(y) - reach
+    assert quantiles.to_numpy().max() <= max(y) + reach
+    assert (np.diff(quantiles.to_numpy()) >= 0).all()
+
+
 def test_pickle_holds_the_weights(tmp_path):
     forecaster = LSTMForecaster().fit(load_airline(), fh=[1, 2])
     twin = pickle.loads(pickle.dumps(forecaster))

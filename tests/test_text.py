@@ -84,6 +84,15 @@ def test_inverse_of_runs_gives_each_token_once():
     assert tokens.inverse_transform(numbers) == ["a b a b", "so a b"]
 
 
+def test_a_given_vocabulary_needs_no_fit():
+    given = TokenSequences("word", vocabulary=["b", "a"])
+    assert given.transform(["a b c"])[0].tolist() == [3, 2, 1]
+    assert clone(given).inverse_transform([[3, 2]]) == ["a b"]
+    assert clone(given).numbers(["b"]) == [2]
+    with pytest.raises(NotFittedError):
+        TokenSequences("word").numbers(["b"])
+
+
 def test_inverse_gives_the_texts_back():
     tokens = TokenSequences().fit(TEXTS)
     assert tokens.inverse_transform(tokens.transform(["The cat"])) == ["The cat"]

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import math
 import os
-import time
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.utils._param_validation import (
     Interval,
     StrOptions,
@@ -27,82 +23,27 @@ from sktime.datatypes import get_cutoff
 from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 from sktime.utils.validation.forecasting import check_fh
 
-from sklstm.checkpoints import (
-    Checkpoint,
-    CheckpointOfMember,
-    NumpyGenerator,
-    identity,
-)
-from sklstm.devices import (
-    explain_out_of_memory,
-    network_threads,
-    resolve_device,
-    retained_memory,
-    threads_for,
-    torch_threads,
-)
-from sklstm.forecast_model import (
-    ForecastModel,
-    Member,
-    Validation,
-    WindowBatches,
-    extended_by,
-    guarded,
-)
+from sklstm.devices import explain_out_of_memory, resolve_device
+from sklstm.forecast_model import extended_by, guarded
+from sklstm.forecast_training import ForecastTraining
 from sklstm.frames import from_plain, to_plain
-from sklstm.gradients import ForecastGradients
 from sklstm.heads import ForecastHead
-from sklstm.network import CELLS, ForecastNetwork, initialize
-from sklstm.pretrained import (
-    MAX_PERIOD,
-    MIN_LONGEST_PERIOD,
-    VIEWS,
-    WINDOW_LENGTHS,
-    load_pretrained,
+from sklstm.horizons import (
+    Plan,
+    breaks,
+    check_regular,
+    infer_frequency,
+    relative_steps,
 )
-from sklstm.series import (
-    SeriesArray,
-    find_period,
-    grows_with_level,
-    merge,
-    times_of,
-    to_table,
-)
-from sklstm.training import Learner, Randomness, train
-from sklstm.windows import N_CHANNELS
+from sklstm.network import CELLS
+from sklstm.series import merge, times_of, to_table
 
 AUTO_OR_COUNT = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
-STEPS_PER_EPOCH = 25  # entries of the history are means over so many
-# A panel of at least this many series sets a fifth of them aside, to choose on.
-MIN_ASIDE_SERIES = 40
-MAX_ASIDE_SERIES = 500
-# Values of y up to which data count as short and as medium, and what is then chosen.
-SHORT_TOTAL, MEDIUM_TOTAL = 2000, 100_000
-SHORT = {"hidden_size": 32, "n_members": 4, "max_steps": 300, "batch_size": 32}
-MEDIUM = {"hidden_size": 64, "n_members": 1, "max_steps": 1000, "batch_size": 256}
-LARGE = {"hidden_size": "wide", "n_members": 1, "max_steps": 1500, "batch_size": 256}
-# Whoever sets one of these wants a network trained.
-TRAINING_PARAMETERS = (
-    "window_length", "segment_length", "hidden_size", "n_members", "max_steps",
-    "batch_size", "scaling", "transform",
-)  # fmt: skip
-# From the pretrained weights on, where seasons are shorter than these steps: longer ones
-# ask for longer windows. At that share of the learning rate.
-TUNED = {"hidden_size": "auto", "n_members": 1, "max_steps": 150, "batch_size": 128}
-TUNED_PERIOD, TUNED_RATE = 24, 0.1
-LONGEST_WINDOW = 720  # of two weeks of hours, say, but not of minutes
-# Shares of the pretrained network that are tried; beside a fine-tuned one, from a half
-# on: series set aside lie at the same times as those trained on, which flatters it.
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-# Values of short seasons up to which nothing is trained, and where the pretrained network
-# is not apt, more steps than for short data only overfit. Without series to try shares
-# on, it has half up to here.
-MIXED_TOTAL = 20_000
 # Attributes that hold what skops cannot write as it is: dates, frames, kinds of columns.
 NOT_PLAIN = ("_fh", "_cutoff", "_cur_y", "_cur_X", "_y_metadata")
 
 
-class LSTMForecaster(BaseForecaster):
+class LSTMForecaster(ForecastTraining, BaseForecaster):
     """Forecast one series or thousands with one long short-term memory network.
 
     All series, and all columns of a multivariate series, share one network, trained on
@@ -396,7 +337,7 @@ class LSTMForecaster(BaseForecaster):
     def _read(self, y, X):
         """Lay out the data and name what cannot be used."""
         table = to_table(y, X)
-        _check_regular(table)
+        check_regular(table)
         _check_finite(table.frame)
         _check_finite(X, "X")
         finite = ~np.isnan(table.values)
@@ -410,376 +351,6 @@ class LSTMForecaster(BaseForecaster):
                 "not missing. Drop it."
             )
         return table
-
-    def _train_model(self, table, X, fh, always=False):
-        """Choose what is "auto", train, calibrate; return the model and its losses."""
-        began = time.perf_counter()
-        self._check_parameters()
-        array = table.flatten()
-        longest = int(array.lengths.max())
-        if longest < 2:
-            raise ValueError(
-                f"LSTMForecaster needs at least 2 time points in some series; got "
-                f"{longest}."
-            )
-        period = self.sp
-        if period == "auto":
-            period = find_period(array, _reference_times(table))
-        period = int(period)
-        exog = array.exog
-        mean = np.nanmean(exog, axis=0) if exog.size else np.zeros(exog.shape[1])
-        scale = np.nanstd(exog, axis=0) if exog.size else np.ones(exog.shape[1])
-        model = ForecastModel(
-            horizon=self._horizon(table, fh, period),
-            period=period,
-            quantiles=tuple(self.quantiles),
-            exog_mean=np.nan_to_num(mean),
-            exog_scale=np.where(scale > 0, scale, 1.0),
-            columns=tuple(table.frame.columns),
-            exog_columns=() if X is None else tuple(X.columns),
-        )
-        self._report(
-            f"read {len(array)} series, {int(array.lengths.sum())} values, season of "
-            f"{period}",
-            began,
-        )
-        shipped = self._shipped(array, period, X)
-        if self.pretrained == "only" and not shipped:
-            raise ValueError(
-                "pretrained='only' cannot use X, seasons of more than "
-                f"{MAX_PERIOD} steps (here {period}), or parameters that ask for "
-                f"training ({', '.join(TRAINING_PARAMETERS)}, cell, num_layers, "
-                "early_stopping=True)."
-            )
-        most = MIXED_TOTAL if period < TUNED_PERIOD else SHORT_TOTAL
-        is_short = array.lengths.sum() <= most and not always
-        if shipped and (is_short or self.pretrained == "only"):
-            most = shipped[0].horizon
-            n_steps = min(model.horizon, most)
-            model.horizon = int(min(self.horizon or most, most))
-            model.pretrained, model.pretrained_share = shipped, 1.0
-            self._report("took the pretrained network", began)
-            if self.pretrained == "auto" and len(array) >= MIN_ASIDE_SERIES:
-                self._calibrate(model, array, n_steps)  # it was trained on none of them
-                self._report(f"calibrated on {len(array)} series", began)
-            return model, []
-        if shipped and model.horizon > shipped[0].horizon:
-            shipped = []
-        model.fine_tuned = bool(shipped) and period < TUNED_PERIOD
-        model.fine_tuned &= always or array.lengths.sum() <= MEDIUM_TOTAL
-        random, checkpoint = self._begin()
-        if model.fine_tuned:
-            model.trained = [_unfrozen(shipped[0], array)]
-        else:
-            model.trained = self._new_members(model, array, random)
-        array = model.standardize(array)
-        training, aside = self._set_aside(array, random)
-        history = self._train_networks(model, training, random, aside, checkpoint)
-        began = time.perf_counter()
-        if shipped:
-            model.pretrained = shipped
-            model.pretrained_share = self._best_share(model, array, aside)
-        if aside is not None:
-            self._calibrate(model, aside, model.horizon)
-            self._report(
-                f"calibrated on {len(aside)} series; share of the pretrained network "
-                f"{model.pretrained_share:g}",
-                began,
-            )
-        return model, history
-
-    def _begin(self):
-        """Return what is drawn from and where it is written how far training has come."""
-        checkpoint = None if self.checkpoint is None else Checkpoint(self.checkpoint)
-        seed = None if checkpoint is None else checkpoint.seed
-        return Randomness(self.random_state, torch.device("cpu"), 0, seed), checkpoint
-
-    def _report(self, line, began):
-        if self.verbose:
-            seconds = time.perf_counter() - began
-            print(f"LSTMForecaster: {line} ({seconds:.1f} s)")  # noqa: T201 - asked for
-
-    def _horizon(self, table, fh, period):
-        steps_ahead = 1
-        if fh is not None:
-            steps_ahead = int(max(_relative_steps(fh, table, self._cutoff).max(), 1))
-        elif self.horizon is None:
-            steps_ahead = max(2 * period, 8)
-        if self.horizon is not None:
-            return int(self.horizon)
-        return max(1, min(steps_ahead, int(table.lengths.max()) // 3))
-
-    def _shipped(self, array, period, X):
-        """Return the views of the pretrained network, or nothing where it is not apt."""
-        asked = any(getattr(self, name) != "auto" for name in TRAINING_PARAMETERS)
-        asked |= (
-            self.cell != "lstm" or self.num_layers != 1 or self.early_stopping is True
-        )
-        apt = X is None and period <= MAX_PERIOD
-        if self.pretrained is None or not apt or asked:
-            return []
-        network, quantiles = load_pretrained()
-        n_lengths = len(WINDOW_LENGTHS) - (period < MIN_LONGEST_PERIOD)
-        *shorter, longest = WINDOW_LENGTHS[:n_lengths]
-        return [
-            Member(network, quantiles, longest, "season", log, tuple(shorter), n_shorter)
-            for log, n_shorter in VIEWS
-            if n_shorter < 2 or period < MIN_LONGEST_PERIOD
-        ]
-
-    def _new_members(self, model, array, random):
-        """Return networks to be trained, and how windows are made for them."""
-        period = model.period
-        choices = self._choices(model, array)
-        longest = int(array.lengths.max())
-        wanted = 24 if period == 1 else 4 * period
-        if period >= 24:
-            wanted = max(min(14 * period, LONGEST_WINDOW), 3 * period)
-        if model.horizon <= 96:
-            wanted = max(wanted, model.horizon)
-        window_length = self._auto("window_length", min(max(wanted, 8), longest))
-        segment = 1
-        if window_length > 64:
-            segment = period if 8 <= period <= 48 else 24
-        segment = self._auto("segment_length", segment)
-        # Whole segments: the window grows at its far end, where it is padded.
-        window_length = math.ceil(window_length / segment) * segment
-        log = self.transform == "log" or (
-            self.transform == "auto" and grows_with_level(array, period)
-        )
-        if self.transform == "log" and (array.values[~np.isnan(array.values)] <= 0).any():
-            raise ValueError('transform="log" needs positive values; y has others.')
-        hidden_size = choices["hidden_size"]
-        if hidden_size == "wide":  # segments leave few steps to read
-            hidden_size = 128 if segment > 1 else 64
-        members = []
-        for i in range(choices["n_members"]):
-            network = ForecastNetwork(
-                n_inputs=N_CHANNELS + array.exog.shape[1],
-                n_future=array.exog.shape[1],
-                horizon=model.horizon,
-                n_quantiles=len(self.quantiles),
-                segment_length=segment,
-                # Members differ in more than their seed: every other has a linear map.
-                linear_length=window_length if i % 2 == 0 else 0,
-                hidden_size=hidden_size,
-                num_layers=int(self.num_layers),
-                cell=self.cell,
-                dropout=self.dropout,
-            )
-            with torch_threads(1):  # orthogonalisation rounds by the number of threads
-                initialize(network, random.start)
-            scaling = "season" if self.scaling == "auto" else self.scaling
-            members.append(
-                Member(network.eval(), model.quantiles, window_length, scaling, log)
-            )
-        return members
-
-    def _train_networks(
-        self, model, array, random, aside=None, checkpoint=None, *, update=False
-    ):
-        """Train each network of a model in place; return their losses."""
-        device = resolve_device(self.device)
-        choices = self._choices(model, array)
-        batch_size = choices["batch_size"]
-        max_steps = self.update_steps if update else choices["max_steps"]
-        learning_rate_init = self.learning_rate_init * (0.1 if update else 1.0)
-        if model.fine_tuned:
-            learning_rate_init *= TUNED_RATE
-        n_epochs = max(1, round(max_steps / STEPS_PER_EPOCH))
-        held = aside if self.early_stopping in (True, "auto") else None
-        if held is None and self.early_stopping is True:
-            # Nothing was set aside: the last values of each series are held back.
-            longest, needed = int(array.lengths.max()), model.horizon + 2
-            if longest < needed:
-                raise ValueError(
-                    f"early_stopping=True holds back the last {model.horizon} values of "
-                    f"each series, but the longest has {longest}. Give series of at "
-                    f"least {needed} values, forecast fewer steps, or set "
-                    "early_stopping=False."
-                )
-            stops = np.maximum(array.stops - model.horizon, array.starts)
-            held, array = (
-                array,
-                SeriesArray(array.values, array.starts, stops, array.exog),
-            )
-        draws = [random.of_fit(i, device) for i in range(len(model.trained))]
-        generators = [np.random.default_rng(each.split_seed) for each in draws]
-        ended = []  # networks of a fit that was stopped
-        if checkpoint is not None:
-            arrays = [each for each in (array, aside) if each is not None]
-            ended = self._take_up(checkpoint, model, arrays, random, draws, generators)
-        history, n_ended = [], len(ended)
-        for i, (member, drawn, rng) in enumerate(
-            zip(model.trained, draws, generators, strict=True)
-        ):
-            began, network = time.perf_counter(), member.network
-            if i < n_ended:
-                network.load_state_dict(
-                    {k: torch.from_numpy(v) for k, v in ended[i]["network"].items()}
-                )
-                history.append(ended[i]["loss_curve"])
-                continue
-            of_member = None
-            if checkpoint is not None:
-                of_member = CheckpointOfMember(checkpoint, list(ended), i == n_ended)
-            batches = WindowBatches(
-                member, model.period, array, device=device, batch_size=batch_size,
-                n_batches=math.ceil(max_steps / n_epochs), rng=rng,
-                n_steps=model.horizon,
-            )  # fmt: skip
-            validate = None
-            if held is not None:
-                validate = Validation(member, model.period, held, device, model.horizon)
-            n_threads = threads_for(batch_size, member.window_length, network)
-            network.to(device)
-            with (
-                network_threads(n_threads, network),
-                retained_memory(),
-                explain_out_of_memory(
-                    device, batch_size=batch_size, hidden_size=self.hidden_size
-                ),
-            ):
-                head = ForecastHead(member.quantiles)
-                by_hand = ForecastGradients(network, member.quantiles)
-                trained = train(
-                    network,
-                    head.loss,
-                    [Learner(network, batches, drawn.dropout, by_hand)],
-                    solver="adamw",
-                    learning_rate="one-cycle",
-                    learning_rate_init=learning_rate_init,
-                    alpha=self.alpha,
-                    max_iter=n_epochs,
-                    tol=0.0,
-                    max_grad_norm=self.max_grad_norm,
-                    # "auto" only keeps the best weights: the error is still high while
-                    # the learning rate is.
-                    n_iter_no_change=10 if self.early_stopping is True else n_epochs,
-                    validate=validate,
-                    checkpoint=of_member,
-                )
-            network.cpu()
-            history.append(trained.loss_curve)
-            if trained.interrupted:
-                checkpoint = None  # the file stays as it is
-            elif checkpoint is not None:
-                weights = {k: v.numpy() for k, v in network.state_dict().items()}
-                ended.append({"network": weights, "loss_curve": trained.loss_curve})
-            self._report(
-                f"trained network {i + 1} of {len(model.trained)}: "
-                f"{trained.n_iter * batches.n_batches} steps of {batch_size} windows, "
-                f"loss {trained.loss_curve[-1]:.4f}",
-                began,
-            )
-        if checkpoint is not None:
-            checkpoint.remove()
-        return history
-
-    def _take_up(self, checkpoint, model, arrays, random, draws, generators):
-        """Begin a checkpoint; return the networks that were trained before it."""
-        states = [m.network.state_dict().values() for m in model.trained]
-        start = [tensor.numpy() for state in states for tensor in state]
-        names = "values", "starts", "stops", "exog"
-        data = [getattr(array, name) for array in arrays for name in names]
-        dropouts = [drawn.dropout for drawn in draws]
-        fit = identity(self, dropouts[0].device, random.seed, start, data, "y and X")
-        # What "auto" has come to by fh, the index and other data.
-        windows = [(m.window_length, m.scaling, m.log) for m in model.trained]
-        fit |= {
-            "the horizon": model.horizon, "the season": model.period,
-            "the windows": repr(windows), "fine-tuning": str(model.fine_tuned),
-        }  # fmt: skip
-        checkpoint.begin(fit, [*dropouts, *map(NumpyGenerator, generators)])
-        saved = checkpoint.read()
-        return [] if saved is None else saved["ended"]
-
-    def _set_aside(self, array, random):
-        """Set series of a panel aside, to choose and to calibrate on."""
-        n = len(array)
-        if n < MIN_ASIDE_SERIES:
-            return array, None
-        order = np.random.default_rng(random.of_fit(1).split_seed).permutation(n)
-        n_aside = min(n // 5, MAX_ASIDE_SERIES)
-        return array.take(np.sort(order[n_aside:])), array.take(np.sort(order[:n_aside]))
-
-    @staticmethod
-    def _held_out(model, aside, n_steps):
-        """Return where the last `n_steps` of long enough series begin, thrice over."""
-        shortest = np.arange(1, 4) * n_steps + model.period + 1
-        series, back = np.nonzero(aside.lengths[:, None] > shortest)
-        if not len(series):
-            series = np.flatnonzero(aside.lengths > n_steps)
-            back = np.zeros(len(series), dtype=int)
-        return series, aside.stops[series] - (back + 1) * n_steps
-
-    def _best_share(self, model, array, aside):
-        """Choose the share of the pretrained networks on series not trained on."""
-        if aside is None:
-            few = array.lengths.sum() <= MIXED_TOTAL
-            return 0.5 if few or model.fine_tuned else 0.0
-        horizon, period = model.horizon, model.period
-        series, ends = self._held_out(model, aside, horizon)
-        if len(series) < 8:
-            return 0.5
-        actual = aside.gather(series, ends[:, None] + np.arange(horizon))
-        width = 4 * max(period, 8)
-        positions = ends[:, None] - width + np.arange(width)
-        past, before = (aside.gather(series, positions - lag) for lag in (0, period))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # nothing observed
-            difference = np.nanmean(np.abs(past - before), axis=1)
-        difference = np.where(difference > 0, difference, np.nan)
-        arguments = (aside, series, ends, np.zeros((len(series), horizon, 0)))
-        device = resolve_device(self.device)
-        middle = len(model.quantiles) // 2
-        trained, shipped = (
-            model.forecast_of(members, *arguments, device)[:, :, middle]
-            for members in (model.trained, model.pretrained)
-        )
-        shares = [share for share in SHARES if share >= 0.5 or not model.fine_tuned]
-        errors = [
-            np.nanmean(
-                np.abs(share * shipped + (1 - share) * trained - actual)
-                / difference[:, None]
-            )
-            for share in shares
-        ]
-        return (
-            float(shares[int(np.nanargmin(errors))]) if np.isfinite(errors).any() else 0.5
-        )
-
-    def _calibrate(self, model, array, n_steps):
-        """Shift quantiles so that each covers what it says on series not trained on.
-
-        Split conformal prediction, per step and level (Romano et al., 2019): the shift
-        is that quantile of the errors. The median is not shifted. Later steps are shifted
-        as the last of `n_steps`.
-        """
-        series, ends = self._held_out(model, array, n_steps)
-        if len(series) < 8:
-            return
-        device = resolve_device(self.device)
-        positions = ends[:, None] + np.arange(model.horizon)
-        future = array.gather_exog(series, positions)
-        raw = model.block(array, series, ends, future, device)  # (n, Z, Q)
-        spread = raw[:, :, -1:] - raw[:, :, :1]
-        error = array.gather(series, positions)[:, :, None] - raw
-        error = np.divide(
-            error, spread, out=np.full_like(error, np.nan), where=spread > 0
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # steps without a value
-            offsets = np.stack(
-                [
-                    np.nanquantile(error[:, :, q], alpha, axis=0)
-                    for q, alpha in enumerate(self.quantiles)
-                ],
-                axis=1,
-            )
-        offsets[:, len(self.quantiles) // 2] = 0.0
-        offsets[n_steps:] = offsets[n_steps - 1]
-        model.offsets = np.nan_to_num(offsets)
 
     def update(self, y, X=None, update_params=True):
         """Take new data, as every forecaster of sktime.
@@ -837,12 +408,12 @@ class LSTMForecaster(BaseForecaster):
         known = self._cur_y.index
         self._cur_y, self._cur_X = merge(self._cur_y, y), merge(self._cur_X, X)
         if not self._goes_on(known, len(y)):
-            _check_regular(to_table(self._cur_y, self._cur_X))
+            check_regular(to_table(self._cur_y, self._cur_X))
         if update_params and self.update_steps and self.model_.trained:
             table = self._read(self._cur_y, self._cur_X)
             model = copy.deepcopy(self.model_)
             array = model.standardize(table.flatten())
-            random = Randomness(self.random_state, torch.device("cpu"), 0)
+            random = self._random()
             self._train_networks(model, array, random, update=True)
             self.model_ = model
         return self
@@ -860,7 +431,7 @@ class LSTMForecaster(BaseForecaster):
         spacing = 1
         if not isinstance(index, (pd.DatetimeIndex, pd.PeriodIndex)):
             spacing = int(index[1] - index[0])
-        return not _breaks(index[n_known - 1 :], freq, spacing).any()
+        return not breaks(index[n_known - 1 :], freq, spacing).any()
 
     def _is_like_before(self, y):
         """Tell whether y is a series of numbers that goes on the one that was fitted."""
@@ -921,7 +492,7 @@ class LSTMForecaster(BaseForecaster):
         else:
             cutoff = get_cutoff(y, before, return_index=True, convert_input=False)
         if isinstance(cutoff, pd.DatetimeIndex) and cutoff.freq is None:
-            frequency = getattr(before, "freq", None) or _frequency(y)
+            frequency = getattr(before, "freq", None) or infer_frequency(y)
             with contextlib.suppress(ValueError):  # the time does not conform to it
                 cutoff.freq = frequency
         self._cutoff = cutoff
@@ -985,7 +556,7 @@ class LSTMForecaster(BaseForecaster):
         y, past = self._context()
         table = to_table(y, past)
         array = model.standardize(table.flatten())
-        plan = _Plan(fh, table, self._cutoff)
+        plan = Plan(fh, table, self._cutoff)
         known = self._known_exog(X, plan, table)
         device = resolve_device(self.device)
         out = np.empty((len(plan.step), table.n_columns, len(self.quantiles)))
@@ -1084,7 +655,7 @@ class LSTMForecaster(BaseForecaster):
         last = int(plan.step.max())
         if last > model.horizon:  # what later blocks go on from
             steps = ForecastingHorizon(np.arange(1, last + 1), is_relative=True)
-            plan = _Plan(steps, table, self._cutoff)
+            plan = Plan(steps, table, self._cutoff)
             rows = X.index.get_indexer(plan.index)
         values = X.to_numpy(dtype=np.float64)[rows]
         values[rows < 0] = np.nan
@@ -1140,7 +711,7 @@ class LSTMForecaster(BaseForecaster):
         self._check_columns(y_inner, X_inner)
         table = self._read(y_inner, X_inner)
         array = model.standardize(table.flatten())
-        steps = np.unique(_relative_steps(fh, table, None))
+        steps = np.unique(relative_steps(fh, table, None))
         if steps.min() < 1 or steps.max() > model.horizon:
             raise ValueError(
                 f"backtest takes steps from 1 to the trained horizon {model.horizon}; "
@@ -1181,19 +752,6 @@ class LSTMForecaster(BaseForecaster):
         )
 
     # ---------------------------------------------------------------------- checks
-    def _auto(self, name, value):
-        given = getattr(self, name)
-        return value if given == "auto" else int(given)
-
-    def _choices(self, model, array):
-        """Return what size of network and training the number of values asks for."""
-        if model.fine_tuned:
-            return TUNED
-        n, period = int(array.lengths.sum()), model.period
-        sizes = SHORT if n <= SHORT_TOTAL else MEDIUM if n <= MEDIUM_TOTAL else LARGE
-        if SHORT_TOTAL < n <= MIXED_TOTAL and period < TUNED_PERIOD:
-            sizes = {**sizes, "max_steps": SHORT["max_steps"]}
-        return {name: self._auto(name, value) for name, value in sizes.items()}
 
     def _keep_choices(self):
         model = self.model_
@@ -1263,126 +821,6 @@ class LSTMForecaster(BaseForecaster):
         ]  # fmt: skip
 
 
-def _unfrozen(member, array):
-    """Return a copy of a pretrained member to be trained on, for series of an array."""
-    network = copy.deepcopy(member.network).requires_grad_(True)
-    widths = (*member.window_lengths, member.window_length)
-    longest = int(np.searchsorted(widths[:-1], array.lengths.max()))
-    return dataclasses.replace(
-        member, network=network, window_length=widths[longest],
-        window_lengths=widths[:longest],
-    )  # fmt: skip
-
-
-class _Plan:
-    """For each row of a forecast: its instance, its step after that instance's end.
-
-    Attributes
-    ----------
-    instance : ndarray of shape (n_rows,), int64
-    step : ndarray of shape (n_rows,), int64
-        1 is the first step after the end; 0 and less are in-sample.
-    index : Index
-        Of the forecast.
-    """
-
-    def __init__(self, fh, table, cutoff):
-        if table.instances() is None:
-            self.index = _times_ahead(fh, cutoff)
-            self.step = _steps(fh, table, cutoff)[0]
-            self.instance = np.zeros(len(self.step), dtype=np.int64)
-            return
-        last = table.last_times()
-        ends, end_of = np.unique(last, return_inverse=True)
-        ends = pd.Index(ends)
-        times, steps = [], []
-        for end in ends:
-            at = _as_cutoff(end, cutoff)
-            times.append(_times_ahead(fh, at))
-            steps.append(_steps(fh, table, at)[0])
-        n_steps = len(steps[0])
-        self.instance = np.repeat(np.arange(table.n_instances), n_steps)
-        self.step = np.concatenate([steps[e] for e in end_of])
-        all_times = times[0].append(times[1:]) if len(times) > 1 else times[0]
-        time = all_times[(end_of[:, None] * n_steps + np.arange(n_steps)).ravel()]
-        keys = table.instances()[self.instance]
-        levels = [keys.get_level_values(k) for k in range(keys.nlevels)]
-        self.index = pd.MultiIndex.from_arrays(
-            [*levels, time], names=table.frame.index.names
-        )
-
-
-def _as_cutoff(time, cutoff):
-    """Return a time as an index of one element, with the frequency of the cutoff."""
-    if isinstance(cutoff, pd.DatetimeIndex):
-        return pd.DatetimeIndex([time], freq=cutoff.freq)
-    if isinstance(cutoff, pd.PeriodIndex):
-        return pd.PeriodIndex([time], freq=cutoff.freq)
-    return pd.Index([time])
-
-
-def _times_ahead(fh, cutoff):
-    """Return the absolute times of fh, as `fh.to_absolute_index`, which is slow."""
-    steps = fh.to_pandas()
-    if not fh.is_relative:
-        return fh.to_absolute_index(cutoff)
-    if isinstance(cutoff, pd.DatetimeIndex):
-        return _dates_ahead(steps, cutoff, fh)
-    if cutoff.dtype == steps.dtype == np.int64 and cutoff.name is None:
-        return pd.Index(cutoff[0] + steps.to_numpy())
-    if isinstance(cutoff, pd.PeriodIndex) and steps.dtype == np.int64:
-        ordinals = cutoff.asi8 + cutoff.freq.n * steps.to_numpy()
-        return pd.PeriodIndex(pd.arrays.PeriodArray(ordinals, dtype=cutoff.dtype))
-    return cutoff[[0] * len(steps)] + steps
-
-
-def _dates_ahead(steps, cutoff, fh):
-    """Return the dates of steps, with a frequency where they follow each other."""
-    freq = cutoff.freq
-    is_plain = cutoff.tz is None and steps.dtype == np.int64 and freq is not None
-    if not is_plain or fh.freq not in (None, cutoff.freqstr):
-        return fh.to_absolute_index(cutoff)
-    steps = steps.tolist()
-    if steps == list(range(steps[0], steps[0] + len(steps))):
-        dates = pd.date_range(cutoff[0] + steps[0] * freq, periods=len(steps), freq=freq)
-    else:
-        dates = pd.DatetimeIndex([cutoff[0] + step * freq for step in steps])
-    return dates if dates.dtype == cutoff.dtype else fh.to_absolute_index(cutoff)
-
-
-def _steps(fh, table, cutoff):
-    """Return the steps of fh after the cutoff, and the step of an integer index."""
-    if not fh.is_relative:
-        fh = fh.to_relative(cutoff)
-    relative = np.asarray(fh.to_pandas(), dtype=np.int64)
-    spacing = _spacing(table)
-    if spacing > 1:
-        # sktime counts in labels; a label between two rows belongs to the later one.
-        relative = np.ceil(relative / spacing).astype(np.int64)
-    return relative, spacing
-
-
-def _spacing(table) -> int:
-    times = times_of(table.frame)
-    if isinstance(times, (pd.DatetimeIndex, pd.PeriodIndex)) or table.lengths.max() < 2:
-        return 1
-    first = table.offsets[table.lengths.argmax()]
-    return max(int(times[first + 1] - times[first]), 1)
-
-
-def _relative_steps(fh, table, cutoff):
-    return _steps(fh, table, cutoff)[0]
-
-
-def _frequency(y):
-    """Return the frequency of the longest series, or None where it has none."""
-    times = times_of(y)
-    if y.index.nlevels > 1:
-        codes = y.index.droplevel(-1).factorize()[0]
-        times = times[codes == np.bincount(codes).argmax()]
-    return pd.infer_freq(times) if len(times) >= 3 else None
-
-
 def _check_finite(frame, name="y"):
     if frame is None:
         return
@@ -1390,53 +828,3 @@ def _check_finite(frame, name="y"):
     if infinite.any():
         row = int(infinite.any(axis=1).argmax())
         raise ValueError(f"{name} contains infinity at {frame.index[row]}.")
-
-
-def _reference_times(table):
-    """Return the times of the longest instance, with their frequency."""
-    longest = table.lengths.argmax()
-    times = times_of(table.frame)[table.offsets[longest] : table.offsets[longest + 1]]
-    if isinstance(times, pd.DatetimeIndex) and len(times) >= 3 and times.freq is None:
-        inferred = pd.infer_freq(times)
-        if inferred is not None:
-            return pd.DatetimeIndex(times, freq=inferred)
-    return times
-
-
-def _breaks(times, freq, spacing):
-    """Tell after which of n times another one than the next follows: (n - 1,)."""
-    if isinstance(times, pd.PeriodIndex):
-        return np.diff(times.asi8) != times.freq.n
-    if isinstance(times, pd.DatetimeIndex):
-        if len(times) == 2:  # a fifth of the time
-            wrong = np.array([times[0] + freq != times[1]])
-        else:
-            wrong = times[:-1] + freq != times[1:]
-        if times.tz is not None and wrong.any():
-            # A day may be 24 hours or a day of the calendar, where clocks are changed.
-            local = times.tz_localize(None)
-            wrong &= local[:-1] + freq != local[1:]
-        return wrong
-    return np.diff(np.asarray(times)) != spacing
-
-
-def _check_regular(table):
-    """Raise where rows of an instance are not equally far apart."""
-    times, freq = times_of(table.frame), None
-    if isinstance(times, pd.DatetimeIndex):
-        freq = _reference_times(table).freq
-        if freq is None and table.lengths.max() >= 2:
-            raise ValueError(
-                "The DatetimeIndex of y has gaps or no regular frequency. Call "
-                "y.asfreq(...) first; the missing values that this makes are understood."
-            )
-        if freq is None or len(table.lengths) == 1:
-            return
-    wrong = _breaks(times, freq, _spacing(table))
-    wrong[table.offsets[1:-1] - 1] = False  # between two instances
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise ValueError(
-            f"The index of y has a gap between {table.frame.index[row]} and "
-            f"{table.frame.index[row + 1]}. Insert the missing rows, with NaN."
-        )

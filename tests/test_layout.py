@@ -31,8 +31,19 @@ ALLOWED = {
     "estimators": {"augmentation", "base", "heads"},
     "pretrained": {"network"},
     "forecast_model": {"devices", "heads", "network", "series", "windows"},
-    "forecaster": LEAVES - {"sequences"}
-    | {"checkpoints", "forecast_model", "frames", "pretrained"},
+    "horizons": {"series"},
+    "forecast_training": LEAVES - {"sequences"}
+    | {"checkpoints", "forecast_model", "horizons", "pretrained"},
+    "forecaster": {
+        "devices",
+        "forecast_model",
+        "forecast_training",
+        "frames",
+        "heads",
+        "horizons",
+        "network",
+        "series",
+    },
     "panel": {"estimators"},
     "streaming": {"base", "kernels", "laid_out", "network", "sequences"},
     "frames": {"container"},
@@ -70,7 +81,14 @@ ALLOWED = {
 # What costs time to import, and the rooms that may.
 HEAVY = {
     "sktime": {"forecaster", "frames", "panel", "saved_forecaster"},
-    "pandas": {"forecaster", "series", "frames", "plotting", "saved_forecaster"},
+    "pandas": {
+        "forecaster",
+        "frames",
+        "horizons",
+        "plotting",
+        "saved_forecaster",
+        "series",
+    },
     "matplotlib": {"plotting"},
     "tensorboard": set(),
 }

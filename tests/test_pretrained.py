@@ -12,7 +12,7 @@ from generator import draw_period, extreme_series, generate, panel_of
 from sktime.datasets import load_airline, load_longley
 
 from sklstm import LSTMForecaster
-from sklstm.forecaster import TUNED
+from sklstm.forecast_training import TUNED
 from sklstm.pretrained import WEIGHTS, load_pretrained, save_pretrained
 from sklstm.series import to_table
 
@@ -65,8 +65,8 @@ def test_exogenous_data_are_learnt_from_instead():
 
 
 def test_a_larger_panel_mixes_both_by_what_is_best_on_series_set_aside(monkeypatch):
-    monkeypatch.setattr("sklstm.forecaster.TUNED", {**TUNED, "max_steps": 20})
-    monkeypatch.setattr("sklstm.forecaster.MIXED_TOTAL", 2000)
+    monkeypatch.setattr("sklstm.forecast_training.TUNED", {**TUNED, "max_steps": 20})
+    monkeypatch.setattr("sklstm.forecast_training.MIXED_TOTAL", 2000)
     rng = np.random.default_rng(0)
     season = np.sin(2 * np.pi * np.arange(60) / 12 + rng.normal(size=(60, 1)))
     y = panel_of(list(10 + season + 0.1 * rng.normal(size=(60, 60))))
@@ -79,8 +79,8 @@ def test_a_larger_panel_mixes_both_by_what_is_best_on_series_set_aside(monkeypat
 
 
 def test_training_on_a_panel_goes_on_from_the_weights_of_the_package(monkeypatch):
-    monkeypatch.setattr("sklstm.forecaster.TUNED", {**TUNED, "max_steps": 2})
-    monkeypatch.setattr("sklstm.forecaster.MIXED_TOTAL", 2000)
+    monkeypatch.setattr("sklstm.forecast_training.TUNED", {**TUNED, "max_steps": 2})
+    monkeypatch.setattr("sklstm.forecast_training.MIXED_TOTAL", 2000)
     rng = np.random.default_rng(0)
     y = panel_of(list(rng.normal(size=(50, 50)).cumsum(axis=1)))
     fh = [1, 2, 3]
@@ -100,7 +100,7 @@ def test_training_on_a_panel_goes_on_from_the_weights_of_the_package(monkeypatch
 
 
 def test_pretrain_goes_on_from_the_weights_of_the_package(monkeypatch):
-    monkeypatch.setattr("sklstm.forecaster.TUNED", {**TUNED, "max_steps": 2})
+    monkeypatch.setattr("sklstm.forecast_training.TUNED", {**TUNED, "max_steps": 2})
     y, rng = load_airline(), np.random.default_rng(0)
     panel = panel_of(list(rng.normal(size=(10, 30)).cumsum(axis=1)))
     forecaster = LSTMForecaster(random_state=0, update_steps=2).pretrain(
@@ -219,7 +219,7 @@ def test_damaged_or_missing_weights_are_named(tmp_path, monkeypatch):
     for path in (damaged, tmp_path / "absent.safetensors"):
         with pytest.raises(ValueError, match="missing or damaged"):
             load_pretrained(path)
-    monkeypatch.setattr("sklstm.forecaster.load_pretrained", lambda: 1 / 0)
+    monkeypatch.setattr("sklstm.forecast_training.load_pretrained", lambda: 1 / 0)
     quick = LSTMForecaster(pretrained=None, max_steps=2, n_members=1, hidden_size=4)
     assert quick.fit(y, fh=[1]).predict().notna().all()
 

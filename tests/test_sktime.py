@@ -28,7 +28,7 @@ from sktime.utils._testing.hierarchical import _make_hierarchical
 from sktime.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from sklstm import LSTMForecaster
-from sklstm.forecaster import _times_ahead
+from sklstm.horizons import times_ahead
 from sklstm.series import to_table
 
 QUICK = {"hidden_size": 8, "max_steps": 50, "n_members": 1, "random_state": 0}
@@ -410,11 +410,11 @@ def test_a_panel_of_dates_without_a_frequency_has_that_of_its_longest_series():
     ids=lambda index: f"{type(index).__name__}-{index.dtype}-{index.name}",
 )
 @pytest.mark.parametrize("steps", [[1], [-2, 0, 7], 3])
-def test_times_ahead_are_those_of_sktime(index, steps):
+def testtimes_ahead_are_those_of_sktime(index, steps):
     fh = ForecastingHorizon(steps, freq=index)
     for horizon in (fh, fh.to_absolute(index[-1:])):
         pd.testing.assert_index_equal(
-            _times_ahead(horizon, index[-1:]),
+            times_ahead(horizon, index[-1:]),
             horizon.to_absolute_index(index[-1:]),
             exact=True,
         )
@@ -778,6 +778,6 @@ def test_dates_ahead_are_those_of_sktime(freq, tz):
     cutoff = pd.date_range("2020-01-01", periods=40, freq=freq, tz=tz, name="t")[-1:]
     for steps in ([1], [1, 2, 3], [2, 5], [-3, 0, 1], [-1, 0]):
         fh = ForecastingHorizon(steps, is_relative=True)
-        expected, found = fh.to_absolute_index(cutoff), _times_ahead(fh, cutoff)
+        expected, found = fh.to_absolute_index(cutoff), times_ahead(fh, cutoff)
         pd.testing.assert_index_equal(found, expected)
         assert found.freq == expected.freq

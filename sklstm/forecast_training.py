@@ -1,0 +1,480 @@
+"""How a forecaster trains: what "auto" means, networks, shares, calibration.
+
+`_train_model` is the table of contents.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+import warnings
+
+import numpy as np
+import torch
+
+from sklstm.checkpoints import (
+    Checkpoint,
+    CheckpointOfMember,
+    NumpyGenerator,
+    identity,
+)
+from sklstm.devices import (
+    explain_out_of_memory,
+    network_threads,
+    resolve_device,
+    retained_memory,
+    threads_for,
+    torch_threads,
+)
+from sklstm.forecast_model import (
+    ForecastModel,
+    Member,
+    Validation,
+    WindowBatches,
+)
+from sklstm.gradients import ForecastGradients
+from sklstm.heads import ForecastHead
+from sklstm.horizons import reference_times, relative_steps
+from sklstm.network import ForecastNetwork, initialize
+from sklstm.pretrained import (
+    MAX_PERIOD,
+    MIN_LONGEST_PERIOD,
+    VIEWS,
+    WINDOW_LENGTHS,
+    load_pretrained,
+)
+from sklstm.series import SeriesArray, find_period, grows_with_level
+from sklstm.training import Learner, Randomness, train
+from sklstm.windows import N_CHANNELS
+
+STEPS_PER_EPOCH = 25  # entries of the history are means over so many
+# A panel of at least this many series sets a fifth of them aside, to choose on.
+MIN_ASIDE_SERIES = 40
+MAX_ASIDE_SERIES = 500
+# Values of y up to which data count as short and as medium, and what is then chosen.
+SHORT_TOTAL, MEDIUM_TOTAL = 2000, 100_000
+SHORT = {"hidden_size": 32, "n_members": 4, "max_steps": 300, "batch_size": 32}
+MEDIUM = {"hidden_size": 64, "n_members": 1, "max_steps": 1000, "batch_size": 256}
+LARGE = {"hidden_size": "wide", "n_members": 1, "max_steps": 1500, "batch_size": 256}
+# Whoever sets one of these wants a network trained.
+TRAINING_PARAMETERS = (
+    "window_length", "segment_length", "hidden_size", "n_members", "max_steps",
+    "batch_size", "scaling", "transform",
+)  # fmt: skip
+# From the pretrained weights on, where seasons are shorter than these steps: longer ones
+# ask for longer windows. At that share of the learning rate.
+TUNED = {"hidden_size": "auto", "n_members": 1, "max_steps": 150, "batch_size": 128}
+TUNED_PERIOD, TUNED_RATE = 24, 0.1
+LONGEST_WINDOW = 720  # of two weeks of hours, say, but not of minutes
+# Shares of the pretrained network that are tried; beside a fine-tuned one, from a half
+# on: series set aside lie at the same times as those trained on, which flatters it.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Values of short seasons up to which nothing is trained, and where the pretrained network
+# is not apt, more steps than for short data only overfit. Without series to try shares
+# on, it has half up to here.
+MIXED_TOTAL = 20_000
+
+
+class ForecastTraining:
+    """The part of `LSTMForecaster` that trains; reads its parameters, sets nothing."""
+
+    def _train_model(self, table, X, fh, always=False):
+        """Choose what is "auto", train, calibrate; return the model and its losses."""
+        began = time.perf_counter()
+        self._check_parameters()
+        array = table.flatten()
+        longest = int(array.lengths.max())
+        if longest < 2:
+            raise ValueError(
+                f"LSTMForecaster needs at least 2 time points in some series; got "
+                f"{longest}."
+            )
+        period = self.sp
+        if period == "auto":
+            period = find_period(array, reference_times(table))
+        period = int(period)
+        exog = array.exog
+        mean = np.nanmean(exog, axis=0) if exog.size else np.zeros(exog.shape[1])
+        scale = np.nanstd(exog, axis=0) if exog.size else np.ones(exog.shape[1])
+        model = ForecastModel(
+            horizon=self._horizon(table, fh, period),
+            period=period,
+            quantiles=tuple(self.quantiles),
+            exog_mean=np.nan_to_num(mean),
+            exog_scale=np.where(scale > 0, scale, 1.0),
+            columns=tuple(table.frame.columns),
+            exog_columns=() if X is None else tuple(X.columns),
+        )
+        self._report(
+            f"read {len(array)} series, {int(array.lengths.sum())} values, season of "
+            f"{period}",
+            began,
+        )
+        shipped = self._shipped(array, period, X)
+        if self.pretrained == "only" and not shipped:
+            raise ValueError(
+                "pretrained='only' cannot use X, seasons of more than "
+                f"{MAX_PERIOD} steps (here {period}), or parameters that ask for "
+                f"training ({', '.join(TRAINING_PARAMETERS)}, cell, num_layers, "
+                "early_stopping=True)."
+            )
+        most = MIXED_TOTAL if period < TUNED_PERIOD else SHORT_TOTAL
+        is_short = array.lengths.sum() <= most and not always
+        if shipped and (is_short or self.pretrained == "only"):
+            most = shipped[0].horizon
+            n_steps = min(model.horizon, most)
+            model.horizon = int(min(self.horizon or most, most))
+            model.pretrained, model.pretrained_share = shipped, 1.0
+            self._report("took the pretrained network", began)
+            if self.pretrained == "auto" and len(array) >= MIN_ASIDE_SERIES:
+                self._calibrate(model, array, n_steps)  # it was trained on none of them
+                self._report(f"calibrated on {len(array)} series", began)
+            return model, []
+        if shipped and model.horizon > shipped[0].horizon:
+            shipped = []
+        model.fine_tuned = bool(shipped) and period < TUNED_PERIOD
+        model.fine_tuned &= always or array.lengths.sum() <= MEDIUM_TOTAL
+        random, checkpoint = self._begin()
+        if model.fine_tuned:
+            model.trained = [_unfrozen(shipped[0], array)]
+        else:
+            model.trained = self._new_members(model, array, random)
+        array = model.standardize(array)
+        training, aside = self._set_aside(array, random)
+        history = self._train_networks(model, training, random, aside, checkpoint)
+        began = time.perf_counter()
+        if shipped:
+            model.pretrained = shipped
+            model.pretrained_share = self._best_share(model, array, aside)
+        if aside is not None:
+            self._calibrate(model, aside, model.horizon)
+            self._report(
+                f"calibrated on {len(aside)} series; share of the pretrained network "
+                f"{model.pretrained_share:g}",
+                began,
+            )
+        return model, history
+
+    def _begin(self):
+        """Return what is drawn from and where it is written how far training has come."""
+        if self.checkpoint is None:
+            return self._random(), None
+        checkpoint = Checkpoint(self.checkpoint)
+        return self._random(checkpoint.seed), checkpoint
+
+    def _random(self, seed=None):
+        return Randomness(self.random_state, torch.device("cpu"), 0, seed)
+
+    def _report(self, line, began):
+        if self.verbose:
+            seconds = time.perf_counter() - began
+            print(f"LSTMForecaster: {line} ({seconds:.1f} s)")  # noqa: T201 - asked for
+
+    def _horizon(self, table, fh, period):
+        steps_ahead = 1
+        if fh is not None:
+            steps_ahead = int(max(relative_steps(fh, table, self._cutoff).max(), 1))
+        elif self.horizon is None:
+            steps_ahead = max(2 * period, 8)
+        if self.horizon is not None:
+            return int(self.horizon)
+        return max(1, min(steps_ahead, int(table.lengths.max()) // 3))
+
+    def _shipped(self, array, period, X):
+        """Return the views of the pretrained network, or nothing where it is not apt."""
+        asked = any(getattr(self, name) != "auto" for name in TRAINING_PARAMETERS)
+        asked |= (
+            self.cell != "lstm" or self.num_layers != 1 or self.early_stopping is True
+        )
+        apt = X is None and period <= MAX_PERIOD
+        if self.pretrained is None or not apt or asked:
+            return []
+        network, quantiles = load_pretrained()
+        n_lengths = len(WINDOW_LENGTHS) - (period < MIN_LONGEST_PERIOD)
+        *shorter, longest = WINDOW_LENGTHS[:n_lengths]
+        return [
+            Member(network, quantiles, longest, "season", log, tuple(shorter), n_shorter)
+            for log, n_shorter in VIEWS
+            if n_shorter < 2 or period < MIN_LONGEST_PERIOD
+        ]
+
+    def _new_members(self, model, array, random):
+        """Return networks to be trained, and how windows are made for them."""
+        period = model.period
+        choices = self._choices(model, array)
+        longest = int(array.lengths.max())
+        wanted = 24 if period == 1 else 4 * period
+        if period >= 24:
+            wanted = max(min(14 * period, LONGEST_WINDOW), 3 * period)
+        if model.horizon <= 96:
+            wanted = max(wanted, model.horizon)
+        window_length = self._auto("window_length", min(max(wanted, 8), longest))
+        segment = 1
+        if window_length > 64:
+            segment = period if 8 <= period <= 48 else 24
+        segment = self._auto("segment_length", segment)
+        # Whole segments: the window grows at its far end, where it is padded.
+        window_length = math.ceil(window_length / segment) * segment
+        log = self.transform == "log" or (
+            self.transform == "auto" and grows_with_level(array, period)
+        )
+        if self.transform == "log" and (array.values[~np.isnan(array.values)] <= 0).any():
+            raise ValueError('transform="log" needs positive values; y has others.')
+        hidden_size = choices["hidden_size"]
+        if hidden_size == "wide":  # segments leave few steps to read
+            hidden_size = 128 if segment > 1 else 64
+        members = []
+        for i in range(choices["n_members"]):
+            network = ForecastNetwork(
+                n_inputs=N_CHANNELS + array.exog.shape[1],
+                n_future=array.exog.shape[1],
+                horizon=model.horizon,
+                n_quantiles=len(self.quantiles),
+                segment_length=segment,
+                # Members differ in more than their seed: every other has a linear map.
+                linear_length=window_length if i % 2 == 0 else 0,
+                hidden_size=hidden_size,
+                num_layers=int(self.num_layers),
+                cell=self.cell,
+                dropout=self.dropout,
+            )
+            with torch_threads(1):  # orthogonalisation rounds by the number of threads
+                initialize(network, random.start)
+            scaling = "season" if self.scaling == "auto" else self.scaling
+            members.append(
+                Member(network.eval(), model.quantiles, window_length, scaling, log)
+            )
+        return members
+
+    def _train_networks(
+        self, model, array, random, aside=None, checkpoint=None, *, update=False
+    ):
+        """Train each network of a model in place; return their losses."""
+        device = resolve_device(self.device)
+        choices = self._choices(model, array)
+        batch_size = choices["batch_size"]
+        max_steps = self.update_steps if update else choices["max_steps"]
+        learning_rate_init = self.learning_rate_init * (0.1 if update else 1.0)
+        if model.fine_tuned:
+            learning_rate_init *= TUNED_RATE
+        n_epochs = max(1, round(max_steps / STEPS_PER_EPOCH))
+        held = aside if self.early_stopping in (True, "auto") else None
+        if held is None and self.early_stopping is True:
+            # Nothing was set aside: the last values of each series are held back.
+            longest, needed = int(array.lengths.max()), model.horizon + 2
+            if longest < needed:
+                raise ValueError(
+                    f"early_stopping=True holds back the last {model.horizon} values of "
+                    f"each series, but the longest has {longest}. Give series of at "
+                    f"least {needed} values, forecast fewer steps, or set "
+                    "early_stopping=False."
+                )
+            stops = np.maximum(array.stops - model.horizon, array.starts)
+            held, array = (
+                array,
+                SeriesArray(array.values, array.starts, stops, array.exog),
+            )
+        draws = [random.of_fit(i, device) for i in range(len(model.trained))]
+        generators = [np.random.default_rng(each.split_seed) for each in draws]
+        ended = []  # networks of a fit that was stopped
+        if checkpoint is not None:
+            arrays = [each for each in (array, aside) if each is not None]
+            ended = self._take_up(checkpoint, model, arrays, random, draws, generators)
+        history, n_ended = [], len(ended)
+        for i, (member, drawn, rng) in enumerate(
+            zip(model.trained, draws, generators, strict=True)
+        ):
+            began, network = time.perf_counter(), member.network
+            if i < n_ended:
+                network.load_state_dict(
+                    {k: torch.from_numpy(v) for k, v in ended[i]["network"].items()}
+                )
+                history.append(ended[i]["loss_curve"])
+                continue
+            of_member = None
+            if checkpoint is not None:
+                of_member = CheckpointOfMember(checkpoint, list(ended), i == n_ended)
+            batches = WindowBatches(
+                member, model.period, array, device=device, batch_size=batch_size,
+                n_batches=math.ceil(max_steps / n_epochs), rng=rng,
+                n_steps=model.horizon,
+            )  # fmt: skip
+            validate = None
+            if held is not None:
+                validate = Validation(member, model.period, held, device, model.horizon)
+            n_threads = threads_for(batch_size, member.window_length, network)
+            network.to(device)
+            with (
+                network_threads(n_threads, network),
+                retained_memory(),
+                explain_out_of_memory(
+                    device, batch_size=batch_size, hidden_size=self.hidden_size
+                ),
+            ):
+                head = ForecastHead(member.quantiles)
+                by_hand = ForecastGradients(network, member.quantiles)
+                trained = train(
+                    network,
+                    head.loss,
+                    [Learner(network, batches, drawn.dropout, by_hand)],
+                    solver="adamw",
+                    learning_rate="one-cycle",
+                    learning_rate_init=learning_rate_init,
+                    alpha=self.alpha,
+                    max_iter=n_epochs,
+                    tol=0.0,
+                    max_grad_norm=self.max_grad_norm,
+                    # "auto" only keeps the best weights: the error is still high while
+                    # the learning rate is.
+                    n_iter_no_change=10 if self.early_stopping is True else n_epochs,
+                    validate=validate,
+                    checkpoint=of_member,
+                )
+            network.cpu()
+            history.append(trained.loss_curve)
+            if trained.interrupted:
+                checkpoint = None  # the file stays as it is
+            elif checkpoint is not None:
+                weights = {k: v.numpy() for k, v in network.state_dict().items()}
+                ended.append({"network": weights, "loss_curve": trained.loss_curve})
+            self._report(
+                f"trained network {i + 1} of {len(model.trained)}: "
+                f"{trained.n_iter * batches.n_batches} steps of {batch_size} windows, "
+                f"loss {trained.loss_curve[-1]:.4f}",
+                began,
+            )
+        if checkpoint is not None:
+            checkpoint.remove()
+        return history
+
+    def _take_up(self, checkpoint, model, arrays, random, draws, generators):
+        """Begin a checkpoint; return the networks that were trained before it."""
+        states = [m.network.state_dict().values() for m in model.trained]
+        start = [tensor.numpy() for state in states for tensor in state]
+        names = "values", "starts", "stops", "exog"
+        data = [getattr(array, name) for array in arrays for name in names]
+        dropouts = [drawn.dropout for drawn in draws]
+        fit = identity(self, dropouts[0].device, random.seed, start, data, "y and X")
+        # What "auto" has come to by fh, the index and other data.
+        windows = [(m.window_length, m.scaling, m.log) for m in model.trained]
+        fit |= {
+            "the horizon": model.horizon, "the season": model.period,
+            "the windows": repr(windows), "fine-tuning": str(model.fine_tuned),
+        }  # fmt: skip
+        checkpoint.begin(fit, [*dropouts, *map(NumpyGenerator, generators)])
+        saved = checkpoint.read()
+        return [] if saved is None else saved["ended"]
+
+    def _set_aside(self, array, random):
+        """Set series of a panel aside, to choose and to calibrate on."""
+        n = len(array)
+        if n < MIN_ASIDE_SERIES:
+            return array, None
+        order = np.random.default_rng(random.of_fit(1).split_seed).permutation(n)
+        n_aside = min(n // 5, MAX_ASIDE_SERIES)
+        return array.take(np.sort(order[n_aside:])), array.take(np.sort(order[:n_aside]))
+
+    @staticmethod
+    def _held_out(model, aside, n_steps):
+        """Return where the last `n_steps` of long enough series begin, thrice over."""
+        shortest = np.arange(1, 4) * n_steps + model.period + 1
+        series, back = np.nonzero(aside.lengths[:, None] > shortest)
+        if not len(series):
+            series = np.flatnonzero(aside.lengths > n_steps)
+            back = np.zeros(len(series), dtype=int)
+        return series, aside.stops[series] - (back + 1) * n_steps
+
+    def _best_share(self, model, array, aside):
+        """Choose the share of the pretrained networks on series not trained on."""
+        if aside is None:
+            few = array.lengths.sum() <= MIXED_TOTAL
+            return 0.5 if few or model.fine_tuned else 0.0
+        horizon, period = model.horizon, model.period
+        series, ends = self._held_out(model, aside, horizon)
+        if len(series) < 8:
+            return 0.5
+        actual = aside.gather(series, ends[:, None] + np.arange(horizon))
+        width = 4 * max(period, 8)
+        positions = ends[:, None] - width + np.arange(width)
+        past, before = (aside.gather(series, positions - lag) for lag in (0, period))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # nothing observed
+            difference = np.nanmean(np.abs(past - before), axis=1)
+        difference = np.where(difference > 0, difference, np.nan)
+        arguments = (aside, series, ends, np.zeros((len(series), horizon, 0)))
+        device = resolve_device(self.device)
+        middle = len(model.quantiles) // 2
+        trained, shipped = (
+            model.forecast_of(members, *arguments, device)[:, :, middle]
+            for members in (model.trained, model.pretrained)
+        )
+        shares = [share for share in SHARES if share >= 0.5 or not model.fine_tuned]
+        errors = [
+            np.nanmean(
+                np.abs(share * shipped + (1 - share) * trained - actual)
+                / difference[:, None]
+            )
+            for share in shares
+        ]
+        return (
+            float(shares[int(np.nanargmin(errors))]) if np.isfinite(errors).any() else 0.5
+        )
+
+    def _calibrate(self, model, array, n_steps):
+        """Shift quantiles so that each covers what it says on series not trained on.
+
+        Split conformal prediction, per step and level (Romano et al., 2019): the shift
+        is that quantile of the errors. The median is not shifted. Later steps are shifted
+        as the last of `n_steps`.
+        """
+        series, ends = self._held_out(model, array, n_steps)
+        if len(series) < 8:
+            return
+        device = resolve_device(self.device)
+        positions = ends[:, None] + np.arange(model.horizon)
+        future = array.gather_exog(series, positions)
+        raw = model.block(array, series, ends, future, device)  # (n, Z, Q)
+        spread = raw[:, :, -1:] - raw[:, :, :1]
+        error = array.gather(series, positions)[:, :, None] - raw
+        error = np.divide(
+            error, spread, out=np.full_like(error, np.nan), where=spread > 0
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # steps without a value
+            offsets = np.stack(
+                [
+                    np.nanquantile(error[:, :, q], alpha, axis=0)
+                    for q, alpha in enumerate(self.quantiles)
+                ],
+                axis=1,
+            )
+        offsets[:, len(self.quantiles) // 2] = 0.0
+        offsets[n_steps:] = offsets[n_steps - 1]
+        model.offsets = np.nan_to_num(offsets)
+
+    def _auto(self, name, value):
+        given = getattr(self, name)
+        return value if given == "auto" else int(given)
+
+    def _choices(self, model, array):
+        """Return what size of network and training the number of values asks for."""
+        if model.fine_tuned:
+            return TUNED
+        n, period = int(array.lengths.sum()), model.period
+        sizes = SHORT if n <= SHORT_TOTAL else MEDIUM if n <= MEDIUM_TOTAL else LARGE
+        if SHORT_TOTAL < n <= MIXED_TOTAL and period < TUNED_PERIOD:
+            sizes = {**sizes, "max_steps": SHORT["max_steps"]}
+        return {name: self._auto(name, value) for name, value in sizes.items()}
+
+
+def _unfrozen(member, array):
+    """Return a copy of a pretrained member to be trained on, for series of an array."""
+    network = copy.deepcopy(member.network).requires_grad_(True)
+    widths = (*member.window_lengths, member.window_length)
+    longest = int(np.searchsorted(widths[:-1], array.lengths.max()))
+    return dataclasses.replace(
+        member, network=network, window_length=widths[longest],
+        window_lengths=widths[:longest],
+    )  # fmt: skip

@@ -28,7 +28,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sklstm import LSTMClassifier, kernels, load, save
-from sklstm.network import CELLS, initialize
+from sklstm.modules import CELLS
+from sklstm.network import initialize
 
 REPEATS = 5
 

@@ -53,15 +53,8 @@ from sklstm.heads import (
     step_gradient,
     step_loss,
 )
-from sklstm.network import (
-    CELLS,
-    POOLINGS,
-    RecurrentNetwork,
-    conv_kernel_sizes,
-    conv_strides,
-    initialize,
-    resolve_auto,
-)
+from sklstm.modules import CELLS, POOLINGS, conv_kernel_sizes, conv_strides
+from sklstm.network import RecurrentNetwork, initialize, resolve_auto
 from sklstm.sequences import (
     N_RESERVED_TOKENS,
     SequenceEncoder,

@@ -33,7 +33,8 @@ from sklstm.forecast_model import (
     ForecastModel,
 )
 from sklstm.heads import ClassificationHead
-from sklstm.network import CELLS, POOLINGS, ConvStem, EmbeddingStem, RecurrentNetwork
+from sklstm.modules import CELLS, POOLINGS, ConvStem, EmbeddingStem
+from sklstm.network import RecurrentNetwork
 from sklstm.onnx_graph import Graph, Symbol
 from sklstm.sequences import N_RESERVED_TOKENS, PADDING, UNKNOWN
 

@@ -35,7 +35,7 @@ from sklstm.horizons import (
     infer_frequency,
     relative_steps,
 )
-from sklstm.network import CELLS
+from sklstm.modules import CELLS
 from sklstm.series import merge, times_of, to_table
 
 AUTO_OR_COUNT = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]

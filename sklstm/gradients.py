@@ -18,14 +18,8 @@ import torch
 from torch.nn import functional as F
 
 from sklstm import kernels, laid_out
-from sklstm.network import (
-    ConvStem,
-    EmbeddingStem,
-    ForecastNetwork,
-    LinearStem,
-    reverse,
-    step_mask,
-)
+from sklstm.modules import ConvStem, EmbeddingStem, LinearStem, reverse, step_mask
+from sklstm.network import ForecastNetwork
 
 
 @torch.no_grad()

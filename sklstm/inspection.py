@@ -19,7 +19,7 @@ from sklearn.utils import Bunch, check_random_state
 
 from sklstm.base import check_sequence_estimator
 from sklstm.devices import threads_for, torch_threads
-from sklstm.network import ConvStem, GRULayer, reverse, step_mask
+from sklstm.modules import ConvStem, GRULayer, reverse, step_mask
 from sklstm.sequences import Sequences
 from sklstm.series import to_table
 

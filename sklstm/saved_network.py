@@ -23,7 +23,8 @@ from sklstm.checks import (
     require_fields,
 )
 from sklstm.container import DECODE_ERRORS, Codec
-from sklstm.network import CELLS, POOLINGS, split_codes
+from sklstm.modules import CELLS, POOLINGS
+from sklstm.network import split_codes
 
 
 def is_triple(value):

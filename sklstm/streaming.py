@@ -7,7 +7,7 @@ import torch
 
 from sklstm import kernels, laid_out
 from sklstm.base import check_sequence_estimator
-from sklstm.network import ConvStem, EmbeddingStem
+from sklstm.modules import ConvStem, EmbeddingStem
 from sklstm.sequences import Sequences
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "embed")
@@ -220,7 +220,7 @@ class _TorchStepper:
 
 
 class _Pooling:
-    """What `network.Pooling` says of the steps so far."""
+    """What `modules.Pooling` says of the steps so far."""
 
     def __init__(self, module, n_rows):
         self.kind = "last" if module is None else module.pooling

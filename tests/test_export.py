@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 
 from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor, to_onnx, to_torch
-from sklstm.network import POOLINGS
+from sklstm.modules import POOLINGS
 from sklstm.onnx_graph import Graph, Symbol
 
 onnxruntime = pytest.importorskip("onnxruntime")

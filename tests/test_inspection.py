@@ -18,7 +18,7 @@ from sklstm.inspection import (
     integrated_gradients,
     window_importance,
 )
-from sklstm.network import reverse
+from sklstm.modules import reverse
 
 QUICK = {"hidden_size": 6, "max_iter": 12, "random_state": 0}
 TINY = {"hidden_size": 4, "max_steps": 25, "batch_size": 8, "random_state": 0}

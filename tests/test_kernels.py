@@ -23,19 +23,16 @@ from sklstm.heads import (
     step_gradient,
     step_loss,
 )
-from sklstm.network import (
+from sklstm.modules import (
     CELLS,
     ConvStem,
-    ForecastNetwork,
     LSTMLayer,
     Recurrence,
-    RecurrentNetwork,
-    _one_call_agrees,
     conv_kernel_sizes,
     conv_strides,
-    initialize,
     step_mask,
 )
+from sklstm.network import ForecastNetwork, RecurrentNetwork, _one_call_agrees, initialize
 
 needs_library = pytest.mark.skipif(
     kernels.library() is None, reason="compiled kernels are not installed"

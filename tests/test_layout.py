@@ -11,8 +11,8 @@ import sklstm
 
 PACKAGE = Path(sklstm.__file__).parent
 LEAVES = {
-    "devices", "gradients", "heads", "network", "sequences", "series", "training",
-    "windows",
+    "devices", "gradients", "heads", "modules", "network", "sequences", "series",
+    "training", "windows",
 }  # fmt: skip
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
@@ -22,8 +22,9 @@ ALLOWED = {
     "checkpoints": {"checks", "container"},
     "devices": {"kernels"},
     "laid_out": {"kernels"},
-    "network": {"kernels", "laid_out"},
-    "gradients": {"kernels", "laid_out", "network"},
+    "modules": {"kernels", "laid_out"},
+    "network": {"kernels", "laid_out", "modules"},
+    "gradients": {"kernels", "laid_out", "modules", "network"},
     "training": {"devices", "kernels"},
     "windows": {"kernels", "series"},
     "augmentation": set(),
@@ -41,13 +42,13 @@ ALLOWED = {
         "frames",
         "heads",
         "horizons",
-        "network",
+        "modules",
         "series",
     },
     "panel": {"estimators"},
-    "streaming": {"base", "kernels", "laid_out", "network", "sequences"},
+    "streaming": {"base", "kernels", "laid_out", "modules", "sequences"},
     "frames": {"container"},
-    "saved_network": {"checks", "container", "network"},
+    "saved_network": {"checks", "container", "modules", "network"},
     "saved_estimator": LEAVES - {"series", "windows"}
     | {"checks", "container", "saved_network"},
     "saved_forecaster": {
@@ -67,13 +68,14 @@ ALLOWED = {
         "forecast_model",
         "heads",
         "kernels",
+        "modules",
         "network",
         "onnx_graph",
         "sequences",
     },
     "text": {"sequences"},
     "generation": {"sequences", "streaming", "text"},
-    "inspection": {"base", "devices", "network", "sequences", "series"},
+    "inspection": {"base", "devices", "modules", "sequences", "series"},
     "monitors": set(),
     "plotting": {"base", "inspection"},
     "__init__": {"estimators", "generation", "streaming", "text"},

@@ -5,20 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from sklstm.network import (
+from sklstm.modules import (
     POOLINGS,
     ConvStem,
     Dropout,
-    ForecastNetwork,
     MaskedBatchNorm,
     Pooling,
     Recurrence,
-    RecurrentNetwork,
     conv_kernel_sizes,
     conv_strides,
-    initialize,
-    resolve_auto,
-)  # fmt: skip
+)
+from sklstm.network import ForecastNetwork, RecurrentNetwork, initialize, resolve_auto
 
 CONFIG = {
     "n_channels": 3, "n_outputs": 2, "hidden_size": 5, "num_layers": 2, "cell": "lstm",

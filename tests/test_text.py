@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from sklstm import LSTMClassifier, LSTMRegressor, TokenSequences
-from sklstm.network import EmbeddingStem
+from sklstm.modules import EmbeddingStem
 
 TEXTS = ["the cat sat.", "The dog", "", "a cat, a dog"]
 

@@ -37,6 +37,7 @@ test-oldest: .venv-oldest/test
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 docs: .venv/docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
@@ -47,4 +48,5 @@ bench: .venv/demo
 
 clean:
 	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .mypy_cache
 	rm -rf docs/_build docs/gallery docs/generated docs/sg_execution_times.rst

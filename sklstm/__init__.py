@@ -1,11 +1,20 @@
 """LSTM estimators for scikit-learn and sktime."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 from sklstm.estimators import LSTMClassifier, LSTMRegressor
 from sklstm.generation import generate
 from sklstm.streaming import stream
 from sklstm.text import TokenSequences
+
+if TYPE_CHECKING:  # for editors: at run time they come by `__getattr__`
+    from sklstm import inspection, monitors, plotting
+    from sklstm.compression import compress, distill
+    from sklstm.export import to_onnx, to_torch
+    from sklstm.forecaster import LSTMForecaster
+    from sklstm.panel import LSTMTimeSeriesClassifier, LSTMTimeSeriesRegressor
+    from sklstm.persistence import load, save
 
 __version__ = "0.1.0"
 __all__ = [

@@ -21,6 +21,7 @@ import re
 import secrets
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,8 +61,8 @@ class Codec(NamedTuple):
     """
 
     cls: type
-    to_value: callable
-    from_value: callable
+    to_value: Callable
+    from_value: Callable
 
 
 # ------------------------------------------------------------------------- writing

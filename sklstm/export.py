@@ -43,7 +43,7 @@ ONNX_OPSET = 17
 ONNX_IR_VERSION = 8
 
 
-def to_torch(estimator) -> nn.Module:
+def to_torch(estimator) -> SequenceModule | ForecastModule:
     """Return a fitted estimator as a self-contained module: raw data in, answers out.
 
     The module standardises its input, marks missing values, and applies the head's
@@ -91,20 +91,19 @@ def to_torch(estimator) -> nn.Module:
     True
     """
     if isinstance(getattr(estimator, "model_", None), ForecastModel):
-        module = ForecastModule(estimator.model_)
-    elif isinstance(getattr(estimator, "network_", None), RecurrentNetwork):
-        module = SequenceModule(estimator.encoder_, estimator.network_, estimator.head_)
+        return ForecastModule(estimator.model_).eval().requires_grad_(False)
+    if isinstance(getattr(estimator, "network_", None), RecurrentNetwork):
+        parts = estimator.encoder_, estimator.network_, estimator.head_
+        return SequenceModule(*parts).eval().requires_grad_(False)
+    if hasattr(estimator, "check_is_fitted"):  # sktime's
+        estimator.check_is_fitted()
     else:
-        if hasattr(estimator, "check_is_fitted"):  # sktime's
-            estimator.check_is_fitted()
-        else:
-            check_is_fitted(estimator)
-        raise TypeError(
-            "Only a fitted LSTMClassifier, LSTMRegressor or LSTMForecaster can be "
-            f"exported; got {type(estimator).__name__}. Of a pipeline or a search, "
-            "export the estimator inside."
-        )
-    return module.eval().requires_grad_(False)
+        check_is_fitted(estimator)
+    raise TypeError(
+        "Only a fitted LSTMClassifier, LSTMRegressor or LSTMForecaster can be "
+        f"exported; got {type(estimator).__name__}. Of a pipeline or a search, "
+        "export the estimator inside."
+    )
 
 
 def to_onnx(estimator, path) -> None:

@@ -258,16 +258,17 @@ class ForecastModel:
 
         At most `horizon` steps.
         """
-        quantiles, offsets = 0.0, self.offsets
+        n_steps, offsets = future.shape[1], self.offsets
+        quantiles = np.zeros((len(series), n_steps, len(self.quantiles)))
         for members, share in (
             (self.trained, 1 - self.pretrained_share),
             (self.pretrained, self.pretrained_share),
         ):
             if share:
                 block = self.forecast_of(members, array, series, ends, future, device)
-                quantiles = quantiles + share * block
-        if np.ndim(offsets):
-            offsets = offsets[: future.shape[1]]
+                quantiles += share * block
+        if isinstance(offsets, np.ndarray):
+            offsets = offsets[:n_steps]
         spread = quantiles[:, :, -1:] - quantiles[:, :, :1]
         return np.sort(quantiles + offsets * spread, axis=2)
 
@@ -368,8 +369,8 @@ def _forward(network, windows, future, widths, device) -> np.ndarray:
                     ]
                 lengths = widths[batch]
                 x = windows.inputs[batch, : lengths[0]]
-                inputs = x, windows.base[batch], future[batch % len(future)]
-                inputs = [torch.from_numpy(a).to(device) for a in inputs]
+                arrays = x, windows.base[batch], future[batch % len(future)]
+                inputs = [torch.from_numpy(a).to(device) for a in arrays]
                 ragged = torch.from_numpy(lengths) if lengths[-1] < lengths[0] else None
                 quantiles = network(*inputs, lengths=ragged)
                 out[real] = quantiles[: len(real)].cpu().numpy()

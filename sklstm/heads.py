@@ -8,6 +8,7 @@ Losses are per row; weights are already scaled to a mean of 1 over the training 
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -59,8 +60,12 @@ def step_gradient(loss_gradient, raw, target, weight):
     return loss * n_steps, gradient
 
 
-class _Head:
+class _Head(ABC):
     """What both heads share."""
+
+    @abstractmethod
+    def loss(self, raw, target, weight):
+        """Return the loss of each row."""
 
     def loss_gradient(self, raw, target, weight):
         """Return the mean loss of raw outputs and its gradient, by autograd or better."""

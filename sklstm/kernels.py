@@ -39,7 +39,9 @@ CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
 VERSION = 14  # of the functions of C: a library left over from another is not called
 # None for as many as torch uses.
-_n_threads = contextvars.ContextVar("n_threads", default=None)
+_n_threads: contextvars.ContextVar[int | None] = contextvars.ContextVar(
+    "n_threads", default=None
+)
 # Arguments of the functions of C: pointers, sizes, floats.
 _TYPES = {
     "p": ctypes.c_void_p, "s": ctypes.c_ssize_t, "f": ctypes.c_float,
@@ -66,33 +68,41 @@ _ARGUMENTS = {
 }
 
 
+def _sizes(*names):
+    return [(name, ctypes.c_ssize_t) for name in names]
+
+
+def _pointers(*names):
+    return [(name, ctypes.c_void_p) for name in names]
+
+
 class Shape(ctypes.Structure):
     """Rows of a layer, as C has it."""
 
     _fields_ = [
-        (name, ctypes.c_ssize_t)
-        for name in (
+        *_sizes(
             "cell", "n_steps", "n_rows", "begin", "end", "n_inputs", "hidden_size",
             "x_step", "x_row",
-        )
-    ] + [("lengths", ctypes.c_void_p), ("is_fresh", ctypes.c_ssize_t)]  # fmt: skip
+        ),
+        *_pointers("lengths"), *_sizes("is_fresh"),
+    ]  # fmt: skip
 
 
 class Sequences(ctypes.Structure):
     """Rows of several steps, as C has it."""
 
     _fields_ = [
-        (name, ctypes.c_ssize_t)
-        for name in ("n_rows", "n_steps", "n_columns", "x_row", "x_step")
-    ] + [("lengths", ctypes.c_void_p)]  # fmt: skip
+        *_sizes("n_rows", "n_steps", "n_columns", "x_row", "x_step"),
+        *_pointers("lengths"),
+    ]
 
 
 class Weight(ctypes.Structure):
     """A weight (n_out, n_steps, n_columns) with strides, as C has it."""
 
-    _fields_ = [("values", ctypes.c_void_p)] + [
-        (name, ctypes.c_ssize_t)
-        for name in ("n_out", "n_steps", "n_columns", "out", "step", "column")
+    _fields_ = [
+        *_pointers("values"),
+        *_sizes("n_out", "n_steps", "n_columns", "out", "step", "column"),
     ]
 
     @classmethod
@@ -110,10 +120,11 @@ class Weight(ctypes.Structure):
 class Block(ctypes.Structure):
     """A convolution and its normalisation in evaluation, as C has it."""
 
-    _fields_ = [("weight", Weight)] + [
-        (name, ctypes.c_void_p)
-        for name in ("scale", "bias", "mean", "variance", "sum_of_weights")
-    ] + [("stride", ctypes.c_ssize_t), ("eps", ctypes.c_float)]  # fmt: skip
+    _fields_ = [
+        ("weight", Weight),
+        *_pointers("scale", "bias", "mean", "variance", "sum_of_weights"),
+        *_sizes("stride"), ("eps", ctypes.c_float),
+    ]  # fmt: skip
 
 
 class _Factors(ctypes.Structure):
@@ -213,9 +224,8 @@ def _convolutions_agree(native) -> bool:
         normal = F.batch_norm(convolved, None, None, scale, bias, True)
         expected = normal.relu().transpose(1, 2)
         mean, variance, one = *x.new_zeros(2, n_out), x.new_ones(())
-        running = mean, variance, 1.0
         out = _Convolution.apply(
-            native, x, weight, scale, bias, running, stride, 1e-5, None
+            native, x, weight, scale, bias, (mean, variance, 1.0), stride, 1e-5, None
         )
         upstream = randn(expected.shape)
         inputs = x, weight, scale, bias
@@ -243,7 +253,9 @@ def _pooling_agrees(native) -> bool:
         dropped = x * factors.flip(1)
         expected = dropped.mean(1), dropped.amax(1)
         upstream = randn(3, n_columns), randn(3, n_columns)
-        total = sum((a * b).sum() for a, b in zip(expected, upstream, strict=True))
+        total = torch.stack([
+            (a * b).sum() for a, b in zip(expected, upstream, strict=True)
+        ]).sum()  # fmt: skip
         (d_expected,) = torch.autograd.grad(total, x)
     found = torch.empty_like(expected[0]), torch.empty_like(expected[1])
     names = "mean", "max"
@@ -738,7 +750,7 @@ def evaluate(native, x, weight, scale, bias, running, *, stride, eps, lengths=No
     def job(piece):
         w = x.new_empty(k * n_channels + 1, width)
         filled = x.new_empty(n_timesteps + k - 1, n_channels)
-        some, row_stride, step_stride = x[piece], *x.stride()[:2]
+        some, (row_stride, step_stride) = x[piece], x.stride()[:2]
         of_some = None if lengths is None else lengths[piece]
         sequences = Sequences(
             len(some), n_timesteps, n_channels, row_stride, step_stride, pointer(of_some)

@@ -67,7 +67,7 @@ def split_codes(arrays):
     return codes, arrays | {name: dequantize(*pair) for name, pair in codes.items()}
 
 
-class _Portable:
+class _Portable(nn.Module):
     """Pickle a network as its configuration and numpy arrays.
 
     Never as pickled modules or tensors, so any torch version and any device can read it
@@ -75,7 +75,8 @@ class _Portable:
     two arrays, the second with "_scale" after its name.
     """
 
-    codes = {}  # name of a weight: (int8 codes, scales); replaced, never changed
+    # Name of a weight: (int8 codes, scales); replaced, never changed.
+    codes: dict[str, tuple] = {}
 
     @functools.cached_property
     def n_weights(self) -> int:
@@ -101,7 +102,7 @@ class _Portable:
         self.train(state["training"])
 
 
-class _LaidOut:
+class _LaidOut(nn.Module):
     """A network that the kernels compute by one call, its weights laid out once.
 
     `lay_out` makes what is called, `say_by` what the network says of what that returns;
@@ -167,7 +168,7 @@ def _add_versions(module, key):
             _add_versions(child, key)
 
 
-class RecurrentNetwork(_LaidOut, _Portable, nn.Module):
+class RecurrentNetwork(_LaidOut, _Portable):
     """stem -> recurrence -> pooling -> readout; or the mean of several such members.
 
     Parameters
@@ -456,7 +457,7 @@ class RecurrentNetwork(_LaidOut, _Portable, nn.Module):
         return self.recurrence.go_on(x, state, generator)
 
 
-class ForecastNetwork(_LaidOut, _Portable, nn.Module):
+class ForecastNetwork(_LaidOut, _Portable):
     """A window of a series -> quantiles of its next steps.
 
     Segments of the window are read by the recurrence; its final state, joined with the

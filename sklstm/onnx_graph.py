@@ -289,6 +289,10 @@ TRANSLATIONS = {
 }
 for _name in ("add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne", "and", "or"):
     setattr(Symbol, f"__{_name}__", TRANSLATIONS[_name])
-Symbol.__truediv__, Symbol.__floordiv__ = _divide, TRANSLATIONS["floor_divide"]
+for _name, _translation in {
+    "truediv": _divide,
+    "floordiv": TRANSLATIONS["floor_divide"],
+}.items():
+    setattr(Symbol, f"__{_name}__", _translation)
 for _name in ("add", "sub", "mul"):
     setattr(Symbol, f"__r{_name}__", _swapped(TRANSLATIONS[_name]))

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_array
@@ -100,7 +101,7 @@ class SequenceEncoder:
         Known tokens, sorted. Only for tokens.
     """
 
-    curve_ = None
+    curve_: Any = None
 
     def __init__(
         self, n_channels, layout, standardize, missing, tokens, dtype, n_tokens=None

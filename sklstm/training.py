@@ -232,16 +232,14 @@ class Optimizer:
         if state is None or (state["second"] is None) != (solver == "sgd"):
             n_steps = 0
             self.first = torch.zeros_like(flat.data)
-            self.second = torch.zeros_like(flat.data) if solver != "sgd" else None
+            self.second = None if solver == "sgd" else torch.zeros_like(flat.data)
         else:
-            n_steps = state["n_steps"]
-            self.first, self.second = (
-                None if a is None else torch.tensor(a).to(flat.data)
-                for a in (state["first"], state["second"])
-            )
+            n_steps, second = state["n_steps"], state["second"]
+            self.first = torch.tensor(state["first"]).to(flat.data)
+            self.second = None if second is None else torch.tensor(second).to(flat.data)
         self.n_steps = [n_steps] * n_parts
         vectors = flat.data, flat.grad, flat.is_map, self.first, self.second
-        self._parts = [
+        self._parts: list[list] = [
             [None if v is None else v.view(n_parts, -1)[part] for v in vectors]
             for part in range(n_parts)
         ]
@@ -573,7 +571,7 @@ def _report(epoch, history):
 
 
 # ------------------------------------------------------------------------ forward
-def forward(network, sequences, device, method="__call__") -> np.ndarray:
+def forward(network, sequences, device, method="__call__"):
     """Return what a network says of sequences, one row each, on the CPU.
 
     Rows are computed in batches of one size (any size, where the network says that its

@@ -227,7 +227,7 @@ def make_windows(
     n_observed = observed.sum(axis=1)
     count = np.maximum(n_observed, 1)
     if scaling in ("season", "last"):
-        n_tail, centre = np.zeros(n), 0.0
+        n_tail, centre = np.zeros(n), np.zeros(n)
         if scaling == "season" and period > 1:
             n_tail = observed[:, -period:].sum(axis=1)
             centre = _sum(values[:, -period:]) / np.maximum(n_tail, 1)
@@ -403,7 +403,7 @@ def _cuts_alike(native) -> bool:
         request = numbers, array.stops - 2, period, 9, widths, scaling, (False, True)
         both = _cut(array, *request), _cut_by(native, array, *request)
         pairs = zip(*([*vars(w).values(), is_log] for w, is_log in both), strict=True)
-        if not all(np.allclose(*pair, rtol=1e-5, atol=1e-5) for pair in pairs):
+        if not all(np.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in pairs):
             kernels.warn_of_disagreement(native)
             return False
     return True

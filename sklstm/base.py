@@ -203,11 +203,12 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             - (n_samples, n_timesteps, n_channels), with the last two axes exchanged
               for ``layout="channel-major"``;
             - a list or object array of n_samples arrays or DataFrames of shape
-              (n_timesteps_i, n_channels) or (n_timesteps_i,);
+              (n_timesteps_i, n_channels) or (n_timesteps_i,); arrays the other way
+              round for ``layout="channel-major"``;
             - a DataFrame with an (instance, time) row index, a column per channel;
             - a nested DataFrame whose cells are Series or arrays over time;
             - with ``stem="embedding"``, integer tokens: (n_samples, n_timesteps) or
-              ragged. Token 0 is padding.
+              ragged. Token 0 at the end is padding, elsewhere an unknown token.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Class labels or a 0/1 label indicator for the classifier; numbers for the
             regressor. With ``target="sequence"`` one of these for each time step: a
@@ -215,8 +216,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             (n_timesteps_i, n_outputs), or one array (n_samples, n_timesteps[,
             n_outputs]).
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights, not negative. A weight of 2 is the same as the row twice, a weight
-            of 0 the same as its absence, exactly. None means 1 for every row.
+            Weights, not negative. With ``shuffle=True`` a weight of 2 is the same as the
+            row twice, exactly; a weight of 0 is the same as its absence. None means 1 for
+            every row.
 
         Returns
         -------
@@ -514,9 +516,11 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             n_members=int(n_members),
             link=head.link,
         )
-        network.to(torch.float64 if self.dtype == "float64" else torch.float32)
+        network.to(torch.float32)  # whatever is torch's default
         with torch_threads(1):  # orthogonalisation rounds by the number of threads
             initialize(network, random.start)
+        if self.dtype == "float64":  # from the weights that float32 starts from
+            network.to(torch.float64)
         if vectors is not None:  # token i is number i + 1 of the encoder
             with torch.no_grad():
                 network.stem.embedding.weight[2:] = torch.from_numpy(vectors[1:])
@@ -588,7 +592,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         self.n_iter_ = len(self.loss_curve_)
         self.validation_scores_ = history.validation_scores
         self.best_validation_score_ = history.best_validation_score
-        self.best_loss_ = history.best_loss
+        self.best_loss_ = None if history.best_loss is None else min(self.loss_curve_)
         self.best_iter_ = history.best_iter
         if history.best_iter is not None:
             self.best_iter_ += len(earlier)
@@ -655,6 +659,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         fixed["target"] = "sequence" if self._per_step else "single"
         if self._per_step:
             del fixed["pooling"]  # there is none
+        if self.embedding is not None:
+            fixed["freeze_embedding"] = config["freeze_embedding"]
         if "float64" in (encoder.dtype, self.dtype):
             fixed["dtype"] = encoder.dtype
         return fixed
@@ -734,7 +740,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         Parameters
         ----------
         X : array-like, ragged list or frame of n_samples sequences
-            As in `fit`; the number of time steps may differ unless X was 2-D in fit.
+            As in `fit`; the number of time steps may differ, but for a 2-D X.
 
         Returns
         -------

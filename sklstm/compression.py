@@ -144,7 +144,8 @@ def distill(estimator, X, *, hidden_size):
     X : array-like, ragged list or frame of n_samples sequences
         As in `fit`.
     hidden_size : int
-        Of the student. All other parameters are the teacher's.
+        Of the student. All other parameters are the teacher's, but for `class_weight`,
+        which is in what the teacher says. Answers below 1 % are left out.
 
     Returns
     -------

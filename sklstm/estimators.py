@@ -73,8 +73,8 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         - None: nothing, a plain LSTM;
         - "linear": one linear map with ReLU for all time steps;
         - "conv": three convolutions over time with batch normalisation [2]_, strided
-          so that the recurrence takes at most 160 steps; they are pooled beside the
-          states;
+          so that the recurrence takes at most 160 steps (of more than 10,240, a 64th);
+          they are pooled beside the states;
         - "embedding": a trained vector for each token; X holds integer tokens;
         - "auto": "conv" if the longest training sequence has at least 8 steps, else
           None.
@@ -90,7 +90,8 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
     embedding : array-like of shape (n_tokens, n_dimensions), default=None
         Vectors that the tokens start from, row i for token i; row 0 is padding and not
         used. Tokens beyond are unknown. None: a random start, of hidden_size dimensions.
-        Only used with ``stem="embedding"``.
+        Only used with ``stem="embedding"``, and where training does not go on from a
+        model at hand.
     freeze_embedding : bool, default=False
         Whether the vectors of `embedding` stay as given. Ignored without it.
     token_dropout : float in [0, 1), default=0.0
@@ -98,18 +99,21 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         network learns to do without any one. Only used with ``stem="embedding"``.
     n_channels : int, default=1
         Number of channels in a row of a 2-D X, whose columns are read as
-        n_timesteps * n_channels values. Ignored for every other kind of X.
+        n_timesteps * n_channels values, or in a 1-D array of a ragged list. Ignored for
+        every other kind of X.
     layout : {"time-major", "channel-major"}, default="time-major"
         "time-major": a 3-D X is (n_samples, n_timesteps, n_channels), as in torch and
         Keras, and a 2-D row holds all channels of a step together. "channel-major":
-        (n_samples, n_channels, n_timesteps), as in sktime, and a 2-D row holds all
-        steps of a channel together. Ignored for frames.
+        (n_samples, n_channels, n_timesteps), as in sktime, a 2-D row holds all steps
+        of a channel together, and arrays in a ragged list are (n_channels,
+        n_timesteps_i). Ignored for frames that say what their rows are: in a list, with
+        an (instance, time) index, or nested.
     standardize : bool, default=True
         Whether to bring each channel to mean 0 and standard deviation 1, over all
         training sequences and steps. Where convolutions read sequences of one length
         that hardly differ from their mean curve, as spectra do (1 % of the variance),
-        the distance from that curve is standardised too and read beside the values; not
-        where `augment` asks for something. Ignored for tokens.
+        the distance from that curve, standardised, is added as further channels, unless
+        `augment` names an augmentation. Ignored for tokens.
     missing : {"error", "mask"}, default="error"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more
@@ -159,12 +163,12 @@ default="one-cycle"
 
         All act on standardised values. What is missing stays so. Not for tokens; with a
         target for each step "jitter" and "scaling" only. "auto": a "time-warp" where
-        convolutions read at least 64 steps, but for sequences that are read beside
-        their deviations (see `standardize`); of less than 128 sequences, the first of
-        the networks (see `n_members`) reads them as they are.
+        convolutions read at least 64 steps, except where the further channels of
+        `standardize` are in use; of less than 128 sequences, the first of the networks
+        (see `n_members`) reads them as they are.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
-        "one-cycle" and "cosine", the loss below which nothing is left to learn.
+        "one-cycle" and "cosine" training ends early only if the loss stays below this.
     max_grad_norm : float or None, default=1.0
         Gradients are scaled down to this norm. None: never.
     bptt_steps : int, "auto" or None, default="auto"
@@ -182,8 +186,9 @@ default="one-cycle"
         Ignored unless `early_stopping`.
     n_iter_no_change : int, default=10
         Epochs without improvement after which to stop (or, if "adaptive", to lower the
-        rate). Of the training loss unless `early_stopping`; "one-cycle" and "cosine"
-        then only stop once it stays below `tol`.
+        rate): of the score on what is held out with `early_stopping`, else of the
+        training loss. In the latter case "one-cycle" and "cosine" count only epochs
+        whose loss is below `tol`.
     class_weight : dict, list of dict, "balanced" or None, default=None
         Weight of each class in the loss, {label: weight}. "balanced" weights classes
         inversely to their (weighted) frequency. For multilabel, "balanced" or one
@@ -235,11 +240,13 @@ default="one-cycle"
     n_iter_ : int
         Epochs run.
     loss_curve_ : list of float
-        Training loss of each epoch, weights included.
+        Training loss of each epoch, weights included; with `warm_start` and
+        `partial_fit` of all calls.
     loss_, best_loss_ : float
-        Last and lowest training loss; `best_loss_` is None if `early_stopping`.
+        Last and lowest of them; `best_loss_` is None if `early_stopping`.
     validation_scores_ : list of float or None
-        Accuracy on the held-out part after each epoch. None unless `early_stopping`.
+        Accuracy on the held-out part after each epoch of the last `fit`, samples and
+        classes weighted as in the loss. None unless `early_stopping`.
     best_validation_score_ : float or None
         The highest of them.
     best_iter_ : int or None
@@ -557,8 +564,8 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         - None: nothing, a plain LSTM;
         - "linear": one linear map with ReLU for all time steps;
         - "conv": three convolutions over time with batch normalisation [2]_, strided
-          so that the recurrence takes at most 160 steps; they are pooled beside the
-          states;
+          so that the recurrence takes at most 160 steps (of more than 10,240, a 64th);
+          they are pooled beside the states;
         - "embedding": a trained vector for each token; X holds integer tokens;
         - "auto": "conv" if the longest training sequence has at least 8 steps, else
           None.
@@ -574,7 +581,8 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
     embedding : array-like of shape (n_tokens, n_dimensions), default=None
         Vectors that the tokens start from, row i for token i; row 0 is padding and not
         used. Tokens beyond are unknown. None: a random start, of hidden_size dimensions.
-        Only used with ``stem="embedding"``.
+        Only used with ``stem="embedding"``, and where training does not go on from a
+        model at hand.
     freeze_embedding : bool, default=False
         Whether the vectors of `embedding` stay as given. Ignored without it.
     token_dropout : float in [0, 1), default=0.0
@@ -582,18 +590,21 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         network learns to do without any one. Only used with ``stem="embedding"``.
     n_channels : int, default=1
         Number of channels in a row of a 2-D X, whose columns are read as
-        n_timesteps * n_channels values. Ignored for every other kind of X.
+        n_timesteps * n_channels values, or in a 1-D array of a ragged list. Ignored for
+        every other kind of X.
     layout : {"time-major", "channel-major"}, default="time-major"
         "time-major": a 3-D X is (n_samples, n_timesteps, n_channels), as in torch and
         Keras, and a 2-D row holds all channels of a step together. "channel-major":
-        (n_samples, n_channels, n_timesteps), as in sktime, and a 2-D row holds all
-        steps of a channel together. Ignored for frames.
+        (n_samples, n_channels, n_timesteps), as in sktime, a 2-D row holds all steps
+        of a channel together, and arrays in a ragged list are (n_channels,
+        n_timesteps_i). Ignored for frames that say what their rows are: in a list, with
+        an (instance, time) index, or nested.
     standardize : bool, default=True
         Whether to bring each channel to mean 0 and standard deviation 1, over all
         training sequences and steps. Where convolutions read sequences of one length
         that hardly differ from their mean curve, as spectra do (1 % of the variance),
-        the distance from that curve is standardised too and read beside the values; not
-        where `augment` asks for something. Ignored for tokens.
+        the distance from that curve, standardised, is added as further channels, unless
+        `augment` names an augmentation. Ignored for tokens.
     missing : {"error", "mask"}, default="error"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more
@@ -657,7 +668,7 @@ default="one-cycle"
         target for each step "jitter" and "scaling" only.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
-        "one-cycle" and "cosine", the loss below which nothing is left to learn.
+        "one-cycle" and "cosine" training ends early only if the loss stays below this.
     max_grad_norm : float or None, default=1.0
         Gradients are scaled down to this norm. None: never.
     bptt_steps : int, "auto" or None, default="auto"
@@ -675,8 +686,9 @@ default="one-cycle"
         Ignored unless `early_stopping`.
     n_iter_no_change : int, default=10
         Epochs without improvement after which to stop (or, if "adaptive", to lower the
-        rate). Of the training loss unless `early_stopping`; "one-cycle" and "cosine"
-        then only stop once it stays below `tol`.
+        rate): of the score on what is held out with `early_stopping`, else of the
+        training loss. In the latter case "one-cycle" and "cosine" count only epochs
+        whose loss is below `tol`.
     warm_start : bool, default=False
         Whether `fit` goes on from the model at hand, standardisation and classes
         included.
@@ -722,9 +734,10 @@ default="one-cycle"
     n_iter_ : int
         Epochs run.
     loss_curve_ : list of float
-        Training loss of each epoch, weights included.
+        Training loss of each epoch, weights included; with `warm_start` and
+        `partial_fit` of all calls.
     loss_, best_loss_ : float
-        Last and lowest training loss; `best_loss_` is None if `early_stopping`.
+        Last and lowest of them; `best_loss_` is None if `early_stopping`.
     validation_scores_ : list of float or None
         R2 (with quantiles, D2 pinball score) on the held-out part after each epoch.
         None unless `early_stopping`.

@@ -61,12 +61,12 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
     horizon : int or None, default=None
         Steps decoded at once. A longer horizon is reached in blocks. None: the largest
         step of `fh` in `fit`, else two seasons (at least 8); at most a third of the
-        longest series.
+        longest series. Where nothing is trained at most 48, and 48 for None.
     window_length : int or "auto", default="auto"
-        Steps the network sees. "auto": 14 seasons of at least 24 steps (but no more
-        than 720 steps or 3 seasons), or 4 shorter ones, or 24 steps without a season;
-        at least the horizon where that is at most 96; at most the longest series. Kept
-        in `window_length_`.
+        Steps the network sees, rounded up to whole segments. "auto": for seasons of 24
+        steps or more 14 of them, but no more than the larger of 720 steps and 3 seasons;
+        4 shorter ones; 24 steps without a season; at least the horizon where that is at
+        most 96; at most the longest series. Kept in `window_length_`.
     sp : int or "auto", default="auto"
         Seasonal period in steps; 1 for none. "auto": what the frequency of the index
         suggests, else the highest peak of the autocorrelation; kept if the data are
@@ -83,6 +83,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         Recurrent cell, as in `LSTMClassifier`.
     dropout : float in [0, 1), default=0.2
         Probability with which an output of a recurrent layer is dropped in training.
+        Ignored where that starts from the pretrained weights.
     scaling : {"auto", "season", "last", "standard", "none"}, default="auto"
         What a window is normalised by: the mean of its last season and the mean
         absolute deviation from it ("season"; without a season, the last value), its
@@ -97,8 +98,9 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         Networks to train, whose median is the forecast. "auto": 4 where there are at
         most 2000 observations, else 1. In `n_members_`.
     max_steps : int or "auto", default="auto"
-        Training steps. "auto": 300 for up to 2000 observations, and for up to 20,000
-        with a season of less than 24 steps; 1000 up to 100,000, else 1500.
+        Training steps, rounded to whole entries of `history_`. "auto": 300 for up to
+        2000 observations, and for up to 20,000 with a season of less than 24 steps; 1000
+        up to 100,000, else 1500.
     batch_size : int or "auto", default="auto"
         Windows per step. "auto": 32 for up to 2000 observations, else 256.
     learning_rate_init : float, default=3e-3
@@ -108,27 +110,32 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
     max_grad_norm : float or None, default=1.0
         Gradients are scaled down to this norm. None: never.
     early_stopping : bool or "auto", default="auto"
-        Whether to keep the weights that forecast best what is not trained on: a fifth
-        of the series, set aside, from 40 series on. "auto": only then; True: else the
-        last `horizon` values of each series are held back, and training stops when 250
-        steps bring no gain.
+        Whether to keep the weights that forecast best what is not trained on. With 40
+        series or more a fifth of them is set aside for that. With fewer, "auto" does
+        nothing; True holds the last `horizon` values of each series back. With True
+        training stops when 250 steps bring no gain.
     pretrained : {"auto", "only", None}, default="auto"
         Use of the network that comes with the package, which was trained on generated
-        series. "auto": with at most 2000 values, or 20,000 with seasons of less than 24
-        steps, it forecasts by itself, nothing is trained. With up to 100,000 and such
-        seasons, and in `pretrain`, the trained network starts from its weights
-        (`fine_tuned_`): 150 steps of 128 windows at a tenth of `learning_rate_init`;
-        else from random ones.
-        Both are averaged, with the share `pretrained_share_` that was best on series set
-        aside (with fewer than 40 series: half if fine-tuned or for up to 20,000 values,
-        else nothing). Columns of a multivariate y are series of it. Of hours and
-        half-hours up to six weeks are read, for the time of the week. It is not used
-        with X, which needs a network that was trained with it, with seasons of more
-        than 60 steps, for horizons of more than 48 steps beside a trained network, or
-        where a parameter of the network or its training is given
-        (`window_length`, `segment_length`, `hidden_size`, `num_layers`, `cell`,
-        `scaling`, `transform`, `n_members`, `max_steps`, `batch_size`,
-        ``early_stopping=True``). "only": nothing is ever trained. None: never used.
+        series. None: never used. "only": it forecasts, and nothing is ever trained.
+        "auto", by what there is:
+
+        - at most 2000 values, or 20,000 with seasons of less than 24 steps: it forecasts
+          by itself, nothing is trained;
+        - up to 100,000 values with such seasons, and in `pretrain` with such seasons: a
+          network is trained from its weights on (`fine_tuned_`), 150 steps of 128
+          windows at a tenth of `learning_rate_init`;
+        - more, or longer seasons: a network is trained from random weights on;
+        - what was trained is averaged with it, with the share `pretrained_share_` that
+          was best on series set aside (with fewer than 40 series: half if fine-tuned or
+          for up to 20,000 values, else nothing);
+        - it is not used with X, which needs a network that was trained with it, with
+          seasons of more than 60 steps, for horizons of more than 48 steps beside a
+          trained network, or where one of these is given: `window_length`,
+          `segment_length`, `hidden_size`, `num_layers`, `cell`, `scaling`, `transform`,
+          `n_members`, `max_steps`, `batch_size`, ``early_stopping=True``.
+
+        Columns of a multivariate y are series of it. Of hours and half-hours up to six
+        weeks are read, for the time of the week.
     update_steps : int, default=50
         Training steps of ``update(update_params=True)``, on windows of old and new data
         at a tenth of the learning rate. Ignored where nothing was trained.
@@ -162,7 +169,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
     transform_ : str
         What was chosen.
     history_ : list of list of float
-        Training loss of each member, an entry per 25 steps.
+        Training loss of each member, an entry per 25 steps or so: `max_steps` are
+        divided evenly.
 
     References
     ----------
@@ -363,8 +371,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         X : DataFrame, default=None
             Exogenous data for all rows of y. Required if `fit` had X.
         update_params : bool, default=True
-            Whether to train on, for `update_steps` steps; else the data are read as
-            context of later forecasts alone.
+            Whether to continue training, for `update_steps` steps; else the data are
+            read as context of later forecasts alone.
 
         Returns
         -------

@@ -45,8 +45,8 @@ def generate(
     top_k : int, default=None
         Draw from the `top_k` likeliest tokens only [1]_.
     top_p : float in (0, 1], default=None
-        Draw only from the fewest likeliest tokens whose probabilities (after `top_k`)
-        add up to `top_p` [2]_.
+        Draw only from the smallest set of likeliest tokens whose probabilities, relative
+        to those that `top_k` leaves, reach `top_p` [2]_.
     random_state : int, RandomState instance or None, default=None
         None: a fresh seed from the operating system.
 

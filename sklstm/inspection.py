@@ -353,7 +353,7 @@ def window_importance(
         Best of data that were not trained on.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
     n_windows : int, default=10
-        Windows of (nearly) equal length; at most the number of time steps.
+        Windows of (nearly) equal length; of fewer time steps as many as those.
     n_repeats : int, default=5
         Times that each window is shuffled.
     scoring : str, callable or None, default=None
@@ -393,11 +393,9 @@ def window_importance(
     """
     sequences = _read(estimator, X)
     n_timesteps = int(sequences.lengths.max())
-    if not 1 <= n_windows <= n_timesteps:
-        raise ValueError(
-            f"n_windows must be at least 1 and at most the {n_timesteps} time steps; "
-            f"got {n_windows}."
-        )
+    if n_windows < 1:
+        raise ValueError(f"n_windows must be at least 1; got {n_windows}.")
+    n_windows = min(n_windows, n_timesteps)
     edges = np.linspace(0, n_timesteps, n_windows + 1).round().astype(np.int64)
     windows = np.column_stack([edges[:-1], edges[1:]])
     blocks = [(start, stop, slice(None)) for start, stop in windows.tolist()]

@@ -383,7 +383,7 @@ class Recurrence(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.bidirectional = bidirectional
-        self.residual = residual
+        self.residual = residual and num_layers > 1
         self.n_outputs = hidden_size * (2 if bidirectional else 1)
         sizes = [n_inputs] + [self.n_outputs] * (num_layers - 1)
         layer = CELLS[cell]

@@ -6,6 +6,7 @@ in `estimator_`, does all else.
 
 from __future__ import annotations
 
+import numpy as np
 from sktime.classification.base import BaseClassifier
 from sktime.regression.base import BaseRegressor
 
@@ -69,8 +70,8 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
         - None: nothing, a plain LSTM;
         - "linear": one linear map with ReLU for all time steps;
         - "conv": three convolutions over time with batch normalisation [2]_, strided
-          so that the recurrence takes at most 160 steps; they are pooled beside the
-          states;
+          so that the recurrence takes at most 160 steps (of more than 10,240, a 64th);
+          they are pooled beside the states;
         - "embedding": a trained vector for each token; X holds integer tokens;
         - "auto": "conv" if the longest training sequence has at least 8 steps, else
           None.
@@ -81,7 +82,8 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
     embedding : array-like of shape (n_tokens, n_dimensions), default=None
         Vectors that the tokens start from, row i for token i; row 0 is padding and not
         used. Tokens beyond are unknown. None: a random start, of hidden_size dimensions.
-        Only used with ``stem="embedding"``.
+        Only used with ``stem="embedding"``, and where training does not go on from a
+        model at hand.
     freeze_embedding : bool, default=False
         Whether the vectors of `embedding` stay as given. Ignored without it.
     token_dropout : float in [0, 1), default=0.0
@@ -91,8 +93,8 @@ class LSTMTimeSeriesClassifier(BaseClassifier):
         Whether to bring each channel to mean 0 and standard deviation 1, over all
         training sequences and steps. Where convolutions read sequences of one length
         that hardly differ from their mean curve, as spectra do (1 % of the variance),
-        the distance from that curve is standardised too and read beside the values; not
-        where `augment` asks for something. Ignored for tokens.
+        the distance from that curve, standardised, is added as further channels, unless
+        `augment` names an augmentation. Ignored for tokens.
     missing : {"error", "mask"}, default="mask"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more
@@ -142,12 +144,12 @@ default="one-cycle"
 
         All act on standardised values. What is missing stays so. Not for tokens; with a
         target for each step "jitter" and "scaling" only. "auto": a "time-warp" where
-        convolutions read at least 64 steps, but for sequences that are read beside
-        their deviations (see `standardize`); of less than 128 sequences, the first of
-        the networks (see `n_members`) reads them as they are.
+        convolutions read at least 64 steps, except where the further channels of
+        `standardize` are in use; of less than 128 sequences, the first of the networks
+        (see `n_members`) reads them as they are.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
-        "one-cycle" and "cosine", the loss below which nothing is left to learn.
+        "one-cycle" and "cosine" training ends early only if the loss stays below this.
     max_grad_norm : float or None, default=1.0
         Gradients are scaled down to this norm. None: never.
     bptt_steps : int, "auto" or None, default="auto"
@@ -165,8 +167,9 @@ default="one-cycle"
         Ignored unless `early_stopping`.
     n_iter_no_change : int, default=10
         Epochs without improvement after which to stop (or, if "adaptive", to lower the
-        rate). Of the training loss unless `early_stopping`; "one-cycle" and "cosine"
-        then only stop once it stays below `tol`.
+        rate): of the score on what is held out with `early_stopping`, else of the
+        training loss. In the latter case "one-cycle" and "cosine" count only epochs
+        whose loss is below `tol`.
     class_weight : dict, list of dict, "balanced" or None, default=None
         Weight of each class in the loss, {label: weight}. "balanced" weights classes
         inversely to their (weighted) frequency. For multilabel, "balanced" or one
@@ -403,8 +406,8 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
         - None: nothing, a plain LSTM;
         - "linear": one linear map with ReLU for all time steps;
         - "conv": three convolutions over time with batch normalisation [2]_, strided
-          so that the recurrence takes at most 160 steps; they are pooled beside the
-          states;
+          so that the recurrence takes at most 160 steps (of more than 10,240, a 64th);
+          they are pooled beside the states;
         - "embedding": a trained vector for each token; X holds integer tokens;
         - "auto": "conv" if the longest training sequence has at least 8 steps, else
           None.
@@ -415,7 +418,8 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
     embedding : array-like of shape (n_tokens, n_dimensions), default=None
         Vectors that the tokens start from, row i for token i; row 0 is padding and not
         used. Tokens beyond are unknown. None: a random start, of hidden_size dimensions.
-        Only used with ``stem="embedding"``.
+        Only used with ``stem="embedding"``, and where training does not go on from a
+        model at hand.
     freeze_embedding : bool, default=False
         Whether the vectors of `embedding` stay as given. Ignored without it.
     token_dropout : float in [0, 1), default=0.0
@@ -425,8 +429,8 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
         Whether to bring each channel to mean 0 and standard deviation 1, over all
         training sequences and steps. Where convolutions read sequences of one length
         that hardly differ from their mean curve, as spectra do (1 % of the variance),
-        the distance from that curve is standardised too and read beside the values; not
-        where `augment` asks for something. Ignored for tokens.
+        the distance from that curve, standardised, is added as further channels, unless
+        `augment` names an augmentation. Ignored for tokens.
     missing : {"error", "mask"}, default="mask"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more
@@ -489,7 +493,7 @@ default="one-cycle"
         target for each step "jitter" and "scaling" only.
     tol : float, default=1e-4
         An epoch improves on the best loss if it is lower by more than this. With
-        "one-cycle" and "cosine", the loss below which nothing is left to learn.
+        "one-cycle" and "cosine" training ends early only if the loss stays below this.
     max_grad_norm : float or None, default=1.0
         Gradients are scaled down to this norm. None: never.
     bptt_steps : int, "auto" or None, default="auto"
@@ -507,8 +511,9 @@ default="one-cycle"
         Ignored unless `early_stopping`.
     n_iter_no_change : int, default=10
         Epochs without improvement after which to stop (or, if "adaptive", to lower the
-        rate). Of the training loss unless `early_stopping`; "one-cycle" and "cosine"
-        then only stop once it stays below `tol`.
+        rate): of the score on what is held out with `early_stopping`, else of the
+        training loss. In the latter case "one-cycle" and "cosine" count only epochs
+        whose loss is below `tol`.
     checkpoint : path-like or None, default=None
         File in which a long fit keeps how far it has come, written between epochs and
         in at most 5 % of the time. If it is there when `fit` begins, the fit goes on
@@ -676,6 +681,11 @@ default="one-cycle"
 
     def _fit(self, X, y):
         settings = self.get_params(deep=False)
+        if np.ndim(self.quantile):
+            raise ValueError(
+                "sktime's regressors predict one value of each target, so quantile must "
+                f"be a number; got {self.quantile!r}. LSTMRegressor takes several."
+            )
         y = y[:, 0] if y.shape[1] == 1 else y
         self.estimator_ = LSTMRegressor(layout="channel-major", **settings).fit(X, y)
         return self

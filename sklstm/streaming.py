@@ -115,8 +115,8 @@ class Stream:
         x : array-like of shape (n_channels,) or (n_streams, n_channels)
             The latter if `n_streams` was given. With ``stem="embedding"`` a token instead
             of channels. NaN is missing where the estimator has ``missing="mask"``. A step
-            that is missing in all channels, or a padding token, is read as a step;
-            `predict` leaves those at the end of a sequence out.
+            that is missing in all channels, or a padding token, counts as a step here,
+            whereas `predict` leaves those at the end of a sequence out.
 
         Returns
         -------

@@ -460,6 +460,35 @@ def test_class_weight_moves_predictions(make_sequences):
 
 
 # ----------------------------------------------------------------- device and dtype
+def test_float64_is_a_reference_for_float32(estimator, make_sequences):
+    """They start from the same weights and see the same batches and dropout."""
+    X, y = make_sequences()
+    settings = {**QUICK, "alpha": 0, "solver": "sgd", "stem": None}
+    exact, model = (
+        estimator(**settings, dtype=dtype).fit(X, y) for dtype in ("float64", "float32")
+    )
+    np.testing.assert_allclose(outputs(model, X), outputs(exact, X), atol=1e-4)
+
+
+def test_residual_is_nothing_with_one_layer(estimator, make_sequences):
+    X, y = make_sequences()
+    plain, residual = (
+        estimator(**QUICK, residual=residual).fit(X, y) for residual in (False, True)
+    )
+    np.testing.assert_array_equal(outputs(residual, X), outputs(plain, X))
+    residual.set_params(warm_start=True).fit(X, y)
+
+
+def test_losses_of_calls_that_go_on(estimator, make_sequences):
+    X, y = make_sequences()
+    model = estimator(**QUICK, warm_start=True, early_stopping=True).fit(X, y)
+    assert model.best_loss_ is None
+    model.set_params(early_stopping=False).fit(X, y).fit(X, y)
+    assert len(model.loss_curve_) == model.n_iter_ > 20
+    assert model.best_loss_ == min(model.loss_curve_)
+    assert model.validation_scores_ is None
+
+
 def test_float64_is_float64_throughout(make_sequences):
     X, y = make_sequences(30)
     model = LSTMRegressor(**QUICK, dtype="float64").fit(X, y)

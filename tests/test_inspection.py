@@ -244,6 +244,13 @@ def test_the_channel_and_window_that_matter_are_found(layout):
     np.testing.assert_array_equal(again.importances, windows.importances)
 
 
+def test_fewer_steps_than_windows():
+    X = np.random.default_rng(0).normal(size=(40, 4))
+    model = fit(X, X[:, 0] > 0)
+    result = window_importance(model, X, X[:, 0] > 0, random_state=0)
+    assert result.windows.tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
+
+
 def test_shuffling_keeps_padding_and_lengths(make_sequences):
     X, y = make_sequences(40, ragged=True)
     model = fit(X, y)
@@ -294,8 +301,8 @@ def test_tokens_are_shuffled_in_time_alone():
 def test_bad_settings_of_importance(make_sequences):
     X, y = make_sequences(20)
     model = fit(X, y)
-    with pytest.raises(ValueError, match="at most the 12 time steps; got 13"):
-        window_importance(model, X, y, n_windows=13)
+    with pytest.raises(ValueError, match="n_windows must be at least 1; got 0"):
+        window_importance(model, X, y, n_windows=0)
     with pytest.raises(ValueError, match="n_repeats must be at least 1, got 0"):
         channel_importance(model, X, y, n_repeats=0)
 

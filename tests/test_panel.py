@@ -153,6 +153,13 @@ def test_one_class_only():
     np.testing.assert_array_equal(face.predict_proba(X), np.ones((6, 1)))
 
 
+def test_several_quantiles_are_refused():
+    X, y = np.zeros((6, 1, 9)), np.arange(6.0)
+    model = LSTMTimeSeriesRegressor(4, loss="quantile", quantile=[0.1, 0.9])
+    with pytest.raises(ValueError, match=r"quantile must be a number; got \[0.1, 0.9\]"):
+        model.fit(X, y)
+
+
 def test_pickle_and_embedding():
     X, y = load_unit_test(split="train", return_type="numpy3D")
     face = LSTMTimeSeriesClassifier(**QUICK).fit(X, y)

@@ -682,6 +682,8 @@ class _Member(nn.Module):
         if not self.log:
             return self._normalised(context, last, width)
         is_log = (context <= 0).to(torch.int64).amax(1) == 0
+        seen = (~torch.isnan(context[:, self.period :])).to(torch.int64).amax(1)
+        is_log = is_log & ((seen > 0) | (last > 0))
         logs = torch.log(torch.where(context > 0, context, torch.nan))
         context = torch.where(is_log[:, None], logs, context)
         logs = torch.log(torch.where(last > 0, last, 1.0))

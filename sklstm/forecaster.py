@@ -344,6 +344,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
 
     def _read(self, y, X):
         """Lay out the data and name what cannot be used."""
+        if not len(y):
+            raise ValueError("y has no rows.")
         table = to_table(y, X)
         check_regular(table)
         _check_finite(table.frame)
@@ -416,7 +418,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         known = self._cur_y.index
         self._cur_y, self._cur_X = merge(self._cur_y, y), merge(self._cur_X, X)
         if not self._goes_on(known, len(y)):
-            check_regular(to_table(self._cur_y, self._cur_X))
+            self._read(self._cur_y, self._cur_X)
         if update_params and self.update_steps and self.model_.trained:
             table = self._read(self._cur_y, self._cur_X)
             model = copy.deepcopy(self.model_)
@@ -499,6 +501,12 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
             cutoff = y.index[-1:]
         else:
             cutoff = get_cutoff(y, before, return_index=True, convert_input=False)
+            known = getattr(self, "_cur_y", None)
+            if known is not None and before is not None and cutoff[0] < before[0]:
+                # New rows of some instances do not undo those of the others.
+                there = set(y.index.droplevel(-1))
+                if not there.issuperset(known.index.droplevel(-1)):
+                    cutoff = before
         if isinstance(cutoff, pd.DatetimeIndex) and cutoff.freq is None:
             frequency = getattr(before, "freq", None) or infer_frequency(y)
             with contextlib.suppress(ValueError):  # the time does not conform to it
@@ -633,7 +641,9 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         if not len(rows):
             return
         series = first + plan.instance[rows]
-        ends = np.maximum(array.stops[series] + plan.step[rows] - 1, array.starts[series])
+        ends = array.stops[series] + plan.step[rows] - 1
+        # What no value comes before is forecast from the first one.
+        ends = np.maximum(ends, array.first_observed(series) + 1)
         future = array.gather_exog(series, ends[:, None])
         quantiles = model.block(array, series, ends, future, device)
         out[rows] = guarded(quantiles, array, series, ends, model)[:, 0]

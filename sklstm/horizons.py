@@ -90,14 +90,61 @@ def _dates_ahead(steps, cutoff, fh):
 
 def relative_steps(fh, table, cutoff):
     """Return the steps of fh after the cutoff, in rows: (n_steps,), int64."""
-    if not fh.is_relative:
-        fh = fh.to_relative(cutoff)
-    relative = np.asarray(fh.to_pandas(), dtype=np.int64)
+    steps = fh.to_pandas()
+    if not fh.is_relative or steps.dtype.kind not in "iu":
+        steps = _steps_to(fh, cutoff)
+    relative = np.asarray(steps, dtype=np.int64)
     spacing = _spacing(table)
     if spacing > 1:
         # sktime counts in labels; a label between two rows belongs to the later one.
         relative = np.ceil(relative / spacing).astype(np.int64)
     return relative
+
+
+def _steps_to(fh, cutoff):
+    """Return the steps to the times of fh, or by its spans of time."""
+    if cutoff is None:
+        raise ValueError(f"Without a series fh must be steps ahead; got {fh!r}.")
+    times = fh.to_absolute_index(cutoff) if fh.is_relative else fh.to_pandas()
+    steps = None
+    if isinstance(cutoff, pd.DatetimeIndex) and isinstance(times, pd.DatetimeIndex):
+        steps = _rows_apart(times, cutoff)
+    elif isinstance(cutoff, pd.PeriodIndex) and isinstance(times, pd.DatetimeIndex):
+        apart = times.to_period(cutoff.freq).asi8 - cutoff.asi8
+        steps = apart // cutoff.freq.n
+    if steps is not None:
+        return steps
+    try:
+        return fh.to_relative(cutoff).to_pandas()
+    except (AssertionError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"fh holds times that are none of the index of y, whose last is "
+            f"{cutoff[0]!r} and whose frequency is {getattr(cutoff, 'freqstr', None)}; "
+            f"got {times[:3]!r}."
+        ) from error
+
+
+def _rows_apart(times, cutoff):
+    """Return how many rows dates come after the cutoff; None where they are no rows.
+
+    Counted in time that passes, not in that of the clock, which is set in between;
+    `ForecastingHorizon.to_relative` counts periods, which time zones and some
+    frequencies have none of.
+    """
+    freq, end = cutoff.freq, cutoff[0]
+    if freq is None or (times.tz is None) != (end.tz is None):
+        return None
+    if isinstance(freq, (pd.offsets.Tick, pd.offsets.Day)):
+        unit = pd.Timedelta(days=1) if freq.name == "D" else pd.Timedelta(freq.base)
+        apart = np.asarray((times - end) / (freq.n * unit))
+        # A day is an hour shorter or longer where clocks are changed.
+        is_row = np.abs(apart - np.rint(apart)) < 0.05
+        return np.rint(apart).astype(np.int64) if is_row.all() else None
+    grid = pd.date_range(min(times.min(), end), max(times.max(), end), freq=freq.base)
+    rows, (at,) = grid.get_indexer(times), grid.get_indexer([end])
+    if at < 0 or (rows < 0).any() or ((rows - at) % freq.n).any():
+        return None
+    return (rows - at) // freq.n
 
 
 def _spacing(table) -> int:
@@ -152,17 +199,39 @@ def check_regular(table):
     if isinstance(times, pd.DatetimeIndex):
         freq = reference_times(table).freq
         if freq is None and table.lengths.max() >= 2:
+            _check_unique(table.frame.index)
+            is_panel = table.instances() is not None
             raise ValueError(
-                "The DatetimeIndex of y has gaps or no regular frequency. Call "
-                "y.asfreq(...) first; the missing values that this makes are understood."
+                "The DatetimeIndex of y has gaps or no regular frequency. "
+                + ("Make it a PeriodIndex" if is_panel else "Call y.asfreq(...)")
+                + " first; missing values are understood."
             )
         if freq is None or len(table.lengths) == 1:
             return
+        _check_single_rows(table, times, freq)
     wrong = breaks(times, freq, _spacing(table))
     wrong[table.offsets[1:-1] - 1] = False  # between two instances
     if wrong.any():
         row = int(wrong.argmax())
+        _check_unique(table.frame.index)
         raise ValueError(
             f"The index of y has a gap between {table.frame.index[row]} and "
             f"{table.frame.index[row + 1]}. Insert the missing rows, with NaN."
         )
+
+
+def _check_unique(index):
+    if index.has_duplicates:
+        twice = index[index.duplicated()][0]
+        raise ValueError(f"The index of y holds {twice} more than once.")
+
+
+def _check_single_rows(table, times, freq):
+    """Raise where an instance of one row, which has no neighbour, is off the grid."""
+    rows = table.offsets[:-1][table.lengths == 1]
+    for row in rows:
+        if not freq.is_on_offset(times[row]):
+            raise ValueError(
+                f"The row {table.frame.index[row]} of y is none of the frequency "
+                f"{freq.freqstr} of the longest series."
+            )

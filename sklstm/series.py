@@ -25,6 +25,12 @@ PERIOD_OF_FREQUENCY = {
     "BY": 1, "BA": 1, "BQ": 4, "BM": 12, "CBM": 12,
 }  # fmt: skip
 
+# How many steps of a frequency are one of the next.
+LONGER = {
+    "s": (60, "min"), "S": (60, "min"), "min": (60, "h"), "T": (60, "h"), "h": (24, "D"),
+    "H": (24, "D"), "D": (7, "W"), "B": (5, "W"), "M": (3, "Q"), "Q": (4, "Y"),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class SeriesTable:
@@ -154,6 +160,21 @@ class SeriesArray:
                 last[i] = values[-1]
         return last
 
+    def first_observed(self, series) -> np.ndarray:
+        """Return the position of the first value that is not missing, or that of the end.
+
+        Parameters
+        ----------
+        series : ndarray of shape (n,), int64
+
+        Returns
+        -------
+        positions : ndarray of shape (n,), int64
+        """
+        observed = np.append(np.flatnonzero(~np.isnan(self.values)), len(self.values))
+        first = observed[np.searchsorted(observed, self.starts[series])]
+        return np.minimum(first, self.stops[series])
+
     def gather_exog(self, series, positions) -> np.ndarray:
         """Return exogenous rows (n, k, n_exog) at positions, NaN outside the series."""
         inside = positions >= self.starts[series, None]
@@ -249,11 +270,17 @@ def frequency_period(index) -> int | None:
     unit = head[len(digits) :]
     step = int(digits or 1)
     for key in (unit, unit.rstrip("ES")):  # at the end or start of a month, say
+        while key in LONGER and step % LONGER[key][0] == 0:  # 24 hours are a day
+            n_steps, longer = LONGER[key]
+            key, step = longer, step // n_steps  # noqa: PLW2901
         if key in PERIOD_OF_FREQUENCY:
             period = PERIOD_OF_FREQUENCY[key]
             if key in ("min", "T"):  # a day of minutes; an hour where they are fine
                 return 1440 // step if 1440 % step == 0 and step >= 5 else 60
-            return max(1, period // step) if period % step == 0 else 1
+            if period == 1:
+                return 1
+            # Of steps that are no part of a season, or all of it, the values tell.
+            return period // step if period % step == 0 and step < period else None
     return None
 
 

@@ -85,13 +85,16 @@ static void cut(const Windows *w, ptrdiff_t i) {
     uint8_t *known = w->known;
 
     /* What is known of the window and the season before it; the rest is zero. */
-    int is_log = w->is_wanted[i / w->n_series];
+    int is_log = w->is_wanted[i / w->n_series], is_empty = 1;
     for (ptrdiff_t t = 0, p = end - n; t < n; t++, p++) {
         const double value = p >= start && p < stop ? w->values[p] : NAN;
         known[t] = !isnan(value);
         x[t] = known[t] ? value : 0;
         is_log &= !(value <= 0);
+        is_empty &= t < period || !known[t];
     }
+    const double before = is_empty ? last_observed(w->values, start, end) : 0;
+    is_log &= !is_empty || before > 0;
     w->is_log[i] = is_log;
     if (is_log)
         for (ptrdiff_t t = 0; t < n; t++)
@@ -106,8 +109,7 @@ static void cut(const Windows *w, ptrdiff_t i) {
         if (observed[t]) total += of_window[t], count++, last = t;
     double centre = 0, scale = 1;
     if (!count) { /* what came last before it goes on */
-        centre = last_observed(w->values, start, end);
-        if (is_log) centre = centre > 0 ? log(centre) : 0;
+        centre = is_log ? log(before) : before;
     } else if (w->scaling == STANDARD || w->scaling == NONE) {
         centre = total / count;
     } else {

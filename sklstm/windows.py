@@ -373,8 +373,9 @@ def _cut(array, series, ends, period, horizon, widths, scaling, logs):
     where = np.flatnonzero(empty) % len(series)
     last[empty] = array.last_observed(series[where], ends[where])
     is_log = np.repeat(logs, len(series)) & ~(context <= 0).any(axis=1)
+    is_log &= ~empty | (last > 0)
     context[is_log] = np.log(context[is_log])
-    last[is_log] = np.log(np.where(last > 0, last, 1.0)[is_log])
+    last[is_log & empty] = np.log(last[is_log & empty])
     windows = make_windows(
         context, period, horizon, exog=exog, fallback=last, scaling=scaling,
         widths=widths,
@@ -394,6 +395,7 @@ def _cuts_alike(native) -> bool:
     values = np.exp(rng.normal(size=(n, 40)).cumsum(axis=1))
     values[rng.random(values.shape) < 0.2] = np.nan
     values[0, 20:], values[1], values[2, 30] = np.nan, np.nan, -1.0
+    values[3, 20:], values[3, 19] = np.nan, -2.0
     numbers = np.arange(n)
     array = SeriesArray(
         values.ravel(), 40 * numbers, 40 * (numbers + 1), rng.normal(size=(40 * n, 2))

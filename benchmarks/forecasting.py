@@ -3,10 +3,10 @@
     python benchmarks/forecasting.py [--scratch | --zero-shot] [TABLE ...]
 
 TABLE is one or more of airline short walks m3_yearly m3_monthly m4_hourly etth1 ettm1
-many intervals extremes latency. --scratch: without the pretrained network; --zero-shot:
-with nothing else. M3, M4 and ETT are read from ../shared/data, the short series from
-statsmodels; each is skipped with a message where it is absent. Official splits; the
-network never sees a test part.
+many intervals extremes latency far. --scratch: without the pretrained network;
+--zero-shot: with nothing else. M3, M4 and ETT are read from ../shared/data, the short
+series from statsmodels; each is skipped with a message where it is absent. Official
+splits; the network never sees a test part.
 """
 
 import itertools
@@ -15,13 +15,14 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 from generator import draw_period, extreme_series, generate, panel_of
 from sktime.datasets import load_airline, load_lynx
 
-from sklstm import LSTMForecaster
+from sklstm import LSTMForecaster, forecast_model
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETTINGS = {}
@@ -259,6 +260,48 @@ def run_intervals():
     return "; ".join(lines)
 
 
+def run_far():
+    """Training parts held out far ahead, in blocks: MASE of the second and last block.
+
+    Without damping (see `forecast_model.DAMPING`), with it, of seasonal naive forecasts.
+    """
+    archives = {}
+    for name, period, n_steps in (("m4/m4_hourly", 24, 336), ("m3/m3_monthly", 12, 72)):
+        archive = np.load(DATA / f"{name}.npz")
+        values = archive["train_values"].astype(float)
+        series = [values[a:b] for a, b in itertools.pairwise(archive["train_offsets"])]
+        series = [x for x in series if len(x) > n_steps + 3 * period]
+        archives[name] = series[:: 1 + len(series) // 300], period, n_steps
+    ett = pd.read_csv(DATA / "ltsf" / "ETTh1.csv.gz").iloc[:8000, 1:].to_numpy()
+    parts = [part for k in (0, 3000, 5000) for part in ett[k : k + 2000].T]
+    archives["ETTh1"] = parts, 24, 480
+    noise = np.random.default_rng(0).normal(size=(2, 60, 630))
+    archives["walks"] = list((noise[0] + 0.1).cumsum(axis=1) + 30), 1, 480
+    archives["lines"] = list(5 + 0.3 * np.arange(630) + noise[1]), 1, 480
+    lines = []
+    for name, (series, period, n_steps) in archives.items():
+        train = [x[:-n_steps] for x in series]
+        test = np.stack([x[-n_steps:] for x in series])
+        scale = [np.abs(x[period:] - x[:-period]).mean() for x in train]
+        naive = np.stack([np.resize(x[-period:], n_steps) for x in train])
+        forecaster = LSTMForecaster(sp=period, pretrained="only")
+        forecaster.fit(panel_of(train), fh=np.arange(1, n_steps + 1))
+        errors = []
+        for damping in (1.0, forecast_model.DAMPING):
+            with mock.patch.object(forecast_model, "DAMPING", damping):
+                predicted = forecaster.predict().to_numpy().reshape(test.shape)
+            errors.append(np.abs(predicted - test))
+        errors.append(np.abs(naive - test))
+        second, last = (
+            ", ".join(
+                f"{(e[:, at] / np.array(scale)[:, None]).mean():.2f}" for e in errors
+            )
+            for at in (slice(48, 96), slice(-48, None))
+        )
+        lines.append(f"{name} second block {second}; last {last}")
+    return " | ".join(lines)
+
+
 def run_extremes(n=20_000):
     """Extreme series: every forecast finite and within 10 ranges of its history."""
     series = list(extreme_series(np.random.default_rng(0), n))
@@ -303,6 +346,7 @@ TABLES = {
     "intervals": run_intervals,
     "extremes": run_extremes,
     "latency": run_latency,
+    "far": run_far,
 }
 
 if __name__ == "__main__":

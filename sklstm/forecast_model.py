@@ -18,7 +18,7 @@ from sklstm.devices import network_threads, threads_for
 from sklstm.heads import ForecastHead
 from sklstm.network import ForecastNetwork
 from sklstm.series import SeriesArray
-from sklstm.windows import cut_windows, week_effects
+from sklstm.windows import cut_windows, seasonal_naive, week_effects
 
 PREDICT_ROWS = 512
 # Torch's kernels treat a single row, and the last rows of some batch sizes, differently.
@@ -41,6 +41,8 @@ N_WEEKS = 6
 GUARD_WIDTH = 3.0
 # The same of outer quantiles: those of logarithms of a few values may reach anywhere.
 OUTER_GUARD_WIDTH = 10.0
+# What each further block keeps of its distance from the seasonal naive forecast.
+DAMPING = 0.9
 # A forecast of a constant series may miss it by this much: logarithms round.
 ROUNDING = 1e-9
 
@@ -430,7 +432,53 @@ def guarded(quantiles, array, series, ends, model):
     return quantiles
 
 
-def extended_by(array, forecast, future):
+def forecast_ahead(model, array, n_steps, future, device):
+    """Forecast steps after the ends of all series, block by block.
+
+    Parameters
+    ----------
+    model : ForecastModel
+    array : SeriesArray
+    n_steps : int
+    future : ndarray of shape (n, n_steps, n_exog)
+        Standardised.
+    device : torch.device
+
+    Returns
+    -------
+    quantiles : ndarray of shape (n, n_steps, n_quantiles)
+    """
+    numbers, middle = np.arange(len(array)), len(model.quantiles) // 2
+    blocks, spread = [], 0.0
+    for i, start in enumerate(range(0, n_steps, model.horizon)):
+        ahead = future[:, start : start + model.horizon]
+        quantiles = model.block(array, numbers, array.stops, ahead, device)
+        median = quantiles[:, :, middle : middle + 1]
+        # Errors of blocks add up as if independent.
+        gaps = quantiles - median
+        gaps = np.sign(gaps) * np.hypot(gaps, spread)
+        spread = gaps[:, -1:]
+        if i:
+            median = _damped(median, array, model, DAMPING**i)
+        blocks.append(guarded(median + gaps, array, numbers, array.stops, model))
+        if start + model.horizon < n_steps:
+            array = _extended_by(array, blocks[-1][:, :, middle], ahead)
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+
+
+def _damped(median, array, model, share):
+    """Pull what goes on from forecasts (n, n_steps, 1) to the seasonal naive forecast.
+
+    Else a trend that was read into noise would be read in its own forecast again.
+    """
+    width = model.context_length
+    positions = array.stops[:, None] - width + np.arange(width)
+    context = array.gather(np.arange(len(array)), positions)
+    naive = seasonal_naive(context, median.shape[1], model.period)[:, :, None]
+    return naive + share * (median - naive)
+
+
+def _extended_by(array, forecast, future):
     """Return the series with a forecast appended to each."""
     n, horizon = forecast.shape
     lengths = array.lengths

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import os
 from numbers import Integral, Real
 
@@ -24,7 +23,7 @@ from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 from sktime.utils.validation.forecasting import check_fh
 
 from sklstm.devices import explain_out_of_memory, resolve_device
-from sklstm.forecast_model import extended_by, guarded
+from sklstm.forecast_model import forecast_ahead, guarded
 from sklstm.forecast_training import ForecastTraining
 from sklstm.frames import from_plain, to_plain
 from sklstm.heads import ForecastHead
@@ -36,9 +35,10 @@ from sklstm.horizons import (
     relative_steps,
 )
 from sklstm.modules import CELLS
-from sklstm.series import merge, times_of, to_table
+from sklstm.series import SeriesArray, merge, times_of, to_table
 
 AUTO_OR_COUNT = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
+BACKTEST_VALUES = 4_000_000  # that are copied at once for cutoffs beyond the horizon
 # Attributes that hold what skops cannot write as it is: dates, frames, kinds of columns.
 NOT_PLAIN = ("_fh", "_cutoff", "_cur_y", "_cur_X", "_y_metadata")
 
@@ -596,44 +596,23 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         return (y if seen.all() else y[seen]), X
 
     def _ahead(self, model, array, plan, first, known, device, out):
-        """Fill the rows of steps after each series' end, block by block."""
+        """Fill the rows of steps after each series' end."""
         rows = np.flatnonzero(plan.step > 0)
         if not len(rows):
             return
         last = int(plan.step[rows].max())
-        n_blocks = math.ceil(last / model.horizon)
         series = np.unique(plan.instance[rows])
         place = np.full(plan.instance.max() + 1, -1)
         place[series] = np.arange(len(series))
-        extended = array.take(first + series)
-        spread = 0.0
-        for block in range(n_blocks):
-            done = block * model.horizon
-            ends = extended.stops
-            n_steps = min(model.horizon, last - done)
-            future = np.full((len(series), n_steps, array.exog.shape[1]), np.nan)
-            inside = (plan.step > done) & (plan.step <= done + n_steps)
-            if known is not None:
-                on_way, values = known
-                there = (on_way.step > done) & (on_way.step <= done + n_steps)
-                there &= place[on_way.instance] >= 0
-                at = place[on_way.instance[there]], on_way.step[there] - done - 1
-                future[at] = values[there]
-            numbers = np.arange(len(series))
-            quantiles = model.block(extended, numbers, ends, future, device)
-            middle = quantiles.shape[2] // 2
-            median = quantiles[:, :, middle : middle + 1]
-            # Errors of blocks add up as if independent.
-            gaps = quantiles - median
-            gaps = np.sign(gaps) * np.hypot(gaps, spread)
-            quantiles = median + gaps
-            spread = gaps[:, -1:]
-            quantiles = guarded(quantiles, extended, numbers, ends, model)
-            out[inside] = quantiles[
-                place[plan.instance[inside]], plan.step[inside] - done - 1
-            ]
-            if block + 1 < n_blocks:
-                extended = extended_by(extended, quantiles[:, :, middle], future)
+        future = np.full((len(series), last, array.exog.shape[1]), np.nan)
+        if known is not None:
+            on_way, values = known
+            there = (on_way.step > 0) & (on_way.step <= last)
+            there &= place[on_way.instance] >= 0
+            future[place[on_way.instance[there]], on_way.step[there] - 1] = values[there]
+        array = array.take(first + series)
+        quantiles = forecast_ahead(model, array, last, future, device)
+        out[rows] = quantiles[place[plan.instance[rows]], plan.step[rows] - 1]
 
     def _behind(self, model, array, plan, first, device, out):
         """Fill in-sample rows, each forecast one step ahead from what came before it."""
@@ -730,11 +709,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         table = self._read(y_inner, X_inner)
         array = model.standardize(table.flatten())
         steps = np.unique(relative_steps(fh, table, None))
-        if steps.min() < 1 or steps.max() > model.horizon:
-            raise ValueError(
-                f"backtest takes steps from 1 to the trained horizon {model.horizon}; "
-                f"got {steps.tolist()}."
-            )
+        if steps.min() < 1:
+            raise ValueError(f"backtest takes steps ahead; got {steps.tolist()}.")
         device = resolve_device(self.device)
         if initial_window is None:
             initial_window = model.period + 1
@@ -747,11 +723,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         columns = []
         for column in range(table.n_columns):
             series = column * table.n_instances + instance
-            ends = array.starts[series] + position
-            future = array.gather_exog(series, ends[:, None] + np.arange(steps.max()))
-            block = model.block(array, series, ends, future, device)
-            block = guarded(block, array, series, ends, model)
-            columns.append(block[:, steps - 1, len(self.quantiles) // 2])
+            columns.append(self._backtest(model, array, series, position, steps, device))
         values = np.stack(columns, axis=2)  # (n_cutoffs, n_steps, n_columns)
         inside = position[:, None] + steps - 1 < table.lengths[instance, None]
         row = table.offsets[instance, None] + position[:, None] + steps - 1
@@ -769,8 +741,25 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
             columns=table.frame.columns,
         )
 
-    # ---------------------------------------------------------------------- checks
+    def _backtest(self, model, array, series, position, steps, device):
+        """Return the median after each cutoff: (n_cutoffs, n_steps)."""
+        last = int(steps.max())
+        # Beyond the horizon each cutoff has a copy of its series.
+        at_once = max(len(series), 1)
+        if last > model.horizon:
+            at_once = max(BACKTEST_VALUES // int(array.lengths.max() + last), 1)
+        medians = [np.empty((0, len(steps)))]
+        for start in range(0, len(series), at_once):
+            some = series[start : start + at_once]
+            starts = array.starts[some]
+            ends = starts + position[start : start + at_once]
+            future = array.gather_exog(some, ends[:, None] + np.arange(last))
+            until = SeriesArray(array.values, starts, ends, array.exog)
+            quantiles = forecast_ahead(model, until, last, future, device)
+            medians.append(quantiles[:, steps - 1, len(self.quantiles) // 2])
+        return np.concatenate(medians)
 
+    # ---------------------------------------------------------------------- checks
     def _keep_choices(self):
         model = self.model_
         first = (model.trained or model.pretrained)[0]

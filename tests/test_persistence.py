@@ -745,6 +745,7 @@ def _pasts():
     return {name: _past(index) for name, index in (indexes | panels).items()}
 
 
+@pytest.mark.filterwarnings("ignore:The default of observed")  # sktime's, with pandas 2
 @pytest.mark.parametrize("name", list(_pasts()))
 def test_a_forecaster_without_pandas_in_its_state(name, tmp_path):
     """Pickle, copies, skops and files hold arrays and make the same frames of them."""

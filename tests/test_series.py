@@ -131,6 +131,15 @@ def test_period_of_dates_at_the_end_or_start_of_something(frequency, period):
     assert frequency_period(dates) == period
 
 
+@pytest.mark.parametrize(("frequency", "period"), [
+    ("24h", 7), ("7D", 52), ("14D", 26), ("168h", 52), ("60min", 24), ("3MS", 4),
+    ("2h", 12), ("4QS", 1), ("12MS", 1), ("2D", None), ("7h", None), ("52W", None),
+])  # fmt: skip
+def test_period_of_multiples(frequency, period):
+    """What is another frequency has its season; what is no part of one is looked at."""
+    assert frequency_period(pd.date_range("2000", periods=9, freq=frequency)) == period
+
+
 def test_a_period_must_show_in_the_data():
     index = pd.period_range("2000-01", periods=96, freq="M")
     rng = np.random.default_rng(0)

@@ -208,6 +208,18 @@ def test_horizon_beyond_training_is_reached_in_blocks():
     assert width.iloc[-1] > width.iloc[0]
 
 
+def test_far_horizons_do_not_run_away():
+    """A trend that a forecast has is not read into it again, block after block."""
+    rng = np.random.default_rng(3)
+    y = pd.Series(
+        rng.normal(size=60).cumsum(), pd.period_range("2000", periods=60, freq="M")
+    )
+    predicted = LSTMForecaster().fit(y).predict(np.arange(1, 1921))
+    reach = 3 * (y.max() - y.min())
+    assert predicted.min() > y.min() - reach
+    assert predicted.max() < y.max() + reach
+
+
 def test_long_horizon_is_trained_on_some_of_its_steps():
     y = pd.Series(np.tile(np.arange(10.0), 60))
     forecaster = LSTMForecaster(120, sp=10, **QUICK).fit(y, fh=range(1, 121))
@@ -572,6 +584,19 @@ def test_a_backtest_leaves_the_forecaster_as_it_was():
     pd.testing.assert_series_equal(forecaster.predict(), before)
 
 
+@pytest.mark.parametrize("n_columns", [1, 2])
+def test_a_backtest_goes_beyond_the_horizon(n_columns):
+    y = make_panel(3, 40, n_columns=n_columns)
+    forecaster = LSTMForecaster(4, **QUICK).fit(y, fh=[1])
+    tested = forecaster.backtest(y, fh=[2, 9], initial_window=20, step=5)
+    for cutoff in y.index.get_level_values(-1).unique()[[24, 29]]:
+        seen = y[y.index.get_level_values(-1) <= cutoff]
+        expected = copy.deepcopy(forecaster).update(seen, update_params=False)
+        expected = expected.predict(fh=[2, 9])
+        found = tested.xs(cutoff, level="cutoff").reindex(expected.index)
+        np.testing.assert_allclose(found.to_numpy(), expected.to_numpy(), rtol=1e-6)
+
+
 def test_a_backtest_counts_rows_as_predict_does():
     y = pd.Series(np.sin(np.arange(60.0)), index=np.arange(0, 120, 2))
     forecaster = LSTMForecaster().fit(y[:50], fh=[2, 4])
@@ -781,3 +806,119 @@ def test_dates_ahead_are_those_of_sktime(freq, tz):
         expected, found = fh.to_absolute_index(cutoff), times_ahead(fh, cutoff)
         pd.testing.assert_index_equal(found, expected)
         assert found.freq == expected.freq
+
+
+# --------------------------------------------------------------------- times and rows
+def dated(freq, n=43, tz=None, start="2000-01-03"):
+    index = pd.date_range(start, periods=n, freq=freq, tz=tz)
+    rng = np.random.default_rng(0)
+    return pd.Series(np.arange(float(n)) + rng.random(n), index)
+
+
+@pytest.mark.parametrize("freq", [
+    "D", "h", "B", "MS", "2MS", "W-WED", "BME", "BQE", "BYE", "SMS", "C", "bh",
+])  # fmt: skip
+def test_absolute_horizons_are_those_of_steps(freq):
+    y = dated(freq)
+    forecaster = LSTMForecaster(sp=1).fit(y[:40])
+    steps = [-30, 0, 1, 3]
+    at = [9, 39, 40, 42]
+    expected = forecaster.predict(steps)
+    times = ForecastingHorizon(y.index[at], is_relative=False)
+    np.testing.assert_array_equal(forecaster.predict(times), expected)
+
+
+def test_horizons_of_spans_of_time():
+    forecaster = LSTMForecaster(sp=1).fit(dated("D"))
+    spans = ForecastingHorizon(pd.to_timedelta([-2, 1, 2], unit="D"), is_relative=True)
+    found = forecaster.predict(spans)
+    pd.testing.assert_series_equal(
+        found, forecaster.predict([-2, 1, 2]), check_freq=False
+    )
+
+
+@pytest.mark.parametrize("start", ["2020-03-27", "2020-10-24"])
+@pytest.mark.parametrize("freq", ["h", "D"])
+def test_absolute_horizons_where_clocks_are_changed(start, freq):
+    y = dated(freq, 72, "Europe/Berlin", start)
+    forecaster = LSTMForecaster(sp=1).fit(y[:40])
+    expected = forecaster.predict(np.arange(-39, 33))
+    times = ForecastingHorizon(y.index, is_relative=False)
+    np.testing.assert_array_equal(forecaster.predict(times), expected)
+    assert LSTMForecaster(sp=1).fit(y).predict_residuals(y).notna().all()
+
+
+def test_dates_ahead_of_periods():
+    y = dated("MS")
+    forecaster = LSTMForecaster().fit(y.to_period("M"))
+    dates = pd.date_range(y.index[-1], periods=3, freq="ME")[1:]
+    np.testing.assert_array_equal(
+        forecaster.predict(ForecastingHorizon(dates)), forecaster.predict([1, 2])
+    )
+
+
+def test_times_that_are_no_rows():
+    y = dated("BME")
+    times = ForecastingHorizon(pd.DatetimeIndex(["2030-01-02"]), is_relative=False)
+    with pytest.raises(
+        ValueError, match="fh holds times that are none of the index of y"
+    ):
+        LSTMForecaster().fit(y).predict(times)
+    with pytest.raises(ValueError, match="Without a series fh must be steps ahead"):
+        LSTMForecaster().pretrain(make_panel(3), fh=times)
+
+
+def test_new_rows_of_one_instance_leave_the_others():
+    days = pd.date_range("2020-01-01", periods=60, freq="D")
+    rng = np.random.default_rng(0)
+    values = pd.DataFrame({"v": rng.normal(size=60).cumsum()}, days)
+    panel = pd.concat({"a": values[:31], "b": values}, names=["unit", "day"])
+    forecaster = LSTMForecaster().fit(panel, fh=[1])
+    new = pd.concat({"a": values[31:32]}, names=["unit", "day"])
+    found = forecaster.update(new, update_params=False).predict()
+    joined = pd.concat([panel, new]).sort_index()
+    expected = LSTMForecaster().fit(joined, fh=[1]).predict()
+    pd.testing.assert_frame_equal(found, expected)
+    assert found.index.get_level_values(-1).tolist() == [
+        days[32], days[-1] + pd.Timedelta(days=1)
+    ]  # fmt: skip
+    empty = pd.concat({"c": values[:5] * np.nan}, names=["unit", "day"])
+    with pytest.raises(ValueError, match="of instance 'c' has no value that is not"):
+        forecaster.update(empty, update_params=False)
+
+
+def test_an_instance_of_one_row_that_is_off_the_grid():
+    month = pd.date_range("2000-01-01", periods=30, freq="MS")
+    late = pd.DatetimeIndex(["2001-05-15"])
+    panel = pd.concat(
+        {"a": pd.Series(1.0, month), "b": pd.Series(1.0, late)}, names=["unit", "time"]
+    ).to_frame("v")
+    with pytest.raises(
+        ValueError, match=r"\('b', .*2001-05-15.* none of the frequency MS"
+    ):
+        LSTMForecaster().fit(panel)
+
+
+def test_rows_without_and_twice():
+    y = dated("D")
+    with pytest.raises(ValueError, match="y has no rows"):
+        LSTMForecaster().fit(y[:0])
+    twice = pd.concat({"a": y, "b": pd.concat([y, y[:1]]).sort_index()}, names=["i", "t"])
+    with pytest.raises(ValueError, match=r"holds .*'b'.* more than once"):
+        LSTMForecaster().fit(twice.to_frame("v"))
+
+
+@pytest.mark.parametrize("value", [-7.0, 0.0, 7.0])
+@pytest.mark.parametrize("sp", [1, 12])
+def test_a_series_that_has_ended_goes_on_from_its_last_value(value, sp):
+    y = pd.Series(np.full(300, np.nan))
+    y[:60] = value
+    assert LSTMForecaster(sp=sp).fit(y, fh=[1]).predict().iloc[0] == pytest.approx(value)
+
+
+@pytest.mark.parametrize("level", [1e-6, -1e6])
+def test_what_nothing_comes_before_is_forecast_from_the_first_value(level):
+    y = pd.Series(level * (1 + 0.1 * np.random.default_rng(0).random(30)))
+    y[:3] = np.nan
+    found = LSTMForecaster().fit(y).predict(np.arange(-29, -25))
+    np.testing.assert_allclose(found, y[3])

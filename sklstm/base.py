@@ -86,14 +86,14 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
         return method
 
 
-# Sequences of more steps than the latter are trained, with bptt_steps="auto", on pieces
-# of at most the former.
+# bptt_steps="auto": sequences of more steps than MAX_BPTT_STEPS are trained on pieces of
+# at most BPTT_STEPS.
 BPTT_STEPS, MAX_BPTT_STEPS = 500, 2000
-# augment="auto" warps time from so many steps on, but not for the first network of those
-# that read fewer sequences.
+# augment="auto" warps time in sequences of at least MIN_WARPED_TIMESTEPS; of fewer rows
+# than MIN_WARPED_ROWS not for the first network, which reads them as they are.
 MIN_WARPED_ROWS, MIN_WARPED_TIMESTEPS = 128, 64
-# n_members="auto" averages at most so many networks, which read so many sequences
-# together, from so many steps on.
+# n_members="auto": at most MAX_MEMBERS networks, which read at most MEMBERS_TIMES_ROWS
+# sequences in all, of at least MIN_AVERAGED_TIMESTEPS.
 MAX_MEMBERS, MEMBERS_TIMES_ROWS, MIN_AVERAGED_TIMESTEPS = 3, 1024, 32
 # What no later fit changes: settings of the network and of how X is read.
 NETWORK_SETTINGS = (
@@ -803,7 +803,7 @@ def _validate(network, head, rows, device):
 
 
 def _validate_steps(network, head, rows, device):
-    """Do the same over time steps, as many rows at once as memory allows.
+    """Return score and mean loss over all time steps, some rows at a time.
 
     Accuracy and loss are means, so those of parts can be averaged; a regressor's raw
     outputs are so few that there is one part.

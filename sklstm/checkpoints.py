@@ -45,7 +45,10 @@ class Checkpoint:
         self.seed = self._saved = None
         self._written_at, self._cost = -np.inf, 0.0
         if not self.path.parent.is_dir():
-            raise ValueError(f"The checkpoint {os.fspath(path)!r} has no such folder.")
+            raise ValueError(
+                f"The folder of the checkpoint {os.fspath(path)!r} does not exist. "
+                "Create it, or give another path."
+            )
         if not self.path.exists():
             return
         try:

@@ -309,7 +309,7 @@ def _check_sum(data, n_header, stated):
 
 
 def _arrays(header, data, first):
-    """Return {name: function that copies the array}, all checked against the data."""
+    """Return {name: read-only view of `data`}, all checked against the data."""
     arrays, expected = {}, 0
     for name, entry in header.items():
         if type(entry) is not dict or set(entry) != {"dtype", "shape", "data_offsets"}:

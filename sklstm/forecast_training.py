@@ -65,7 +65,7 @@ TRAINING_PARAMETERS = (
 )  # fmt: skip
 # From the pretrained weights on, where seasons are shorter than these steps: longer ones
 # ask for longer windows. At that share of the learning rate.
-TUNED = {"hidden_size": "auto", "n_members": 1, "max_steps": 150, "batch_size": 128}
+TUNED = {"max_steps": 150, "batch_size": 128}
 TUNED_PERIOD, TUNED_RATE = 24, 0.1
 LONGEST_WINDOW = 720  # of two weeks of hours, say, but not of minutes
 # Shares of the pretrained network that are tried; beside a fine-tuned one, from a half
@@ -75,6 +75,11 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # is not apt, more steps than for short data only overfit. Without series to try shares
 # on, it has half up to here.
 MIXED_TOTAL = 20_000
+
+
+def steps_per_entry(max_steps):
+    """Return the steps of an entry of the history: about so many, divided evenly."""
+    return math.ceil(max_steps / max(1, round(max_steps / STEPS_PER_EPOCH)))
 
 
 class ForecastTraining:
@@ -112,7 +117,7 @@ class ForecastTraining:
             f"{period}",
             began,
         )
-        shipped = self._shipped(array, period, X)
+        shipped = self._shipped(period, X)
         if self.pretrained == "only" and not shipped:
             raise ValueError(
                 "pretrained='only' cannot use X, seasons of more than "
@@ -120,12 +125,12 @@ class ForecastTraining:
                 f"training ({', '.join(TRAINING_PARAMETERS)}, cell, num_layers, "
                 "early_stopping=True)."
             )
-        most = MIXED_TOTAL if period < TUNED_PERIOD else SHORT_TOTAL
-        is_short = array.lengths.sum() <= most and not always
+        max_values = MIXED_TOTAL if period < TUNED_PERIOD else SHORT_TOTAL
+        is_short = array.lengths.sum() <= max_values and not always
         if shipped and (is_short or self.pretrained == "only"):
-            most = shipped[0].horizon
-            n_steps = min(model.horizon, most)
-            model.horizon = int(min(self.horizon or most, most))
+            max_horizon = shipped[0].horizon
+            n_steps = min(model.horizon, max_horizon)
+            model.horizon = int(min(self.horizon or max_horizon, max_horizon))
             model.pretrained, model.pretrained_share = shipped, 1.0
             self._report("took the pretrained network", began)
             if self.pretrained == "auto" and len(array) >= MIN_ASIDE_SERIES:
@@ -158,7 +163,7 @@ class ForecastTraining:
         return model, history
 
     def _begin(self):
-        """Return what is drawn from and where it is written how far training has come."""
+        """Return the source of randomness, and the checkpoint or None."""
         if self.checkpoint is None:
             return self._random(), None
         checkpoint = Checkpoint(self.checkpoint)
@@ -172,6 +177,11 @@ class ForecastTraining:
             seconds = time.perf_counter() - began
             print(f"LSTMForecaster: {line} ({seconds:.1f} s)")  # noqa: T201 - asked for
 
+    @property
+    def _stops_early(self):
+        """Whether `early_stopping` is True, be it NumPy's."""
+        return self.early_stopping != "auto" and bool(self.early_stopping)
+
     def _horizon(self, table, fh, period):
         steps_ahead = 1
         if fh is not None:
@@ -182,12 +192,10 @@ class ForecastTraining:
             return int(self.horizon)
         return max(1, min(steps_ahead, int(table.lengths.max()) // 3))
 
-    def _shipped(self, array, period, X):
+    def _shipped(self, period, X):
         """Return the views of the pretrained network, or nothing where it is not apt."""
         asked = any(getattr(self, name) != "auto" for name in TRAINING_PARAMETERS)
-        asked |= (
-            self.cell != "lstm" or self.num_layers != 1 or self.early_stopping is True
-        )
+        asked |= self.cell != "lstm" or self.num_layers != 1 or self._stops_early
         apt = X is None and period <= MAX_PERIOD
         if self.pretrained is None or not apt or asked:
             return []
@@ -260,8 +268,9 @@ class ForecastTraining:
         if model.fine_tuned:
             learning_rate_init *= TUNED_RATE
         n_epochs = max(1, round(max_steps / STEPS_PER_EPOCH))
-        held = aside if self.early_stopping in (True, "auto") else None
-        if held is None and self.early_stopping is True:
+        stops_early = self._stops_early
+        held = aside if stops_early or self.early_stopping == "auto" else None
+        if held is None and stops_early:
             # Nothing was set aside: the last values of each series are held back.
             longest, needed = int(array.lengths.max()), model.horizon + 2
             if longest < needed:
@@ -298,7 +307,7 @@ class ForecastTraining:
                 of_member = CheckpointOfMember(checkpoint, list(ended), i == n_ended)
             batches = WindowBatches(
                 member, model.period, array, device=device, batch_size=batch_size,
-                n_batches=math.ceil(max_steps / n_epochs), rng=rng,
+                n_batches=steps_per_entry(max_steps), rng=rng,
                 n_steps=model.horizon,
             )  # fmt: skip
             validate = None
@@ -310,7 +319,9 @@ class ForecastTraining:
                 network_threads(n_threads, network),
                 retained_memory(),
                 explain_out_of_memory(
-                    device, batch_size=batch_size, hidden_size=self.hidden_size
+                    device,
+                    batch_size=batch_size,
+                    hidden_size=network.config["hidden_size"],
                 ),
             ):
                 head = ForecastHead(member.quantiles)
@@ -328,7 +339,7 @@ class ForecastTraining:
                     max_grad_norm=self.max_grad_norm,
                     # "auto" only keeps the best weights: the error is still high while
                     # the learning rate is.
-                    n_iter_no_change=10 if self.early_stopping is True else n_epochs,
+                    n_iter_no_change=10 if stops_early else n_epochs,
                     validate=validate,
                     checkpoint=of_member,
                 )
@@ -350,7 +361,7 @@ class ForecastTraining:
         return history
 
     def _take_up(self, checkpoint, model, arrays, random, draws, generators):
-        """Begin a checkpoint; return the networks that were trained before it."""
+        """Open the checkpoint; return the state of each network that it has finished."""
         states = [m.network.state_dict().values() for m in model.trained]
         start = [tensor.numpy() for state in states for tensor in state]
         names = "values", "starts", "stops", "exog"

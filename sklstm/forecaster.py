@@ -24,7 +24,11 @@ from sktime.utils.validation.forecasting import check_fh
 
 from sklstm.devices import explain_out_of_memory, resolve_device
 from sklstm.forecast_model import forecast_ahead, guarded
-from sklstm.forecast_training import ForecastTraining
+from sklstm.forecast_training import (
+    STEPS_PER_EPOCH,
+    ForecastTraining,
+    steps_per_entry,
+)
 from sklstm.frames import from_plain, to_plain
 from sklstm.heads import ForecastHead
 from sklstm.horizons import (
@@ -169,8 +173,9 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
     transform_ : str
         What was chosen.
     history_ : list of list of float
-        Training loss of each member, an entry per 25 steps or so: `max_steps` are
-        divided evenly.
+        Training loss of each member, an entry per `steps_per_entry_` steps.
+    steps_per_entry_ : int
+        25, or near it where that divides `max_steps` evenly.
 
     References
     ----------
@@ -769,6 +774,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         self.n_members_ = len(model.trained)
         self.pretrained_share_ = model.pretrained_share
         self.fine_tuned_ = model.fine_tuned
+        max_steps = STEPS_PER_EPOCH if self.max_steps == "auto" else self.max_steps
+        self.steps_per_entry_ = steps_per_entry(max_steps)
         self.transform_ = "log" if first.log else "none"
 
     def _check_parameters(self):

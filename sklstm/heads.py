@@ -61,7 +61,7 @@ def step_gradient(loss_gradient, raw, target, weight):
 
 
 class _Head(ABC):
-    """What both heads share."""
+    """What classification and regression share."""
 
     @abstractmethod
     def loss(self, raw, target, weight):
@@ -371,7 +371,7 @@ class RegressionHead(_Head):
         return torch.maximum(alpha * error, (alpha - 1) * error).mean((1, 2)) * weight
 
     def loss_gradient(self, raw, target, weight):
-        """Return the mean loss and its gradient, of the squared error the error."""
+        """Return the mean loss and its gradient, of the squared error in closed form."""
         if self.loss_name != "squared_error":
             return super().loss_gradient(raw, target, weight)
         loss = self.loss(raw, target, weight).mean()

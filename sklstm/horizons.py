@@ -104,7 +104,10 @@ def relative_steps(fh, table, cutoff):
 def _steps_to(fh, cutoff):
     """Return the steps to the times of fh, or by its spans of time."""
     if cutoff is None:
-        raise ValueError(f"Without a series fh must be steps ahead; got {fh!r}.")
+        raise ValueError(
+            "fh must be whole numbers of steps ahead here, since there is no one cutoff "
+            f"to count times from; got {fh!r}."
+        )
     times = fh.to_absolute_index(cutoff) if fh.is_relative else fh.to_pandas()
     steps = None
     if isinstance(cutoff, pd.DatetimeIndex) and isinstance(times, pd.DatetimeIndex):
@@ -118,9 +121,9 @@ def _steps_to(fh, cutoff):
         return fh.to_relative(cutoff).to_pandas()
     except (AssertionError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"fh holds times that are none of the index of y, whose last is "
-            f"{cutoff[0]!r} and whose frequency is {getattr(cutoff, 'freqstr', None)}; "
-            f"got {times[:3]!r}."
+            f"fh holds times that do not continue the index of y, which ends at "
+            f"{cutoff[0]!r} with the frequency {getattr(cutoff, 'freqstr', None)}; got "
+            f"{times[:3]!r}. Give times of that frequency, or steps ahead."
         ) from error
 
 

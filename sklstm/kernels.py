@@ -600,23 +600,33 @@ def threads(n_threads: int):
 
 
 def share(jobs):
-    """Run jobs, which release the interpreter lock, on some threads."""
+    """Run jobs, which release the interpreter lock, on some threads.
+
+    An error in any of them is raised here, once all threads have ended.
+    """
     n_threads = min(get_threads(), len(jobs))
     if n_threads == 1:
         for job in jobs:
             job()
         return
 
-    def run(first):
-        for job in jobs[first::n_threads]:
-            job()
+    errors = []
 
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(1, n_threads)]
-    for thread in threads:
+    def run(first):
+        try:
+            for job in jobs[first::n_threads]:
+                job()
+        except BaseException as error:
+            errors.append(error)
+
+    others = [threading.Thread(target=run, args=(i,)) for i in range(1, n_threads)]
+    for thread in others:
         thread.start()
     run(0)
-    for thread in threads:
+    for thread in others:
         thread.join()
+    if errors:
+        raise errors[0]
 
 
 def forward(

@@ -335,8 +335,10 @@ class RecurrentNetwork(_LaidOut, _Portable):
         if lengths is not None:  # our kernels read them from memory
             lengths = lengths.to(torch.int64).contiguous()
         at_once = self._by_one_call(x, lengths)
-        if at_once is not None:
-            return at_once[0]
+        return self._by_modules(x, lengths, generator) if at_once is None else at_once[0]
+
+    def _by_modules(self, x, lengths, generator):
+        """(N, T, C) -> pooled state (N, P), module after module."""
         if self.stem is not None:
             x, lengths = self.stem(x, lengths, generator)  # (N, S, I)
         return self.pool(x, lengths, generator)
@@ -368,7 +370,7 @@ class RecurrentNetwork(_LaidOut, _Portable):
         at_once = self._by_one_call(x, lengths)
         if at_once is not None:
             return at_once[1]
-        return self.readout(self._embed(x, lengths, generator))
+        return self.readout(self._by_modules(x, lengths, generator))
 
     def _averaged(self, raw):
         """(K, N, ..., Q) -> raw outputs of the mean, by logarithms: none underflow."""

@@ -36,7 +36,6 @@ MARKERS = "osD^vP*X"
 DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
 # Channels that are drawn one below the other; of more, only the attributions are shown.
 MAX_CURVES = 8
-STEPS_PER_ENTRY = 25  # of the losses that LSTMForecaster keeps
 GATE_TITLES = {
     "input_gate": "Input gate",
     "forget_gate": "Forget gate",
@@ -207,7 +206,9 @@ class TrainingDisplay:
                     "trained."
                 )
             display = cls(
-                estimator.history_, steps_per_entry=STEPS_PER_ENTRY, unit="Training step"
+                estimator.history_,
+                steps_per_entry=estimator.steps_per_entry_,
+                unit="Training step",
             )
         else:
             score = "accuracy" if is_classifier(estimator) else "score"
@@ -440,8 +441,10 @@ class AttributionDisplay:
 
 def _checked_sample(sample, n_samples):
     if not -n_samples <= sample < n_samples:
-        raise ValueError(f"sample must be less than the {n_samples} sequences; got "
-                         f"{sample}.")  # fmt: skip
+        raise ValueError(
+            f"sample must be from {-n_samples} to {n_samples - 1}, since there are "
+            f"{n_samples} sequences; got {sample}."
+        )
     return sample
 
 
@@ -1176,12 +1179,12 @@ class QuantileCalibrationDisplay:
             levels = list(estimator.model_.quantiles if levels is None else levels)
             quantiles = estimator.predict_quantiles(fh=fh, X=X, alpha=levels)
             return cls.from_predictions(y, quantiles, ax=ax)
-        levels = np.atleast_1d(getattr(estimator, "quantile", np.empty(0)))
-        if getattr(estimator, "loss", None) != "quantile" or np.ndim(levels) == 0:
+        if getattr(estimator, "loss", None) != "quantile":
             raise ValueError(
                 'The calibration of a regressor needs loss="quantile" and quantiles to '
                 "predict, such as quantile=[0.1, 0.5, 0.9]."
             )
+        levels = np.atleast_1d(estimator.quantile)
         n_samples = len(y)
         quantiles = estimator.predict(X).reshape(n_samples, -1, len(levels))
         y = np.asarray(y, dtype=np.float64).reshape(n_samples, -1)

@@ -1,6 +1,7 @@
 """Leaf: many series as tables and as flat arrays, and their seasons.
 
-Imports nothing of ours. Nothing loops over series.
+Imports nothing of ours. Nothing loops over series but `last_observed`, for the few whose
+window holds no value.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class SeriesTable:
     offsets : ndarray of shape (n_instances + 1,), int64
         Rows offsets[i] to offsets[i + 1] belong to instance i, in order of time.
     frame : DataFrame
-        The rows with their index, to merge later data into.
+        y in this order of rows, with its index and columns.
     """
 
     values: np.ndarray

@@ -365,7 +365,7 @@ class _Epoch:
         self.n_rows = 0
 
     def __iter__(self):
-        """Take a step before each None that is yielded."""
+        """Yield None after each step, so that learners can take turns."""
         for step, (*batch, n) in enumerate(self.learner.batches):
             self.grad.zero_()
             value = self._differentiate(*batch)

@@ -531,7 +531,7 @@ def test_gradients_without_autograd_are_declined():
     head, target = target_for("binary", 9, torch.Generator().manual_seed(0))
     x, weight = torch.randn(9, 8, 2), torch.ones(9)
     for setting in (
-        {"pooling": "attention"}, {"residual": True}, {"layer_norm": True},
+        {"pooling": "attention"}, {"residual": True, "num_layers": 2}, {"layer_norm": True},
     ):  # fmt: skip
         network = RecurrentNetwork(n_outputs=1, **PLAIN | setting)
         args = (head.loss_gradient, (x, None), target, weight)
@@ -1031,3 +1031,16 @@ def test_a_library_of_another_version_is_not_called(monkeypatch):
         monkeypatch.undo()
         kernels.library.cache_clear()
     assert kernels.library() is not None
+
+
+def test_an_error_in_any_thread_is_raised():
+    ended = []
+
+    def fail():
+        raise MemoryError("no room")
+
+    with kernels.threads(2):
+        for jobs in ([fail, lambda: ended.append(1)], [lambda: ended.append(2), fail]):
+            with pytest.raises(MemoryError, match="no room"):
+                kernels.share(jobs)
+    assert sorted(ended) == [1, 2]

@@ -142,9 +142,10 @@ def test_training_curve_after_a_warm_start(data):
 def test_training_curves_of_a_forecaster(forecaster):
     with pytest.raises(ValueError, match="nothing was trained"):
         TrainingDisplay.from_estimator(forecaster)
-    trained = LSTMForecaster(hidden_size=4, max_steps=50, n_members=2, batch_size=4)
+    trained = LSTMForecaster(hidden_size=4, max_steps=60, n_members=2, batch_size=4)
     display = TrainingDisplay.from_estimator(trained.fit(load_airline()))
-    assert [line.get_xdata().tolist() for line in display.ax_.lines] == [[25, 50]] * 2
+    assert trained.steps_per_entry_ == 30
+    assert [line.get_xdata().tolist() for line in display.ax_.lines] == [[30, 60]] * 2
     assert {"Training step", "network 1", "network 2"} <= texts(display)
 
 
@@ -160,7 +161,7 @@ def test_attributions_on_the_sequence(model, data):
     assert {"Attribution\n(logit of class up)", "Time step", "channel 1"} <= texts(
         display
     )
-    with pytest.raises(ValueError, match=r"sample must be less than the 40 .* got 40"):
+    with pytest.raises(ValueError, match=r"sample must be from -40 to 39, .* got 40"):
         AttributionDisplay.from_estimator(model, X, sample=40)
 
 

@@ -750,6 +750,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             sequence. With ``target="sequence"`` an object array (n_samples,) of arrays
             (n_timesteps_i, ...): ``np.stack`` makes one array of sequences of equal
             length, ``np.concatenate`` of any.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X cannot be used, or has other channels than in `fit`.
         """
         return self._answer(X, "decode")
 
@@ -769,6 +776,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             ``pooling="mean-max"``; and all that for each of `n_members_`. With
             ``target="sequence"`` an object array of the states of all time steps,
             (n_timesteps_i, n_embedding).
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X cannot be used, or has other channels than in `fit`.
         """
         return self._answer(X, None, "embed")
 

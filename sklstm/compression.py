@@ -45,6 +45,15 @@ def compress(estimator, *, dtype="int8", sparsity=0.0):
     compressed : object
         Of the class of `estimator`.
 
+    Raises
+    ------
+    ValueError
+        If `dtype` or `sparsity` is not as said.
+    TypeError
+        If `estimator` is none of this package, or stands in a pipeline or a search.
+    NotFittedError
+        Before `fit`.
+
     References
     ----------
     .. [1] Han, S., et al. (2015). Learning both weights and connections for efficient
@@ -151,6 +160,15 @@ def distill(estimator, X, *, hidden_size):
     -------
     student : object
         Of the class of `estimator`, fitted.
+
+    Raises
+    ------
+    ValueError
+        If the teacher is one that cannot be distilled, or `hidden_size` is below 1.
+    TypeError
+        If `estimator` is no LSTMClassifier or LSTMRegressor.
+    NotFittedError
+        Before `fit`.
 
     References
     ----------

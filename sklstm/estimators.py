@@ -439,6 +439,11 @@ default="one-cycle"
         Returns
         -------
         self : object
+
+        Raises
+        ------
+        ValueError
+            As in `fit`; or if a setting that training on does not change differs.
         """
         return self._partial_fit(X, y, sample_weight, classes)
 
@@ -457,6 +462,13 @@ default="one-cycle"
             mean probabilities; 1-D for two classes, where positive means
             ``classes_[1]``. With ``target="sequence"`` an array of arrays, as in
             `predict`.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X cannot be used, or has other channels than in `fit`.
         """
         return self._answer(X, "decision")
 
@@ -473,6 +485,13 @@ default="one-cycle"
         probability : ndarray of shape (n_samples, n_classes), float64
             Columns as in `classes_`; for multilabel, each label's own probability. With
             ``target="sequence"`` an object array of arrays (n_timesteps_i, n_classes).
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X cannot be used, or has other channels than in `fit`.
         """
         return self._answer(X, "proba")
 
@@ -488,6 +507,13 @@ default="one-cycle"
         -------
         log_probability : ndarray of shape (n_samples, n_classes), float64
             As in `predict_proba`.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X cannot be used, or has other channels than in `fit`.
         """
         return self._answer(X, "log_proba")
 
@@ -505,6 +531,13 @@ default="one-cycle"
         -------
         score : float
             Share of labels (multilabel: of rows of labels) predicted rightly.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or y cannot be used, or X has other channels than in `fit`.
         """
         check_is_fitted(self)
         if not self._per_step:
@@ -949,6 +982,11 @@ default="one-cycle"
         Returns
         -------
         self : object
+
+        Raises
+        ------
+        ValueError
+            As in `fit`; or if a setting that training on does not change differs.
         """
         return self._partial_fit(X, y, sample_weight)
 
@@ -968,6 +1006,13 @@ default="one-cycle"
         -------
         score : float
             At most 1; 0 is what a constant prediction reaches.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X or y cannot be used, or X has other channels than in `fit`.
         """
         check_is_fitted(self)
         if self._per_step:

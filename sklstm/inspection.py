@@ -371,6 +371,15 @@ def window_importance(
         windows : ndarray of shape (n_windows, 2), int64
             First step of each window, and the first after it.
 
+    Raises
+    ------
+    ValueError
+        If a number is below 1, or X or y cannot be used.
+    TypeError
+        If `estimator` is no LSTMClassifier or LSTMRegressor.
+    NotFittedError
+        Before `fit`.
+
     See Also
     --------
     channel_importance : The same for channels.
@@ -439,6 +448,15 @@ def channel_importance(
             Score of X as it is, less that after shuffling.
         importances_mean, importances_std : ndarray of shape (n_channels,), float64
             Over the repeats.
+
+    Raises
+    ------
+    ValueError
+        If a number is below 1, or X holds tokens, which have no channels.
+    TypeError
+        If `estimator` is no LSTMClassifier or LSTMRegressor.
+    NotFittedError
+        Before `fit`.
 
     See Also
     --------
@@ -913,6 +931,11 @@ def forecast_components(forecaster, fh=None, X=None):
             Names of the columns of y.
         index : Index
             Of the forecast.
+
+    Raises
+    ------
+    TypeError
+        If `forecaster` is no LSTMForecaster.
 
     Examples
     --------

@@ -531,7 +531,8 @@ def test_gradients_without_autograd_are_declined():
     head, target = target_for("binary", 9, torch.Generator().manual_seed(0))
     x, weight = torch.randn(9, 8, 2), torch.ones(9)
     for setting in (
-        {"pooling": "attention"}, {"residual": True, "num_layers": 2}, {"layer_norm": True},
+        {"pooling": "attention"}, {"layer_norm": True},
+        {"residual": True, "num_layers": 2},
     ):  # fmt: skip
         network = RecurrentNetwork(n_outputs=1, **PLAIN | setting)
         args = (head.loss_gradient, (x, None), target, weight)

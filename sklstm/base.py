@@ -217,8 +217,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             n_outputs]).
         sample_weight : array-like of shape (n_samples,), default=None
             Weights, not negative. With ``shuffle=True`` a weight of 2 is the same as the
-            row twice, exactly; a weight of 0 is the same as its absence. None means 1 for
-            every row.
+            row twice, exactly; a weight of 0 is the same as its absence, but that a
+            classifier knows of its class. None means 1 for every row.
 
         Returns
         -------
@@ -280,9 +280,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         random = Randomness(self.random_state, device, n_iter, seed)
         encoder = self.encoder_ if going_on else self._make_encoder()
         sequences = encoder.read(X, self, reset=not going_on)
-        if self.target == "sequence":
-            require_same_instances(X, y)
+        require_same_instances(X, y)
         y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
+        all_y, y = y, y[rows]
         if not going_on:
             stem, *_ = self._resolve_auto(int(sequences.lengths[rows].max()))
             deviations = stem == "conv" and self.augment in (None, "auto")
@@ -291,6 +291,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         per_step, n_rows = self.target == "sequence", len(rows)
         if per_step:  # to the head, every step is a row
             y, weight = np.concatenate(y), np.repeat(weight, encoded.lengths)
+            all_y = np.concatenate(all_y)
+        if classes is None:  # those of rows that count nothing as well
+            classes = all_y
         head = self.head_ if going_on else self._fit_head(y, weight, classes)
         target = head.encode(y)
         weight = self._row_weight(head, target, weight)
@@ -406,6 +409,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         )  # fmt: skip
 
     def _make_encoder(self):
+        if self.stem == "embedding":
+            self._read_embedding()
         return SequenceEncoder(
             n_channels=self.n_channels,
             layout=self.layout,
@@ -450,7 +455,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             if per_step:
                 labels = split_steps(labels, lengths[rows])
             rows, weight = distinct_rows(sequences, rows, labels, weight)
-        return y[rows], rows, weight
+        return y, rows, weight
 
     def _split(self, rows, random):
         """Hold out a part for early stopping; stratified by class where it can be."""
@@ -523,7 +528,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             network.to(torch.float64)
         if vectors is not None:  # token i is number i + 1 of the encoder
             with torch.no_grad():
-                network.stem.embedding.weight[2:] = torch.from_numpy(vectors[1:])
+                network.stem.embedding.weight[2:] = torch.tensor(vectors[1:])
         return network
 
     def _auto_members(self, stem, encoded):

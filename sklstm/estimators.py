@@ -13,7 +13,11 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import (
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+)
 
 from sklstm.augmentation import AUGMENTATIONS
 from sklstm.base import BaseLSTM, require_y
@@ -1017,15 +1021,16 @@ default="one-cycle"
         check_is_fitted(self)
         if self._per_step:
             y, predicted, sample_weight = self._flat_steps(X, y, sample_weight)
-            if self.loss != "quantile":
+            if self.head_.quantiles is None:
                 return float(r2_score(y, predicted, sample_weight=sample_weight))
-        elif self.loss != "quantile":
+        elif self.head_.quantiles is None:
             return super().score(X, y, sample_weight)
         else:
             predicted = self.predict(X)
+            check_consistent_length(predicted, y, sample_weight)
         y = np.asarray(y, dtype=np.float64).reshape(len(predicted), -1)
         predicted = predicted.reshape(*y.shape, -1)  # (n, n_outputs, n_quantiles)
-        return pinball_skill(y, predicted, np.atleast_1d(self.quantile), sample_weight)
+        return pinball_skill(y, predicted, self.head_.quantiles, sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

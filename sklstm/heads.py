@@ -202,7 +202,8 @@ class ClassificationHead(_Head):
             )
         known = classes.tolist()
         unknown = [label for label in class_weight if label not in known]
-        if unknown:
+        # Classes that are absent here may be named, if those that are there are.
+        if unknown and not set(known) <= set(class_weight):
             raise ValueError(
                 f"{name} names the classes {unknown}, which are not among {known}."
             )
@@ -290,6 +291,7 @@ def _huber(error, epsilon):
     return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=epsilon)
 
 
+ROUNDING = 1e-12  # of the mean of equal numbers
 REGRESSION_LOSSES = {
     "squared_error": _squared_error,
     "absolute_error": _absolute_error,
@@ -328,7 +330,7 @@ class RegressionHead(_Head):
         self.quantiles = None
         self.several_quantiles = False
         if loss == "quantile":
-            self.quantiles = np.atleast_1d(np.asarray(quantile, dtype=np.float64))
+            self.quantiles = np.atleast_1d(np.array(quantile, dtype=np.float64))
             self.several_quantiles = np.ndim(quantile) > 0
 
     def fit(self, y, weight):
@@ -338,9 +340,15 @@ class RegressionHead(_Head):
         self.n_outputs_ = y.shape[1]
         self.mean_, self.scale_ = np.zeros(self.n_outputs_), np.ones(self.n_outputs_)
         if self.normalize_y:
-            self.mean_ = np.average(y, axis=0, weights=weight)
-            scale = np.sqrt(np.average((y - self.mean_) ** 2, axis=0, weights=weight))
-            constant = scale <= 1e-10 * np.maximum(np.abs(self.mean_), 1e-300)
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.mean_ = np.average(y, axis=0, weights=weight)
+                scale = np.sqrt(np.average((y - self.mean_) ** 2, axis=0, weights=weight))
+            if not np.isfinite(scale).all():
+                raise ValueError(
+                    f"y holds {np.abs(y).max():.3g} in absolute value, which is too "
+                    "large to be normalised. Divide y by a power of ten."
+                )
+            constant = scale <= ROUNDING * np.maximum(np.abs(self.mean_), 1e-300)
             self.scale_ = np.where(constant, 1.0, scale)
         return self
 
@@ -365,7 +373,7 @@ class RegressionHead(_Head):
         if self.quantiles is None:
             error = REGRESSION_LOSSES[self.loss_name](raw - target, self.epsilon)
             return error.mean(1) * weight
-        alpha = torch.as_tensor(self.quantiles, dtype=raw.dtype, device=raw.device)
+        alpha = torch.tensor(self.quantiles, dtype=raw.dtype, device=raw.device)
         # (N, n_outputs * n_quantiles) -> (N, n_outputs, n_quantiles)
         error = target[:, :, None] - raw.view(len(raw), self.n_outputs_, -1)
         return torch.maximum(alpha * error, (alpha - 1) * error).mean((1, 2)) * weight

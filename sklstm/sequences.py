@@ -22,6 +22,7 @@ from sklearn.utils.validation import validate_data
 PADDING, UNKNOWN, N_RESERVED_TOKENS = 0, 1, 2
 # Standard deviations from the mean: sums of more than that overflow float32 in a network.
 MAX_DISTANCE = 1e30
+ROUNDING = 1e-12  # of the mean of equal numbers
 CHUNK_ROWS = 256  # rows handled at once where a float64 intermediate is needed
 # Deviations from the mean curve are appended where their variance is at most this share
 # of that of the values.
@@ -151,7 +152,7 @@ class SequenceEncoder:
             if named is not None:
                 validate_data(estimator, named, reset=reset, skip_check_array=True)
             # A frame's columns are channels in either layout.
-            values, lengths = self._pad(rows, by_columns=hasattr(X, "iloc"))
+            values, lengths = self._pad(rows, by_columns=hasattr(X, "columns"))
         else:
             values, lengths, flat = self._read_array(X, estimator, reset)
         values, lengths = self._trim(values, lengths)
@@ -525,7 +526,7 @@ def _total(sequences, rows, weight, centre=None):
 def _scale(variance, mean):
     """Return the standard deviation, or 1 where it is no more than rounding error."""
     scale = np.sqrt(variance)
-    return np.where(scale <= 1e-10 * np.maximum(np.abs(mean), 1e-300), 1.0, scale)
+    return np.where(scale <= ROUNDING * np.maximum(np.abs(mean), 1e-300), 1.0, scale)
 
 
 def distinct_rows(
@@ -578,14 +579,25 @@ def distinct_rows(
 
 
 def require_same_instances(X, y) -> None:
-    """Raise where frames with an (instance, time) row index name other instances."""
-    if getattr(getattr(y, "index", None), "nlevels", 1) != 2 or not hasattr(X, "columns"):
+    """Raise where X, with an (instance, time) row index, has others than y or no order.
+
+    What y has a row of per instance may also be numbered otherwise, by position.
+    """
+    levels = getattr(getattr(y, "index", None), "nlevels", 0)
+    if (
+        levels not in (1, 2)
+        or not hasattr(X, "columns")
+        or getattr(X.index, "nlevels", 1) != 2
+    ):
         return
     of_X, of_y = (a.index.get_level_values(0).unique() for a in (X, y))
-    if len(of_X) == len(of_y) and not of_X.equals(of_y):
+    if len(of_X) != len(of_y) or of_X.equals(of_y):
+        return
+    if levels == 2 or of_X.sort_values().equals(of_y.sort_values()):
         raise ValueError(
             f"X and y have their instances in another order: {of_X[:3].tolist()}... and "
-            f"{of_y[:3].tolist()}... Call y.loc[X.index]."
+            f"{of_y[:3].tolist()}... Call y.loc["
+            + ("X.index]." if levels == 2 else "X.index.get_level_values(0).unique()].")
         )
 
 
@@ -800,7 +812,14 @@ def _is_plain(X) -> bool:
 
 
 def _require_real(X):
-    return X.astype(np.float64) if X.dtype.kind == "b" else X
+    if X.dtype.kind in "iuf":
+        return X
+    if X.dtype.kind in "mM":
+        raise ValueError(f"X holds times, of type {X.dtype}. Make numbers of them.")
+    try:
+        return X.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError("X holds values that are not numbers.") from error
 
 
 def _require_steps(lengths, what):

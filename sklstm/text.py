@@ -169,6 +169,24 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         }
         return self
 
+    def fit_transform(self, X, y=None):
+        """Learn the vocabulary and number the texts, which are read once.
+
+        Parameters
+        ----------
+        X : iterable of str
+            As in `fit`.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        sequences : ndarray of shape (n_samples,), object
+            As `transform` returns them.
+        """
+        X = X if isinstance(X, str) else list(X)
+        return self.fit(X).transform(X)
+
     def transform(self, X):
         """Return the numbers of the tokens of each text.
 

@@ -6,6 +6,7 @@ import io
 import pickle
 import subprocess
 import sys
+import warnings
 
 import joblib
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.ensemble import BaggingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import mean_pinball_loss
 from sklearn.model_selection import GridSearchCV
@@ -767,3 +769,101 @@ def paragraph(estimator, name):
     while lines[stop].startswith(" ") or not lines[stop]:
         stop += 1
     return "\n".join(lines[start:stop]).rstrip()
+
+
+# ----------------------------------------------------------- what scikit-learn relies on
+def test_classes_of_rows_that_count_nothing_are_known():
+    X, y = np.random.default_rng(0).normal(size=(60, 6)), np.arange(60) % 3
+    weight = (y != 1).astype(float)
+    model = LSTMClassifier(**QUICK).fit(X, y, weight)
+    assert model.classes_.tolist() == [0, 1, 2]
+    proba = model.predict_proba(X)
+    assert proba.shape == (60, 3)
+    assert proba[:, 1].mean() < 0.2
+    rare = np.zeros(60, dtype=int)
+    rare[:3] = 1
+    member = LSTMClassifier(4, max_iter=3, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        bagged = BaggingClassifier(member, 8, random_state=0).fit(X, rare)
+    assert bagged.decision_function(X).shape == (60,)
+
+
+def test_class_weights_may_name_classes_that_are_absent():
+    X, y = np.random.default_rng(0).normal(size=(20, 6)), [0, 1] * 10
+    weighted = LSTMClassifier(**QUICK, class_weight={0: 1, 1: 2, 2: 9}).fit(X, y)
+    same = LSTMClassifier(**QUICK, class_weight={0: 1, 1: 2}).fit(X, y)
+    np.testing.assert_array_equal(weighted.predict_proba(X), same.predict_proba(X))
+    with pytest.raises(ValueError, match=r"names the classes \['1'\], which are not"):
+        LSTMClassifier(class_weight={0: 1, "1": 2}).fit(X, y)
+
+
+def test_score_is_of_what_was_fitted():
+    X = np.random.default_rng(0).normal(size=(60, 6))
+    model = LSTMRegressor(**QUICK).fit(X, X[:, 0])
+    score = model.score(X, X[:, 0])
+    assert (
+        model.set_params(loss="quantile", quantile=[0.1, 0.9]).score(X, X[:, 0]) == score
+    )
+    model.fit(X, X[:, 0])
+    score = model.score(X, X[:, 0])
+    assert model.set_params(loss="squared_error").score(X, X[:, 0]) == score
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.score(X, X[:50, 0])
+
+
+@pytest.mark.parametrize("offset", [1e8, -1e11])
+def test_a_small_spread_on_a_large_offset_is_standardised(offset):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 6))
+    y = X[:, 0] + X[:, -1]
+    model = LSTMRegressor(4, max_iter=60, n_members=1, random_state=0)
+    assert model.fit(X + offset, y + offset).score(X + offset, y + offset) > 0.4
+    model.fit(np.full((80, 6), offset), y)
+    assert np.isfinite(model.predict(np.full((1, 6), offset))).all()
+
+
+def test_targets_too_large_to_be_normalised():
+    X = np.random.default_rng(0).normal(size=(20, 6))
+    with pytest.raises(
+        ValueError, match=r"y holds 1\.9e\+161 in absolute value, which is"
+    ):
+        LSTMRegressor(**QUICK).fit(X, np.arange(20) * 1e160)
+
+
+def test_labels_of_a_panel_in_another_order():
+    X = pd.concat({i: pd.DataFrame({"u": np.full(3, float(i))}) for i in (3, 1, 2, 0)})
+    y = pd.Series([0, 1, 0, 1], index=[0, 1, 2, 3])
+    with pytest.raises(ValueError, match="instances in another order"):
+        LSTMClassifier(**QUICK).fit(X, y)
+    ordered = LSTMClassifier(**QUICK).fit(X, y.loc[[3, 1, 2, 0]]).predict_proba(X)
+    numbered = LSTMClassifier(**QUICK).fit(X, [1, 1, 0, 0]).predict_proba(X)
+    np.testing.assert_array_equal(ordered, numbered)
+
+
+def test_a_series_of_arrays_is_read_as_a_list_of_them():
+    rows = [np.random.default_rng(i).normal(size=(2, 5)) for i in range(20)]
+    model = LSTMClassifier(**QUICK, layout="channel-major")
+    model.fit(pd.Series(rows), [0, 1] * 10)
+    assert (model.n_channels_in_, model.n_timesteps_in_) == (2, 5)
+
+
+def test_frames_of_categories_and_times():
+    number = pd.DataFrame({c: pd.Categorical([0, 1] * 20) for c in "ab"})
+    y = [0, 1] * 20
+    found = LSTMClassifier(**QUICK, missing="mask").fit(number, y).predict_proba(number)
+    plain = number.astype(float)
+    expected = LSTMClassifier(**QUICK, missing="mask").fit(plain, y).predict_proba(plain)
+    np.testing.assert_array_equal(found, expected)
+    days = pd.DataFrame({c: pd.date_range("2020", periods=40) for c in "ab"})
+    with pytest.raises(ValueError, match="X holds times, of type datetime64"):
+        LSTMClassifier(**QUICK).fit(days, y)
+
+
+def test_read_only_settings():
+    vectors = np.eye(3)
+    vectors.flags.writeable = False
+    tokens = np.array([[1, 2], [2, 1]] * 10)
+    LSTMClassifier(**QUICK, stem="embedding", embedding=vectors).fit(tokens, [0, 1] * 10)
+    with pytest.raises(ValueError, match="minimum of 2 is required"):
+        LSTMClassifier(stem="embedding", embedding=np.eye(1)).fit(tokens, [0, 1] * 10)

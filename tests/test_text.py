@@ -84,6 +84,13 @@ def test_inverse_of_runs_gives_each_token_once():
     assert tokens.inverse_transform(numbers) == ["a b a b", "so a b"]
 
 
+def test_texts_are_read_once():
+    found = TokenSequences().fit_transform(iter(["abc", "de"]))
+    assert [row.tolist() for row in found] == [[2, 3, 4], [5, 6]]
+    with pytest.raises(ValueError, match="string object received"):
+        TokenSequences().fit_transform("abc")
+
+
 def test_a_given_vocabulary_needs_no_fit():
     given = TokenSequences("word", vocabulary=["b", "a"])
     assert given.transform(["a b c"])[0].tolist() == [3, 2, 1]

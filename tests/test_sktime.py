@@ -816,7 +816,8 @@ def dated(freq, n=43, tz=None, start="2000-01-03"):
 
 
 @pytest.mark.parametrize("freq", [
-    "D", "h", "B", "MS", "2MS", "W-WED", "BME", "BQE", "BYE", "SMS", "C", "bh",
+    "D", "h", "B", "MS", "2MS", "W-WED", "SMS", "C", "bh", pd.offsets.BMonthEnd(),
+    pd.offsets.BQuarterEnd(startingMonth=12), pd.offsets.BYearEnd(),
 ])  # fmt: skip
 def test_absolute_horizons_are_those_of_steps(freq):
     y = dated(freq)
@@ -851,14 +852,14 @@ def test_absolute_horizons_where_clocks_are_changed(start, freq):
 def test_dates_ahead_of_periods():
     y = dated("MS")
     forecaster = LSTMForecaster().fit(y.to_period("M"))
-    dates = pd.date_range(y.index[-1], periods=3, freq="ME")[1:]
+    dates = pd.date_range(y.index[-1], periods=3, freq=pd.offsets.MonthEnd())[1:]
     np.testing.assert_array_equal(
         forecaster.predict(ForecastingHorizon(dates)), forecaster.predict([1, 2])
     )
 
 
 def test_times_that_are_no_rows():
-    y = dated("BME")
+    y = dated(pd.offsets.BMonthEnd())
     times = ForecastingHorizon(pd.DatetimeIndex(["2030-01-02"]), is_relative=False)
     with pytest.raises(ValueError, match="fh holds times that do not continue the index"):
         LSTMForecaster().fit(y).predict(times)

@@ -77,7 +77,7 @@ from sklstm.training import (
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:  # scikit-learn < 1.9 has no callbacks
-
+    # mypy sees both definitions; only one of them is ever made.
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stand-in that accepts no callbacks."""
 

@@ -16,7 +16,7 @@ from pandas.tseries.offsets import BaseOffset
 from sktime.datatypes._dtypekind import DtypeKind
 from sktime.forecasting.base import ForecastingHorizon
 
-from sklstm.container import Codec
+from sklstm.container import DECODE_ERRORS, Codec
 
 MAX_FREQUENCY = 40  # characters
 INDEX_DTYPES = ("object", "str", "string", "Int64", "Int32", "UInt64", "UInt32")
@@ -275,7 +275,7 @@ def to_plain(value):
     if codec is not None:
         try:
             return {codec.cls.__name__: to_plain(codec.to_value(value))}
-        except ValueError:
+        except DECODE_ERRORS:
             return value
     if type(value) is dict:
         return {key: to_plain(each) for key, each in value.items()}

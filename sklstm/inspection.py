@@ -353,7 +353,7 @@ def window_importance(
         Best of data that were not trained on.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
     n_windows : int, default=10
-        Windows of (nearly) equal length; of fewer time steps as many as those.
+        Windows of (nearly) equal length; at most as many as there are time steps.
     n_repeats : int, default=5
         Times that each window is shuffled.
     scoring : str, callable or None, default=None

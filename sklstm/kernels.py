@@ -616,7 +616,7 @@ def share(jobs):
         try:
             for job in jobs[first::n_threads]:
                 job()
-        except BaseException as error:
+        except BaseException as error:  # a thread would lose it: raised below
             errors.append(error)
 
     others = [threading.Thread(target=run, args=(i,)) for i in range(1, n_threads)]

@@ -579,9 +579,9 @@ def distinct_rows(
 
 
 def require_same_instances(X, y) -> None:
-    """Raise where X, with an (instance, time) row index, has others than y or no order.
+    """Raise where X has an (instance, time) row index and y other instances or order.
 
-    What y has a row of per instance may also be numbered otherwise, by position.
+    A y of one row per instance may also have an index of its own; it is read by position.
     """
     levels = getattr(getattr(y, "index", None), "nlevels", 0)
     if (

@@ -159,6 +159,13 @@ def mlflow(tmp_path, monkeypatch):
     return mlflow
 
 
+def logged(mlflow, model, *classes):
+    info = mlflow.sklearn.log_model(
+        model, name="model", pip_requirements=["sklstm"], skops_trusted_types=[*classes]
+    )
+    return mlflow.sklearn.load_model(info.model_uri)
+
+
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_mlflow_keeps_a_forecaster(mlflow):
     y = pd.Series(
@@ -166,18 +173,14 @@ def test_mlflow_keeps_a_forecaster(mlflow):
     )
     model = LSTMForecaster(pretrained="only").fit(y, fh=[1, 2])
     with mlflow.start_run():
-        info = mlflow.sklearn.log_model(
+        loaded = logged(
+            mlflow,
             model,
-            name="model",
-            pip_requirements=["sklstm"],
-            skops_trusted_types=[
-                "sklstm.forecast_model.ForecastModel",
-                "sklstm.forecast_model.Member",
-                "sklstm.forecaster.LSTMForecaster",
-                "sklstm.network.ForecastNetwork",
-            ],
+            "sklstm.forecast_model.ForecastModel",
+            "sklstm.forecast_model.Member",
+            "sklstm.forecaster.LSTMForecaster",
+            "sklstm.network.ForecastNetwork",
         )
-    loaded = mlflow.sklearn.load_model(info.model_uri)
     pd.testing.assert_series_equal(loaded.predict(), model.predict())
 
 
@@ -190,22 +193,18 @@ def test_mlflow_keeps_a_pipeline(mlflow, make_sequences):
     try:
         with mlflow.start_run() as run:
             model.fit(X, y)
-            info = mlflow.sklearn.log_model(
+            loaded = logged(
+                mlflow,
                 model,
-                name="model",
-                pip_requirements=["sklstm"],
-                skops_trusted_types=[
-                    "numpy.dtype",
-                    "sklstm.estimators.LSTMClassifier",
-                    "sklstm.heads.ClassificationHead",
-                    "sklstm.network.RecurrentNetwork",
-                    "sklstm.sequences.SequenceEncoder",
-                ],
+                "numpy.dtype",
+                "sklstm.estimators.LSTMClassifier",
+                "sklstm.heads.ClassificationHead",
+                "sklstm.network.RecurrentNetwork",
+                "sklstm.sequences.SequenceEncoder",
             )
     finally:
         mlflow.sklearn.autolog(disable=True)
     data = mlflow.get_run(run.info.run_id).data
     assert data.params["lstmclassifier__max_iter"] == "3"
     assert data.metrics["training_score"] == pytest.approx(model.score(X, y))
-    loaded = mlflow.sklearn.load_model(info.model_uri)
     np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))

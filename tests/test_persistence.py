@@ -1,6 +1,7 @@
 """Saving, loading and checkpoints: what comes back, and what is refused."""
 
 import copy
+import datetime
 import errno
 import hashlib
 import inspect
@@ -784,6 +785,10 @@ def test_skops_keeps_a_forecaster_that_goes_on(settings):
 
 def test_what_cannot_be_written_stays_in_the_state():
     """Pickle takes any index; only skops and files refuse it."""
+    zone = datetime.timezone(datetime.timedelta(hours=1), "Nowhere")
+    y = _past(pd.date_range("2020-01-01", periods=24, freq="D", tz=zone))
+    model = LSTMForecaster(pretrained="only").fit(y, fh=[1])
+    assert_frame_equal(pickle.loads(pickle.dumps(model)).predict(), model.predict())
     index = pd.MultiIndex.from_product(
         [pd.interval_range(0, 2), pd.RangeIndex(20)], names=["unit", "t"]
     )

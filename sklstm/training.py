@@ -343,10 +343,6 @@ class History:
         return len(self.loss_curve)
 
 
-def _snapshot(network):
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
-
-
 def _to_arrays(state):
     return None if state is None else {k: v.cpu().numpy() for k, v in state.items()}
 
@@ -410,6 +406,78 @@ class _Epoch:
         return value
 
 
+class _Steps:
+    """The steps of all learners, an epoch at a time, and the learning rate they take."""
+
+    def __init__(self, network, loss, learners, *, solver, alpha, schedule, rate,
+                 max_iter, max_grad_norm, bfloat16, run, optimizer_state):  # fmt: skip
+        flat = FlatParameters(network)
+        self.network, self.learners, self.run = network, learners, run
+        self.grads = flat.grad.view(len(learners), -1)
+        self.settings = loss, bfloat16, max_grad_norm
+        self.optimizer = Optimizer(flat, solver, alpha, optimizer_state, len(learners))
+        self.schedule, self.rate = schedule, rate
+        self.n_batches = len(learners[0].batches)
+        self.n_steps, self.n_done = max_iter * self.n_batches, 0
+
+    @property
+    def is_warming_up(self):
+        """Whether the learning rate still rises."""
+        return self.schedule == "one-cycle" and self.n_done < WARM_UP * self.n_steps
+
+    def epoch(self) -> float:
+        """Take each learner once through its batches; return their mean loss."""
+        self.network.train()
+        loss, bfloat16, max_grad_norm = self.settings
+        epochs = [
+            _Epoch(
+                learner, loss, grad, bfloat16, max_grad_norm,
+                functools.partial(self._update, part),
+            )
+            for part, (learner, grad) in enumerate(
+                zip(self.learners, self.grads, strict=True)
+            )
+        ]  # fmt: skip
+        self.run([iter(each) for each in epochs])
+        self.n_done += self.n_batches
+        losses = [float(each.total / each.n_rows) for each in epochs]
+        return sum(losses) / len(losses)
+
+    def _update(self, part, step):
+        progress = (self.n_done + step) / self.n_steps
+        rate = self.rate * scheduled_rate(self.schedule, progress)
+        self.optimizer.step(rate, part)
+
+
+class _Best:
+    """The best weights so far, and for how many epochs nothing has gained on them."""
+
+    def __init__(self, network, tol):
+        self.network, self.tol = network, tol
+        self.weights, self.score, self.loss, self.n_stale = None, -math.inf, math.inf, 0
+
+    def compare(self, score, loss) -> bool:
+        """Keep the weights there are now if they are better; return whether they are.
+
+        Of scores within tol of each other, the lower loss is better; only a gain of
+        more than tol in either puts off the end.
+        """
+        gained = score > self.score + self.tol
+        better = gained or (score >= self.score - self.tol and loss < self.loss)
+        improved = gained or (better and loss < self.loss - self.tol)
+        if better:
+            state = self.network.state_dict()
+            self.weights = {name: tensor.clone() for name, tensor in state.items()}
+            self.score, self.loss = max(score, self.score), loss
+        self.n_stale = 0 if improved else self.n_stale + 1
+        return better
+
+    def bring_back(self):
+        """Give the network its best weights, where there are some."""
+        if self.weights is not None:
+            self.network.load_state_dict(self.weights)
+
+
 def train(
     network, loss, learners, *, solver, learning_rate, learning_rate_init, alpha,
     max_iter, tol, max_grad_norm, n_iter_no_change, run=take_turns, bfloat16=False,
@@ -458,95 +526,65 @@ def train(
     ValueError
         If the loss is not finite.
     """
-    flat = FlatParameters(network)
-    grads = flat.grad.view(len(learners), -1)
-    n_batches = len(learners[0].batches)
     history = History(validation_scores=None if validate is None else [])
-    planned = learning_rate in ("one-cycle", "cosine")
-    rate, n_stale = learning_rate_init, 0
-    best, best_score, lowest = None, -math.inf, math.inf
-    n_steps, step = max_iter * n_batches, 0
+    best = _Best(network, tol)
     saved = None if checkpoint is None else checkpoint.read()
     if saved is not None:
         network.load_state_dict(_to_tensors(saved["network"]))
-        optimizer_state, best = saved["optimizer"], _to_tensors(saved["best"])
+        optimizer_state = saved["optimizer"]
         history = History(**saved["history"])
-        rate, n_stale, best_score, lowest, step = saved["progress"]
-    optimizer = Optimizer(flat, solver, alpha, optimizer_state, len(learners))
-
-    def update(part, first_step, i):
-        done = (first_step + i) / n_steps
-        optimizer.step(rate * scheduled_rate(learning_rate, done), part)
-
+    steps = _Steps(
+        network, loss, learners, solver=solver, alpha=alpha, schedule=learning_rate,
+        rate=learning_rate_init, max_iter=max_iter, max_grad_norm=max_grad_norm,
+        bfloat16=bfloat16, run=run, optimizer_state=optimizer_state,
+    )  # fmt: skip
+    if saved is not None:
+        best.weights = _to_tensors(saved["best"])
+        steps.rate, best.n_stale, best.score, best.loss, steps.n_done = saved["progress"]
+    planned = learning_rate in ("one-cycle", "cosine")
     try:
         for epoch in range(history.n_iter + 1, max_iter + 1):
-            network.train()
-            epochs = [
-                _Epoch(
-                    learner, loss, grad, bfloat16, max_grad_norm,
-                    functools.partial(update, part, step),
-                )
-                for part, (learner, grad) in enumerate(zip(learners, grads, strict=True))
-            ]  # fmt: skip
-            run([iter(each) for each in epochs])
-            step += n_batches
-            losses = [float(each.total / each.n_rows) for each in epochs]
-            history.loss_curve.append(sum(losses) / len(losses))
-            if not math.isfinite(history.loss_curve[-1]):
-                raise ValueError(
-                    f"The training loss became {history.loss_curve[-1]} in epoch "
-                    f"{epoch}. Lower learning_rate_init (now {learning_rate_init}) or "
-                    "max_grad_norm, and check that X and y hold no extreme values."
-                )
-            if validate is None:
-                score, monitored = 0.0, history.loss_curve[-1]
-            else:
+            history.loss_curve.append(steps.epoch())
+            _require_finite(history, learning_rate_init)
+            score, monitored = 0.0, history.loss_curve[-1]
+            if validate is not None:
                 network.eval()
                 score, monitored = validate()
                 history.validation_scores.append(score)
-            # Of scores within tol of each other, the lower loss is better; only a
-            # gain of more than tol in either puts off the end.
-            gained = score > best_score + tol
-            better = gained or (score >= best_score - tol and monitored < lowest)
-            improved = gained or (better and monitored < lowest - tol)
-            if better:
-                best, best_score = _snapshot(network), max(score, best_score)
-                lowest = monitored
-                history.best_iter = None if validate is None else epoch
+            if best.compare(score, monitored) and validate is not None:
+                history.best_iter = epoch
             if verbose:
                 _report(epoch, history)
-            n_stale = 0 if improved else n_stale + 1
             if on_epoch is not None and on_epoch(history):
                 break
-            if planned and validate is None:
-                # The plan runs to its end, unless there is nothing left to learn.
-                n_stale = n_stale if history.loss_curve[-1] < tol else 0
-            if learning_rate == "one-cycle" and step < WARM_UP * n_steps:
-                n_stale = 0  # the rate is still rising
-            if n_stale > n_iter_no_change:
-                if learning_rate != "adaptive" or rate <= MIN_ADAPTIVE_RATE:
+            # A plan runs to its end, unless there is nothing left to learn.
+            goes_on = planned and validate is None and history.loss_curve[-1] >= tol
+            if goes_on or steps.is_warming_up:
+                best.n_stale = 0
+            if best.n_stale > n_iter_no_change:
+                if learning_rate != "adaptive" or steps.rate <= MIN_ADAPTIVE_RATE:
                     break
-                rate, n_stale = rate / 5, 0
+                steps.rate, best.n_stale = steps.rate / 5, 0
             if checkpoint is not None and checkpoint.is_due():
+                progress = steps.rate, best.n_stale, best.score, best.loss, steps.n_done
                 checkpoint.write({
                     "network": _to_arrays(network.state_dict()),
-                    "optimizer": optimizer.state(),
-                    "best": _to_arrays(best),
+                    "optimizer": steps.optimizer.state(),
+                    "best": _to_arrays(best.weights),
                     "history": vars(history),
-                    "progress": (rate, n_stale, best_score, lowest, step),
+                    "progress": progress,
                 })  # fmt: skip
         else:
             # A plan that was run to its end has converged, unless it was too short to
             # tell.
             history.converged = planned and max_iter > n_iter_no_change
         if validate is not None:
-            network.load_state_dict(best)
+            best.bring_back()
     except KeyboardInterrupt:
         if not history.loss_curve:
             raise  # before there was anything to keep
         history.interrupted = True
-        if best is not None:
-            network.load_state_dict(best)
+        best.bring_back()
         warnings.warn(
             f"Training interrupted in epoch {history.n_iter + 1} of {max_iter}; the "
             "best model so far is kept.",
@@ -559,8 +597,18 @@ def train(
         history.best_validation_score = max(history.validation_scores)
     elif validate is None:
         history.best_loss = min(history.loss_curve)
-    history.optimizer_state = optimizer.state()
+    history.optimizer_state = steps.optimizer.state()
     return history
+
+
+def _require_finite(history, learning_rate_init):
+    """Raise where the loss of the last epoch is not finite."""
+    if not math.isfinite(history.loss_curve[-1]):
+        raise ValueError(
+            f"The training loss became {history.loss_curve[-1]} in epoch "
+            f"{history.n_iter}. Lower learning_rate_init (now {learning_rate_init}) or "
+            "max_grad_norm, and check that X and y hold no extreme values."
+        )
 
 
 def _report(epoch, history):

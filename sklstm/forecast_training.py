@@ -58,11 +58,12 @@ SHORT_TOTAL, MEDIUM_TOTAL = 2000, 100_000
 SHORT = {"hidden_size": 32, "n_members": 4, "max_steps": 300, "batch_size": 32}
 MEDIUM = {"hidden_size": 64, "n_members": 1, "max_steps": 1000, "batch_size": 256}
 LARGE = {"hidden_size": "wide", "n_members": 1, "max_steps": 1500, "batch_size": 256}
-# Whoever sets one of these wants a network trained.
-TRAINING_PARAMETERS = (
-    "window_length", "segment_length", "hidden_size", "n_members", "max_steps",
-    "batch_size", "scaling", "transform",
-)  # fmt: skip
+# Whoever sets one of these otherwise wants a network trained.
+TRAINING_PARAMETERS = {
+    "window_length": "auto", "segment_length": "auto", "hidden_size": "auto",
+    "num_layers": 1, "cell": "lstm", "n_members": "auto", "max_steps": "auto",
+    "batch_size": "auto", "scaling": "auto", "transform": "auto",
+}  # fmt: skip
 # From the pretrained weights on, where seasons are shorter than these steps: longer ones
 # ask for longer windows. At that share of the learning rate.
 TUNED = {"max_steps": 150, "batch_size": 128}
@@ -90,57 +91,22 @@ class ForecastTraining:
         began = time.perf_counter()
         self._check_parameters()
         array = table.flatten()
-        longest = int(array.lengths.max())
-        if longest < 2:
-            raise ValueError(
-                f"LSTMForecaster needs at least 2 time points in some series; got "
-                f"{longest}."
-            )
-        period = self.sp
-        if period == "auto":
-            period = find_period(array, reference_times(table))
-        period = int(period)
-        exog = array.exog
-        mean = np.nanmean(exog, axis=0) if exog.size else np.zeros(exog.shape[1])
-        scale = np.nanstd(exog, axis=0) if exog.size else np.ones(exog.shape[1])
-        model = ForecastModel(
-            horizon=self._horizon(table, fh, period),
-            period=period,
-            quantiles=tuple(self.quantiles),
-            exog_mean=np.nan_to_num(mean),
-            exog_scale=np.where(scale > 0, scale, 1.0),
-            columns=tuple(table.frame.columns),
-            exog_columns=() if X is None else tuple(X.columns),
-        )
+        model = self._new_model(table, array, X, fh)
         self._report(
             f"read {len(array)} series, {int(array.lengths.sum())} values, season of "
-            f"{period}",
+            f"{model.period}",
             began,
         )
-        shipped = self._shipped(period, X)
-        if self.pretrained == "only" and not shipped:
-            raise ValueError(
-                "pretrained='only' cannot use X, seasons of more than "
-                f"{MAX_PERIOD} steps (here {period}), or parameters that ask for "
-                f"training ({', '.join(TRAINING_PARAMETERS)}, cell, num_layers, "
-                "early_stopping=True)."
-            )
-        max_values = MIXED_TOTAL if period < TUNED_PERIOD else SHORT_TOTAL
-        is_short = array.lengths.sum() <= max_values and not always
-        if shipped and (is_short or self.pretrained == "only"):
-            max_horizon = shipped[0].horizon
-            n_steps = min(model.horizon, max_horizon)
-            model.horizon = int(min(self.horizon or max_horizon, max_horizon))
-            model.pretrained, model.pretrained_share = shipped, 1.0
-            self._report("took the pretrained network", began)
-            if self.pretrained == "auto" and len(array) >= MIN_ASIDE_SERIES:
-                self._calibrate(model, array, n_steps)  # it was trained on none of them
-                self._report(f"calibrated on {len(array)} series", began)
+        shipped, is_short_season = self._shipped(model, X), model.period < TUNED_PERIOD
+        n_values = array.lengths.sum()
+        is_short = n_values <= (MIXED_TOTAL if is_short_season else SHORT_TOTAL)
+        if shipped and (self.pretrained == "only" or (is_short and not always)):
+            self._take_shipped(model, shipped, array, began)
             return model, []
         if shipped and model.horizon > shipped[0].horizon:
             shipped = []
-        model.fine_tuned = bool(shipped) and period < TUNED_PERIOD
-        model.fine_tuned &= always or array.lengths.sum() <= MEDIUM_TOTAL
+        model.fine_tuned = bool(shipped) and is_short_season
+        model.fine_tuned &= always or n_values <= MEDIUM_TOTAL
         random, checkpoint = self._begin()
         if model.fine_tuned:
             model.trained = [_unfrozen(shipped[0], array)]
@@ -161,6 +127,41 @@ class ForecastTraining:
                 began,
             )
         return model, history
+
+    def _new_model(self, table, array, X, fh):
+        """Return a model that knows its season, its horizon and what X looks like."""
+        longest = int(array.lengths.max())
+        if longest < 2:
+            raise ValueError(
+                f"LSTMForecaster needs at least 2 time points in some series; got "
+                f"{longest}."
+            )
+        period = self.sp
+        if period == "auto":
+            period = find_period(array, reference_times(table))
+        period, exog = int(period), array.exog
+        mean = np.nanmean(exog, axis=0) if exog.size else np.zeros(exog.shape[1])
+        scale = np.nanstd(exog, axis=0) if exog.size else np.ones(exog.shape[1])
+        return ForecastModel(
+            horizon=self._horizon(table, fh, period),
+            period=period,
+            quantiles=tuple(self.quantiles),
+            exog_mean=np.nan_to_num(mean),
+            exog_scale=np.where(scale > 0, scale, 1.0),
+            columns=tuple(table.frame.columns),
+            exog_columns=() if X is None else tuple(X.columns),
+        )
+
+    def _take_shipped(self, model, shipped, array, began):
+        """Make a model of the pretrained network alone."""
+        max_horizon = shipped[0].horizon
+        n_steps = min(model.horizon, max_horizon)
+        model.horizon = int(min(self.horizon or max_horizon, max_horizon))
+        model.pretrained, model.pretrained_share = shipped, 1.0
+        self._report("took the pretrained network", began)
+        if self.pretrained == "auto" and len(array) >= MIN_ASIDE_SERIES:
+            self._calibrate(model, array, n_steps)  # it was trained on none of them
+            self._report(f"calibrated on {len(array)} series", began)
 
     def _begin(self):
         """Return the source of randomness, and the checkpoint or None."""
@@ -192,21 +193,40 @@ class ForecastTraining:
             return int(self.horizon)
         return max(1, min(steps_ahead, int(table.lengths.max()) // 3))
 
-    def _shipped(self, period, X):
+    def _shipped(self, model, X):
         """Return the views of the pretrained network, or nothing where it is not apt."""
-        asked = any(getattr(self, name) != "auto" for name in TRAINING_PARAMETERS)
-        asked |= self.cell != "lstm" or self.num_layers != 1 or self._stops_early
-        apt = X is None and period <= MAX_PERIOD
-        if self.pretrained is None or not apt or asked:
+        if self.pretrained is None:
+            return []
+        obstacles = self._obstacles(model.period, X)
+        if obstacles and self.pretrained == "only":
+            raise ValueError(
+                f"pretrained='only' cannot be used with {' and '.join(obstacles)}. "
+                "Leave that out, or set pretrained='auto'."
+            )
+        if obstacles:
             return []
         network, quantiles = load_pretrained()
-        n_lengths = len(WINDOW_LENGTHS) - (period < MIN_LONGEST_PERIOD)
-        *shorter, longest = WINDOW_LENGTHS[:n_lengths]
+        is_long = model.period >= MIN_LONGEST_PERIOD
+        *shorter, longest = WINDOW_LENGTHS if is_long else WINDOW_LENGTHS[:-1]
         return [
             Member(network, quantiles, longest, "season", log, tuple(shorter), n_shorter)
             for log, n_shorter in VIEWS
-            if n_shorter < 2 or period < MIN_LONGEST_PERIOD
+            if n_shorter < 2 or not is_long
         ]
+
+    def _obstacles(self, period, X):
+        """Return what keeps the pretrained network from being used, in words."""
+        found = ["X"] if X is not None else []
+        if period > MAX_PERIOD:
+            found.append(f"a season of {period} steps (it knows up to {MAX_PERIOD})")
+        found += [
+            f"{name}={getattr(self, name)!r}, which asks for training"
+            for name, usual in TRAINING_PARAMETERS.items()
+            if getattr(self, name) != usual
+        ]
+        if self._stops_early:
+            found.append("early_stopping=True, which asks for training")
+        return found
 
     def _new_members(self, model, array, random):
         """Return networks to be trained, and how windows are made for them."""
@@ -261,30 +281,10 @@ class ForecastTraining:
     ):
         """Train each network of a model in place; return their losses."""
         device = resolve_device(self.device)
-        choices = self._choices(model, array)
-        batch_size = choices["batch_size"]
-        max_steps = self.update_steps if update else choices["max_steps"]
-        learning_rate_init = self.learning_rate_init * (0.1 if update else 1.0)
-        if model.fine_tuned:
-            learning_rate_init *= TUNED_RATE
-        n_epochs = max(1, round(max_steps / STEPS_PER_EPOCH))
-        stops_early = self._stops_early
-        held = aside if stops_early or self.early_stopping == "auto" else None
-        if held is None and stops_early:
+        held = aside if self.early_stopping == "auto" or self._stops_early else None
+        if held is None and self._stops_early:
             # Nothing was set aside: the last values of each series are held back.
-            longest, needed = int(array.lengths.max()), model.horizon + 2
-            if longest < needed:
-                raise ValueError(
-                    f"early_stopping=True holds back the last {model.horizon} values of "
-                    f"each series, but the longest has {longest}. Give series of at "
-                    f"least {needed} values, forecast fewer steps, or set "
-                    "early_stopping=False."
-                )
-            stops = np.maximum(array.stops - model.horizon, array.starts)
-            held, array = (
-                array,
-                SeriesArray(array.values, array.starts, stops, array.exog),
-            )
+            array, held = self._without_last(array, model.horizon), array
         draws = [random.of_fit(i, device) for i in range(len(model.trained))]
         generators = [np.random.default_rng(each.split_seed) for each in draws]
         ended = []  # networks of a fit that was stopped
@@ -305,45 +305,9 @@ class ForecastTraining:
             of_member = None
             if checkpoint is not None:
                 of_member = CheckpointOfMember(checkpoint, list(ended), i == n_ended)
-            batches = WindowBatches(
-                member, model.period, array, device=device, batch_size=batch_size,
-                n_batches=steps_per_entry(max_steps), rng=rng,
-                n_steps=model.horizon,
-            )  # fmt: skip
-            validate = None
-            if held is not None:
-                validate = Validation(member, model.period, held, device, model.horizon)
-            n_threads = threads_for(batch_size, member.window_length, network)
-            network.to(device)
-            with (
-                network_threads(n_threads, network),
-                retained_memory(),
-                explain_out_of_memory(
-                    device,
-                    batch_size=batch_size,
-                    hidden_size=network.config["hidden_size"],
-                ),
-            ):
-                head = ForecastHead(member.quantiles)
-                by_hand = ForecastGradients(network, member.quantiles)
-                trained = train(
-                    network,
-                    head.loss,
-                    [Learner(network, batches, drawn.dropout, by_hand)],
-                    solver="adamw",
-                    learning_rate="one-cycle",
-                    learning_rate_init=learning_rate_init,
-                    alpha=self.alpha,
-                    max_iter=n_epochs,
-                    tol=0.0,
-                    max_grad_norm=self.max_grad_norm,
-                    # "auto" only keeps the best weights: the error is still high while
-                    # the learning rate is.
-                    n_iter_no_change=10 if stops_early else n_epochs,
-                    validate=validate,
-                    checkpoint=of_member,
-                )
-            network.cpu()
+            trained, n_windows = self._train_member(
+                member, model, array, held, device, drawn, rng, of_member, update=update
+            )
             history.append(trained.loss_curve)
             if trained.interrupted:
                 checkpoint = None  # the file stays as it is
@@ -351,14 +315,74 @@ class ForecastTraining:
                 weights = {k: v.numpy() for k, v in network.state_dict().items()}
                 ended.append({"network": weights, "loss_curve": trained.loss_curve})
             self._report(
-                f"trained network {i + 1} of {len(model.trained)}: "
-                f"{trained.n_iter * batches.n_batches} steps of {batch_size} windows, "
+                f"trained network {i + 1} of {len(model.trained)}: {n_windows} windows, "
                 f"loss {trained.loss_curve[-1]:.4f}",
                 began,
             )
         if checkpoint is not None:
             checkpoint.remove()
         return history
+
+    @staticmethod
+    def _without_last(array, horizon):
+        """Return series without their last `horizon` values."""
+        longest, needed = int(array.lengths.max()), horizon + 2
+        if longest < needed:
+            raise ValueError(
+                f"early_stopping=True holds back the last {horizon} values of each "
+                f"series, but the longest has {longest}. Give series of at least "
+                f"{needed} values, forecast fewer steps, or set early_stopping=False."
+            )
+        stops = np.maximum(array.stops - horizon, array.starts)
+        return SeriesArray(array.values, array.starts, stops, array.exog)
+
+    def _train_member(
+        self, member, model, array, held, device, drawn, rng, checkpoint, *, update
+    ):
+        """Train one network in place; return its history and how many windows it saw."""
+        network, choices = member.network, self._choices(model, array)
+        batch_size = choices["batch_size"]
+        max_steps = self.update_steps if update else choices["max_steps"]
+        n_epochs = max(1, round(max_steps / STEPS_PER_EPOCH))
+        rate = 0.1 if update else 1.0
+        if model.fine_tuned:
+            rate *= TUNED_RATE
+        batches = WindowBatches(
+            member, model.period, array, device=device, batch_size=batch_size,
+            n_batches=steps_per_entry(max_steps), rng=rng, n_steps=model.horizon,
+        )  # fmt: skip
+        validate = None
+        if held is not None:
+            validate = Validation(member, model.period, held, device, model.horizon)
+        by_hand = ForecastGradients(network, member.quantiles)
+        n_threads = threads_for(batch_size, member.window_length, network)
+        network.to(device)
+        with (
+            network_threads(n_threads, network),
+            retained_memory(),
+            explain_out_of_memory(
+                device, batch_size=batch_size, hidden_size=network.config["hidden_size"]
+            ),
+        ):
+            history = train(
+                network,
+                ForecastHead(member.quantiles).loss,
+                [Learner(network, batches, drawn.dropout, by_hand)],
+                solver="adamw",
+                learning_rate="one-cycle",
+                learning_rate_init=self.learning_rate_init * rate,
+                alpha=self.alpha,
+                max_iter=n_epochs,
+                tol=0.0,
+                max_grad_norm=self.max_grad_norm,
+                # "auto" only keeps the best weights: the error is still high while
+                # the learning rate is.
+                n_iter_no_change=10 if self._stops_early else n_epochs,
+                validate=validate,
+                checkpoint=checkpoint,
+            )
+        network.cpu()
+        return history, history.n_iter * batches.n_batches * batch_size
 
     def _take_up(self, checkpoint, model, arrays, random, draws, generators):
         """Open the checkpoint; return the state of each network that it has finished."""

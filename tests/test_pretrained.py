@@ -60,8 +60,15 @@ def test_exogenous_data_are_learnt_from_instead():
     y, X = load_longley()
     forecaster = LSTMForecaster(random_state=0).fit(y, X=X, fh=[1])
     assert forecaster.pretrained_share_ == 0.0
-    with pytest.raises(ValueError, match="pretrained='only' cannot use X"):
+    with pytest.raises(ValueError, match="'only' cannot be used with X"):
         LSTMForecaster(pretrained="only").fit(y, X=X, fh=[1])
+
+
+def test_only_the_pretrained_network_says_what_keeps_it_from_being_used():
+    forecaster = LSTMForecaster(sp=70, cell="gru", pretrained="only")
+    told = r"with a season of 70 steps \(it knows up to 60\) and cell='gru', which asks"
+    with pytest.raises(ValueError, match=told):
+        forecaster.fit(load_airline(), fh=[1])
 
 
 def test_a_larger_panel_mixes_both_by_what_is_best_on_series_set_aside(monkeypatch):

@@ -934,7 +934,12 @@ default="one-cycle"
 
     def _check_parameters(self):
         super()._check_parameters()
-        quantiles = np.asarray(self.quantile, dtype=np.float64)
+        try:
+            quantiles = np.asarray(self.quantile, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"quantile must be a number or a flat list; got {self.quantile!r}."
+            ) from None
         if not quantiles.size or not ((quantiles > 0) & (quantiles < 1)).all():
             raise ValueError(
                 f"quantile must lie strictly between 0 and 1; got {self.quantile!r}."
@@ -1029,6 +1034,10 @@ default="one-cycle"
             predicted = self.predict(X)
             check_consistent_length(predicted, y, sample_weight)
         y = np.asarray(y, dtype=np.float64).reshape(len(predicted), -1)
+        if y.shape[1] != self.n_outputs_:
+            raise ValueError(
+                f"y has {y.shape[1]} targets, but in fit it had {self.n_outputs_}."
+            )
         predicted = predicted.reshape(*y.shape, -1)  # (n, n_outputs, n_quantiles)
         return pinball_skill(y, predicted, self.head_.quantiles, sample_weight)
 

@@ -82,9 +82,9 @@ def generate(
     'bcabcab'
     """
     tokens, classifier = _parts(model)
-    if length < 0 or temperature < 0:
+    if not (length >= 0 and 0 <= temperature < np.inf):  # NaN is neither
         raise ValueError(
-            "length and temperature must not be negative; got "
+            "length and temperature must be finite and not negative; got "
             f"length={length} and temperature={temperature}."
         )
     if top_k is not None and top_k < 1:
@@ -159,6 +159,10 @@ def _read_prompt(prompt, tokens, encoder):
                 f"got {prompt!r}."
             )
     else:
+        if not hasattr(prompt, "__len__"):
+            raise ValueError(
+                f"The prompt must be a text, as those of fit; got {prompt!r}."
+            )
         if not len(prompt):
             raise ValueError("The prompt is empty: there is nothing to continue.")
         numbers = np.array(tokens.numbers(_whole(prompt, tokens)) or [UNKNOWN])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from numbers import Real
 
 import numpy as np
 import torch
@@ -207,6 +208,13 @@ class ClassificationHead(_Head):
             raise ValueError(
                 f"{name} names the classes {unknown}, which are not among {known}."
             )
+        for label, given in class_weight.items():
+            # NaN compares as False.
+            if not isinstance(given, Real) or not 0 <= given < np.inf:
+                raise ValueError(
+                    f"{name} must hold finite numbers of at least 0; got {given!r} for "
+                    f"{label!r}."
+                )
         return np.array([float(class_weight.get(label, 1.0)) for label in known])
 
     def loss(self, raw, target, weight):

@@ -276,6 +276,8 @@ class SequenceEncoder:
         """One ragged row as a checked 2-D array (T_i, C)."""
         try:
             array = np.asarray(row)
+            if array.dtype.kind in "cmM":
+                raise TypeError(f"they are {array.dtype}")
             if array.dtype.kind not in "buif" and hasattr(row, "to_numpy"):
                 array = row.to_numpy(dtype=np.float64, na_value=np.nan)
             elif array.dtype.kind not in "buif":
@@ -780,6 +782,11 @@ def _nested_rows(frame):
                 raise ValueError(
                     f"Row {i} of X has in column {name!r} an array of shape "
                     f"{channel.shape}; expected a sequence (n_timesteps,) in every cell."
+                )
+            if channel.dtype.kind in "mM":
+                raise ValueError(
+                    f"Row {i} of X has in column {name!r} times, of type "
+                    f"{channel.dtype}. Make numbers of them."
                 )
         if len({len(channel) for channel in channels}) > 1:
             raise ValueError(

@@ -672,6 +672,15 @@ def test_quantile_outside(make_sequences, quantile):
 def test_quantiles_in_rows(make_sequences):
     with pytest.raises(ValueError, match="quantile must be a number or a flat list; got"):
         LSTMRegressor(loss="quantile", quantile=[[0.1, 0.5]]).fit(*make_sequences(20))
+    with pytest.raises(ValueError, match=r"number or a flat list; got \{0.5\}"):
+        LSTMRegressor(loss="quantile", quantile={0.5}).fit(*make_sequences(20))
+
+
+def test_score_of_quantiles_of_another_number_of_targets(make_sequences):
+    X, y = make_sequences(20)
+    model = LSTMRegressor(**QUICK, loss="quantile", quantile=[0.1, 0.9]).fit(X, y)
+    with pytest.raises(ValueError, match="y has 2 targets, but in fit it had 1"):
+        model.score(X, np.column_stack([y, y]))
 
 
 def test_early_stopping_needs_two_samples(estimator, make_sequences):

@@ -142,8 +142,9 @@ def test_seeds(counter):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"length": -1}, "must not be negative; got length=-1"),
-        ({"temperature": -1}, "must not be negative"),
+        ({"length": -1}, "must be finite and not negative; got length=-1"),
+        ({"temperature": -1}, "must be finite and not negative"),
+        ({"temperature": np.nan}, "not negative; .* temperature=nan"),
         ({"top_k": 0}, "top_k must be None or at least 1; got 0"),
         ({"top_p": 0}, r"top_p must be None or in \(0, 1\]; got 0"),
         ({"prompt": []}, "must be at least one integer token"),
@@ -157,6 +158,8 @@ def test_bad_arguments(counter, settings, message):
 
 
 def test_bad_prompts_of_a_pipeline(parrot):
+    with pytest.raises(ValueError, match="must be a text, as those of fit; got None"):
+        generate(parrot, None, 3)
     with pytest.raises(ValueError, match="The prompt is empty"):
         generate(parrot, "", 3)
     with pytest.raises(ValueError, match="'ÿþ' holds only tokens that were not seen"):

@@ -74,6 +74,9 @@ def test_class_weights_of_multilabel_are_per_entry():
     [
         ({7: 2.0}, r"names the classes \[7\], which are not among \[0, 1\]"),
         ([1, 2], "must be 'balanced', a dict"),
+        ({0: -1.0}, "must hold finite numbers of at least 0; got -1.0 for 0"),
+        ({0: 1, 1: np.nan}, "finite numbers of at least 0; got nan for 1"),
+        ({0: None}, "finite numbers of at least 0; got None for 0"),
     ],
 )
 def test_bad_class_weight(class_weight, message):

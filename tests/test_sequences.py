@@ -220,6 +220,7 @@ def test_distinct_rows_do_not_see_padding_or_type():
 
 GOOD = np.random.default_rng(0).normal(size=(6, 5, 2))
 LABELS = [0, 1] * 3
+DATES = pd.date_range("2020", periods=len(GOOD[0])).to_numpy("datetime64[ns]")
 
 
 @pytest.mark.parametrize(
@@ -230,6 +231,9 @@ LABELS = [0, 1] * 3
         ([GOOD[0], np.full((3, 2), np.inf)], {}, "contains infinity in row 1"),
         ([GOOD[0], np.full((3, 2), np.nan)], {}, r'NaN in row 1. Set missing="mask"'),
         ([GOOD[0], np.array([["a", "b"]])], {}, "not numbers in row 1"),
+        ([GOOD[0], DATES], {}, r"not numbers in row 1: they are datetime64\[ns\]"),
+        ([GOOD[0], GOOD[1] * 1j], {}, "not numbers in row 1: they are complex128"),
+        (pd.DataFrame({"a": [DATES] * 6}), {}, r"Row 0 of X has in column 'a' times, of"),
         ([GOOD[0], np.zeros((2, 2, 2))], {}, r"Row 1 of X has shape \(2, 2, 2\)"),
         (np.full((6, 5, 2), np.inf), {}, "Input X contains infinity"),
         (np.full((6, 5, 2), np.nan), {}, "Input X contains NaN"),

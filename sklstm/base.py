@@ -236,7 +236,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             X,
             y,
             sample_weight,
-            going_on=self.warm_start and hasattr(self, "network_"),
+            warm_start=self.warm_start and hasattr(self, "network_"),
             n_members=self.n_members,
             max_iter=self.max_iter,
             learning_rate=self.learning_rate,
@@ -266,24 +266,24 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             raise
 
     def _fit_anew_or_on(
-        self, X, y, sample_weight, *, going_on, n_members, max_iter, learning_rate,
+        self, X, y, sample_weight, *, warm_start, n_members, max_iter, learning_rate,
         early_stopping, classes=None, optimizer_state=None, on_epoch=None,
         checkpoint=None,
     ):  # fmt: skip
         device = resolve_device(self.device)
-        if going_on:
-            self._check_goes_on()
-        n_iter, seed = self.n_iter_ if going_on else 0, None
+        if warm_start:
+            self._check_warm_start()
+        n_iter, seed = self.n_iter_ if warm_start else 0, None
         if checkpoint is not None:
             checkpoint = Checkpoint(checkpoint)
             seed = checkpoint.seed
         random = Randomness(self.random_state, device, n_iter, seed)
-        encoder = self.encoder_ if going_on else self._make_encoder()
-        sequences = encoder.read(X, self, reset=not going_on)
+        encoder = self.encoder_ if warm_start else self._make_encoder()
+        sequences = encoder.read(X, self, reset=not warm_start)
         require_same_instances(X, y)
         y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
         all_y, y = y, y[rows]
-        if not going_on:
+        if not warm_start:
             stem, *_ = self._resolve_auto(int(sequences.lengths[rows].max()))
             deviations = stem == "conv" and self.augment in (None, "auto")
             encoder.fit(sequences, rows, weight, deviations=deviations)
@@ -294,7 +294,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             all_y = np.concatenate(all_y)
         if classes is None:  # those of rows that count nothing as well
             classes = all_y
-        head = self.head_ if going_on else self._fit_head(y, weight, classes)
+        head = self.head_ if warm_start else self._fit_head(y, weight, classes)
         target = head.encode(y)
         weight = self._row_weight(head, target, weight)
         if per_step:  # every step counts the same, and the rows 1 on average
@@ -304,7 +304,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         validation = None
         if early_stopping:
             training, validation = self._split(training, random)
-        if going_on:
+        if warm_start:
             network = copy.deepcopy(self.network_)
         else:
             network = self._make_network(encoder, encoded, head, random, n_members)
@@ -313,13 +313,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             fit = self._identity(network, training, validation, random, n_iter)
             checkpoint.begin(fit, [*itertools.chain(*draws)])
         if on_epoch is not None:
-            on_epoch.begin(encoder, head, network, going_on)
+            on_epoch.begin(encoder, head, network, warm_start)
         history = self._train(
             network.to(device), head, training, validation, draws, encoder,
             max_iter=max_iter, learning_rate=learning_rate,
             optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
         )  # fmt: skip
-        self._keep(encoder, head, network.cpu(), history, going_on)
+        self._keep(encoder, head, network.cpu(), history, warm_start)
         if checkpoint is not None and not history.interrupted:
             checkpoint.remove()
         if on_epoch is not None:
@@ -573,7 +573,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         bptt_steps = self.bptt_steps
         if bptt_steps == "auto":
             bptt_steps = BPTT_STEPS if n_timesteps > MAX_BPTT_STEPS else None
-        if bptt_steps is None or bptt_steps >= n_timesteps or not network.reads_on:
+        if bptt_steps is None or bptt_steps >= n_timesteps or not network.is_causal:
             return None
         return bptt_steps
 
@@ -582,7 +582,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             return min(n_samples, max(8, min(64, n_samples // 8)))
         return min(n_samples, self.batch_size)
 
-    def _keep(self, encoder, head, network, history, going_on):
+    def _keep(self, encoder, head, network, history, warm_start):
         """Set the fitted attributes, all together once training has succeeded."""
         self.encoder_, self.head_, self.network_ = encoder, head, network
         self.n_channels_in_ = encoder.n_channels_in_
@@ -591,7 +591,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         self.bidirectional_ = network.config["bidirectional"]
         self.n_members_ = network.config["n_members"]
         self._keep_head(head)
-        earlier = self.loss_curve_ if going_on else []
+        earlier = self.loss_curve_ if warm_start else []
         self.loss_curve_ = earlier + history.loss_curve
         self.loss_ = self.loss_curve_[-1]
         self.n_iter_ = len(self.loss_curve_)
@@ -605,19 +605,19 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _partial_fit(self, X, y, sample_weight, classes=None):
         self._check_parameters()
-        going_on = hasattr(self, "network_")
+        warm_start = hasattr(self, "network_")
         self._fit(
             X,
             y,
             sample_weight,
-            going_on=going_on,
+            warm_start=warm_start,
             # How many rows are yet to come is not known.
             n_members=1 if self.n_members == "auto" else self.n_members,
             max_iter=1,
             learning_rate="constant",
             early_stopping=False,
             classes=classes,
-            optimizer_state=self._optimizer_state if going_on else None,
+            optimizer_state=self._optimizer_state if warm_start else None,
         )
         return self
 
@@ -639,7 +639,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         if self.dtype == "float64" and self.device == "mps":
             raise ValueError('device="mps" has no float64; set dtype="float32".')
 
-    def _check_goes_on(self):
+    def _check_warm_start(self):
         """Refuse settings that differ from those of what was fitted and is trained on."""
         for name, fitted in self._fixed_settings().items():
             given = getattr(self, name)
@@ -858,11 +858,11 @@ class _EpochCallbacks:
         self.arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         self.context = None
 
-    def begin(self, encoder, head, network, going_on):
+    def begin(self, encoder, head, network, warm_start):
         if not hasattr(self.estimator, "_init_callback_context"):
             return
         self.encoder, self.head, self.network = encoder, head, network
-        self.going_on = going_on
+        self.warm_start = warm_start
         self.context = self.estimator._init_callback_context(
             max_subtasks=self.estimator.max_iter
         )
@@ -882,7 +882,7 @@ class _EpochCallbacks:
         """Attributes of the estimator as if training had stopped now."""
         fitted = copy.copy(self.estimator)
         network = copy.deepcopy(self.network).cpu().eval()
-        fitted._keep(self.encoder, self.head, network, history, self.going_on)
+        fitted._keep(self.encoder, self.head, network, history, self.warm_start)
         return vars(fitted)
 
     def finish(self):

@@ -105,7 +105,7 @@ class _Portable(nn.Module):
 class _LaidOut(nn.Module):
     """A network that the kernels compute by one call, its weights laid out once.
 
-    `lay_out` makes what is called, `say_by` what the network says of what that returns;
+    `lay_out` makes what is called, `output_by` makes outputs of what that returns;
     `examples` are settings, shapes of inputs and lengths to prove it with.
 
     What changes by torch, training and `train` are noticed; values written to the memory
@@ -288,7 +288,7 @@ class RecurrentNetwork(_LaidOut, _Portable):
         return torch.cat([states, *others], dim=-1)
 
     @staticmethod
-    def say_by(reader, x, lengths):
+    def output_by(reader, x, lengths):
         """Return raw outputs."""
         return reader(x, lengths)[1]
 
@@ -384,7 +384,7 @@ class RecurrentNetwork(_LaidOut, _Portable):
         return mean - rest
 
     @property
-    def reads_on(self):
+    def is_causal(self):
         """Whether sequences can be read piece by piece: nothing looks ahead."""
         return not self.recurrence.bidirectional and not isinstance(self.stem, ConvStem)
 
@@ -540,7 +540,7 @@ class ForecastNetwork(_LaidOut, _Portable):
         if x.dtype == torch.float32 and x.numel() > 0:
             forecaster = self.laid_out()
             if forecaster is not None:
-                return self.say_by(forecaster, x, base, future, lengths, steps)
+                return self.output_by(forecaster, x, base, future, lengths, steps)
         steps = slice(base.shape[1]) if steps is None else steps
         values = x[:, :, 0]  # (N, W)
         if self.stem is not None:
@@ -583,7 +583,7 @@ class ForecastNetwork(_LaidOut, _Portable):
             lengths = lengths // self.segment_length
         return lengths.to(torch.int64).contiguous()
 
-    def say_by(self, forecaster, x, base, future, lengths, steps=None):
+    def output_by(self, forecaster, x, base, future, lengths, steps=None):
         """Return quantiles of some steps."""
         known = torch.cat([base, future], dim=2) if future.shape[2] else base
         if steps is not None:
@@ -641,7 +641,7 @@ def _one_call_agrees(cls, cell):
             native = kernels.library(
                 kernels.cell_of(network.recurrence.forwards[0].weights)
             )
-            found = network.say_by(network.lay_out(native), *inputs, lengths=lengths)
+            found = network.output_by(network.lay_out(native), *inputs, lengths=lengths)
             network, inputs = network.double(), [each.double() for each in inputs]
             pairs.append((network(*inputs, lengths=lengths), found.double()))
     agrees = all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in pairs)

@@ -194,7 +194,7 @@ def test_a_network_that_fails_its_proof_is_left_to_its_parts(monkeypatch):
         monkeypatch.setattr(laid_out.Reader, "__call__", wrong)
         monkeypatch.setattr(RecurrentNetwork, "examples", RecurrentNetwork.examples[:1])
         monkeypatch.setattr(
-            RecurrentNetwork, "say_by", lambda *_, lengths: torch.zeros(3, 3)
+            RecurrentNetwork, "output_by", lambda *_, lengths: torch.zeros(3, 3)
         )
         _one_call_agrees.cache_clear()
         try:

@@ -731,20 +731,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
             columns.append(self._backtest(model, array, series, position, steps, device))
         values = np.stack(columns, axis=2)  # (n_cutoffs, n_steps, n_columns)
         inside = position[:, None] + steps - 1 < table.lengths[instance, None]
-        row = table.offsets[instance, None] + position[:, None] + steps - 1
-        times = times_of(table.frame)
-        keys = [times[(table.offsets[instance] + position - 1).repeat(inside.sum(1))],
-                times[row[inside]]]  # fmt: skip
-        names = ["cutoff", "time"]
-        if table.instances() is not None:
-            keys.insert(0, table.instances()[instance.repeat(inside.sum(1))])
-            names.insert(0, "instance")
-        values = values[inside]
-        return pd.DataFrame(
-            values,
-            index=pd.MultiIndex.from_arrays(keys, names=names),
-            columns=table.frame.columns,
-        )
+        index = _index_of_backtest(table, instance, position, steps, inside)
+        return pd.DataFrame(values[inside], index=index, columns=table.frame.columns)
 
     def _backtest(self, model, array, series, position, steps, device):
         """Return the median after each cutoff: (n_cutoffs, n_steps)."""
@@ -842,3 +830,20 @@ def _check_finite(frame, name="y"):
     if infinite.any():
         row = int(infinite.any(axis=1).argmax())
         raise ValueError(f"{name} contains infinity at {frame.index[row]}.")
+
+
+def _index_of_backtest(table, instance, position, steps, inside):
+    """Return an index (instance, cutoff, time), or (cutoff, time) of a single series.
+
+    Cutoffs lie before rows `position` of instances; `inside` (n_cutoffs, n_steps) says
+    which of the steps after them there are.
+    """
+    rows = table.offsets[instance] + position
+    n_inside, times = inside.sum(axis=1), times_of(table.frame)
+    keys = {
+        "cutoff": times[(rows - 1).repeat(n_inside)],
+        "time": times[(rows[:, None] + steps - 1)[inside]],
+    }
+    if table.instances() is not None:
+        keys = {"instance": table.instances()[instance.repeat(n_inside)]} | keys
+    return pd.MultiIndex.from_arrays(list(keys.values()), names=list(keys))

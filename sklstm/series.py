@@ -347,9 +347,7 @@ def find_period(array: SeriesArray, index) -> int:
 
     A period is kept only where the data are long enough to show it twice and the
     autocorrelation of the differenced series at its lag is significant. Noise can hide
-    a season from differences: if they show none, the peaks of the autocorrelation of
-    the series less its moving mean are tried, and the shortest kept that explains
-    nearly as much as the best.
+    a season from differences: if they show none, `_period_behind_noise` looks for it.
     """
     longest = int(np.median(array.lengths))
     from_frequency = frequency_period(index)
@@ -370,6 +368,15 @@ def find_period(array: SeriesArray, index) -> int:
             return period
     if from_frequency is not None or x.shape[1] < 8 * MIN_SEASONS:
         return 1
+    return _period_behind_noise(x, max_lag)
+
+
+def _period_behind_noise(x, max_lag) -> int:
+    """Return the period that explains how series (n, T) vary about their moving mean.
+
+    The peaks of the autocorrelation of the series less that mean are tried, and the
+    shortest kept that explains nearly as much as the best; 1 if none explains enough.
+    """
     width = min(max_lag, x.shape[1] // 2)
     filled = np.where(np.isnan(x), np.nanmean(x, axis=1, keepdims=True), x)
     total = np.cumsum(np.pad(filled, ((0, 0), (1, 0))), axis=1)

@@ -188,6 +188,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
     def _keep_head(self, head):
         """Set the fitted attributes that the head knows."""
 
+    def _leave_out(self, n_rows, n_members, random):
+        """Return the rows that each network is not trained on; None where none are."""
+
     # ------------------------------------------------------------------------- fit
     @with_callbacks
     def fit(self, X, y, sample_weight=None):
@@ -237,6 +240,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             y,
             sample_weight,
             warm_start=self.warm_start and hasattr(self, "network_"),
+            leaves_out=not self.early_stopping,
             n_members=self.n_members,
             max_iter=self.max_iter,
             learning_rate=self.learning_rate,
@@ -267,8 +271,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _fit_anew_or_on(
         self, X, y, sample_weight, *, warm_start, n_members, max_iter, learning_rate,
-        early_stopping, classes=None, optimizer_state=None, on_epoch=None,
-        checkpoint=None,
+        early_stopping, leaves_out=False, classes=None, optimizer_state=None,
+        on_epoch=None, checkpoint=None,
     ):  # fmt: skip
         device = resolve_device(self.device)
         if warm_start:
@@ -308,38 +312,36 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             network = copy.deepcopy(self.network_)
         else:
             network = self._make_network(encoder, encoded, head, random, n_members)
-        draws = random.of_members(len(network.members))
+        left_out, n_members = None, len(network.members)
+        if leaves_out and not warm_start:
+            left_out = self._leave_out(len(training), n_members, random)
+        draws = random.of_members(n_members)
         if checkpoint is not None:
             fit = self._identity(network, training, validation, random, n_iter)
             checkpoint.begin(fit, [*itertools.chain(*draws)])
         if on_epoch is not None:
             on_epoch.begin(encoder, head, network, warm_start)
         history = self._train(
-            network.to(device), head, training, validation, draws, encoder,
+            network.to(device), head, training, validation, left_out, draws, encoder,
             max_iter=max_iter, learning_rate=learning_rate,
             optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
         )  # fmt: skip
-        self._keep(encoder, head, network.cpu(), history, warm_start)
+        network.cpu()
+        if left_out is not None:
+            _shrink(network, head, training, left_out, device)
+        self._keep(encoder, head, network, history, warm_start)
         if checkpoint is not None and not history.interrupted:
             checkpoint.remove()
         if on_epoch is not None:
             on_epoch.finish()
         return history
 
-    def _train(self, network, head, training, validation, draws, encoder, **settings):
+    def _train(
+        self, network, head, training, validation, left_out, draws, encoder, **settings
+    ):
         orders, dropouts = draws
         device = dropouts[0].device
-        batch_size = self._batch_size(len(training))
-        batches = SequenceBatches(
-            *training,
-            batch_size=batch_size,
-            shuffle=self.shuffle,
-            oversample=self.oversample,
-            generator=orders[0],
-            device=device,
-            dtype=torch.float64 if self.dtype == "float64" else torch.float32,
-        )
-        batches = [batches.in_order_of(order) for order in orders]
+        batches = self._batches(training, left_out, orders, device)
         per_step = self.target == "sequence"
         loss = functools.partial(step_loss, head.loss) if per_step else head.loss
         loss_gradient = head.loss_gradient
@@ -367,6 +369,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             for member, *drawn in zip(network.members, batches, dropouts, strict=True)
         ]
         own = {name: getattr(self, name) for name in TRAIN_SETTINGS}
+        batch_size = self._batch_size(len(training))
         n_timesteps = training.encoded.n_timesteps
         # The last of them is never all of them: its weights are those of one.
         n_threads = threads_for(batch_size, n_timesteps, network.members[-1])
@@ -397,6 +400,26 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 **own,
                 **settings,
             )
+
+    def _batches(self, training, left_out, orders, device):
+        """Return the batches of each member."""
+        settings = {
+            "batch_size": self._batch_size(len(training)),
+            "shuffle": self.shuffle,
+            "oversample": self.oversample,
+            "device": device,
+            "dtype": torch.float64 if self.dtype == "float64" else torch.float32,
+        }
+        if left_out is None:  # they share memory
+            batches = SequenceBatches(*training, generator=orders[0], **settings)
+            return [batches.in_order_of(order) for order in orders]
+        return [
+            SequenceBatches(
+                *training.take(np.delete(np.arange(len(training)), out)),
+                generator=order, **settings,
+            )
+            for out, order in zip(left_out, orders, strict=True)
+        ]  # fmt: skip
 
     def _identity(self, network, training, validation, random, n_iter):
         """Return what a fit must share with a checkpoint to go on from it."""
@@ -837,6 +860,19 @@ def _validate_steps(network, head, rows, device):
         parts.append((weight.sum(), score, len(raw), loss))
     total, score, n_steps, loss = np.transpose(parts)
     return np.average(score, weights=total), np.average(loss, weights=n_steps)
+
+
+def _shrink(network, head, rows, left_out, device):
+    """Make predictions as cautious as the rows that each member left out ask for."""
+    raw = [
+        forward(member, rows.encoded.take(out), device, "alone")
+        for member, out in zip(network.members, left_out, strict=True)
+    ]
+    out = np.concatenate(left_out)
+    centre = np.average(rows.target, axis=0, weights=rows.weight)
+    target, raw = rows.target[out] - centre, np.concatenate(raw) - centre
+    head.shrinkage_ = head.shrinkage(raw, target, rows.weight[out])
+    network.shrink(*map(torch.from_numpy, (head.shrinkage_, centre)))
 
 
 def _rows_at_once(n_timesteps, network) -> int:

@@ -372,6 +372,15 @@ class RecurrentNetwork(_LaidOut, _Portable):
             return at_once[1]
         return self.readout(self._by_modules(x, lengths, generator))
 
+    @torch.no_grad()
+    def shrink(self, factor, centre):
+        """Multiply how far raw outputs are from a centre, (n_outputs,) each."""
+        for member in self.members:
+            weight, bias = member.readout.weight, member.readout.bias
+            factor, centre = factor.to(weight), centre.to(weight)
+            weight.mul_(factor[:, None])
+            bias.sub_(centre).mul_(factor).add_(centre)
+
     def _averaged(self, raw):
         """(K, N, ..., Q) -> raw outputs of the mean, by logarithms: none underflow."""
         if self.config["link"] == "identity":

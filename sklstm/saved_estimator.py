@@ -147,6 +147,8 @@ def _classification_head(state):
 
 def _regression_head(state):
     n_outputs = state.get("n_outputs_") if type(state) is dict else None
+    if is_count(n_outputs):  # files of earlier versions do not have it
+        state = {"shrinkage_": np.ones(n_outputs)} | state
     require_fields("head", state, {
         "loss_name": is_one_of(*REGRESSION_LOSSES),
         "epsilon": is_positive,
@@ -157,6 +159,7 @@ def _regression_head(state):
         "n_outputs_": is_count,
         "mean_": lambda v: is_floats(v, n_outputs),
         "scale_": lambda v: is_scale(v, n_outputs),
+        "shrinkage_": lambda v: is_floats(v, n_outputs),
     })  # fmt: skip
     head = _instance(RegressionHead, state)
     n_quantiles = 1 if head.quantiles is None else len(head.quantiles)

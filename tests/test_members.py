@@ -11,6 +11,7 @@ from sklstm import LSTMClassifier, LSTMRegressor, compress, load, save
 from sklstm.inspection import gate_activations, integrated_gradients
 from sklstm.network import RecurrentNetwork, initialize
 from sklstm.streaming import stream
+from sklstm.training import Randomness
 
 QUICK = {"hidden_size": 4, "max_iter": 12, "random_state": 0, "n_members": 3}
 CONFIG = {
@@ -95,7 +96,7 @@ def test_tiny_probabilities_are_averaged_without_underflow(settings):
     "settings", [{"stem": None}, {"stem": "conv", "augment": ["time-warp", "jitter"]}]
 )
 def test_a_member_becomes_what_it_would_alone(settings, make_sequences):
-    X, y = make_sequences(40, 16)
+    X, y = make_sequences(36, 16)  # so few that none are left out
     settings = {**QUICK, "dropout": 0.3, "max_grad_norm": 0.1, **settings}
     several = LSTMRegressor(**settings).fit(X, y).network_.state_dict()
     alone = LSTMRegressor(**settings | {"n_members": 1}).fit(X, y).network_.state_dict()
@@ -205,3 +206,94 @@ def test_what_is_of_one_network_alone_says_so(make_sequences):
         LSTMClassifier(**QUICK, solver="sgd", learning_rate_init=1e38).fit(X, y)
     with pytest.raises(ValueError, match='n_members=2 is not for stem="embedding"'):
         LSTMClassifier(stem="embedding", n_members=2).fit([[1, 2], [2, 1]], [0, 1])
+
+
+# ------------------------------------------------------------------------- shrinkage
+LEARNS = {"hidden_size": 8, "random_state": 0, "n_members": 3, "max_iter": 60}
+
+
+def test_what_is_learnt_from_noise_is_not_predicted(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(1060, 12, 1)), 5 + rng.normal(size=1060)
+    model = LSTMRegressor(**LEARNS).fit(X[:60], y[:60])
+    assert model.shrinkage_ < 0.3
+    assert model.score(X[60:], y[60:]) > -0.05
+    monkeypatch.setattr(LSTMRegressor, "_leave_out", lambda *_: None)
+    trusted = LSTMRegressor(**LEARNS).fit(X[:60], y[:60])
+    assert trusted.score(X[60:], y[60:]) < -0.1
+
+
+def test_each_target_is_trusted_as_far_as_it_was_learnt():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 12, 1))
+    y = np.column_stack([X[:, -4:].sum(axis=(1, 2)), rng.normal(size=200)])
+    model = LSTMRegressor(**LEARNS).fit(X[:150], y[:150])
+    assert model.shrinkage_[0] > 0.9
+    assert model.shrinkage_[1] < 0.5
+    assert model.score(X[150:], y[150:]) > 0.4  # half of the variance is noise
+
+
+def test_the_networks_leave_out_different_rows_of_one_number():
+    random = Randomness(0, torch.device("cpu"), 0)
+    left_out = LSTMRegressor()._leave_out(47, 3, random)
+    assert [len(rows) for rows in left_out] == [4, 4, 4]
+    assert len(np.unique(np.concatenate(left_out))) == 12
+    assert len(LSTMRegressor()._leave_out(47, 23, random)) == 23
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_members": 1},
+        {"early_stopping": True},
+        {"loss": "absolute_error"},
+        {"loss": "quantile", "quantile": [0.2, 0.8]},
+        {"target": "sequence"},
+    ],
+    ids=str,
+)
+def test_where_nothing_is_left_out_nothing_is_shrunk(settings, make_sequences):
+    X, y = make_sequences(60, 12)
+    y = np.repeat(y[:, None], 12, axis=1) if "target" in settings else y
+    assert LSTMRegressor(**QUICK | settings).fit(X, y).shrinkage_ == 1
+
+
+def test_training_on_leaves_nothing_out(make_sequences):
+    X, y = make_sequences(60)
+    model = LSTMRegressor(**QUICK)
+    assert model.partial_fit(X, y).partial_fit(X, y).shrinkage_ == 1
+    once = LSTMRegressor(**QUICK | {"warm_start": True}).fit(X, y)
+    share, before = once.shrinkage_, once.predict(X)
+    assert once.fit(X, y).shrinkage_ == share
+    assert not np.array_equal(once.predict(X), before)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_rows_are_left_out_alike_however_they_are_weighted(shuffle, make_sequences):
+    X, y = make_sequences(50)
+    settings = QUICK | {"n_members": 2, "shuffle": shuffle}
+    weight = np.ones(50)
+    weight[::7] = 0.0
+    kept = weight > 0
+    weighted = LSTMRegressor(**settings).fit(X, y, sample_weight=weight)
+    alone = LSTMRegressor(**settings).fit(X[kept], y[kept])
+    np.testing.assert_array_equal(weighted.predict(X), alone.predict(X))
+    np.testing.assert_array_equal(weighted.shrinkage_, alone.shrinkage_)
+
+
+def test_a_network_is_shrunk_about_a_centre():
+    network = made(n_members=3, stem="conv", pooling="mean-max")
+    x = torch.randn(5, 9, 2, generator=torch.Generator().manual_seed(1))
+    factor, centre = torch.tensor([0.0, 0.25, 1.0]), torch.tensor([3.0, -1.0, 2.0])
+    before = network(x)
+    network.shrink(factor, centre)
+    torch.testing.assert_close(network(x), centre + factor * (before - centre))
+
+
+def test_shrinkage_is_saved(make_sequences, tmp_path):
+    X, y = make_sequences(60)
+    model = LSTMRegressor(**QUICK).fit(X, y)
+    save(model, tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.shrinkage_, model.shrinkage_)
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))

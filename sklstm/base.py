@@ -937,6 +937,24 @@ def require_y(estimator, y):
         )
 
 
+def is_forecaster(estimator) -> bool:
+    """Tell a fitted forecaster from a classifier or regressor; refuse anything else."""
+    if hasattr(estimator, "_forecast"):
+        estimator.check_is_fitted()
+        return True
+    check_sequence_estimator(estimator)
+    return False
+
+
+def check_forecaster(estimator, hint="") -> None:
+    """Raise unless this is a fitted LSTMForecaster."""
+    if not hasattr(estimator, "_forecast"):
+        raise TypeError(
+            f"Expected a fitted LSTMForecaster, got {type(estimator).__name__}.{hint}"
+        )
+    estimator.check_is_fitted()
+
+
 def check_sequence_estimator(estimator) -> None:
     """Raise unless this is a fitted LSTMClassifier or LSTMRegressor."""
     if not isinstance(estimator, BaseLSTM):

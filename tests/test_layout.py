@@ -74,23 +74,34 @@ ALLOWED = {
     },
     "text": {"sequences"},
     "generation": {"sequences", "streaming", "text"},
-    "inspection": {"base", "devices", "modules", "sequences", "series"},
+    "forecast_inspection": {"base", "series"},
+    "inspection": {
+        "base",
+        "devices",
+        "forecast_inspection",
+        "modules",
+        "sequences",
+        "series",
+    },
     "monitors": set(),
-    "plotting": {"base", "inspection"},
+    "drawing": set(),
+    "forecast_plotting": {"base", "drawing"},
+    "plotting": {"base", "drawing", "forecast_plotting", "inspection"},
     "__init__": {"estimators", "generation", "streaming", "text"},
 }
 # What costs time to import, and the rooms that may.
 HEAVY = {
     "sktime": {"forecaster", "frames", "panel", "saved_forecaster"},
     "pandas": {
+        "drawing",
+        "forecast_plotting",
         "forecaster",
         "frames",
         "horizons",
-        "plotting",
         "saved_forecaster",
         "series",
     },
-    "matplotlib": {"plotting"},
+    "matplotlib": {"drawing", "forecast_plotting"},
     "tensorboard": set(),
 }
 

@@ -1,0 +1,77 @@
+"""What pictures share: colours, axes, legends.
+
+Colours are those of Okabe and Ito, which the colour-blind can tell apart, and maps of
+even lightness. Matplotlib is imported when something is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+BLACK, BLUE, VERMILLION = "#222222", "#0072B2", "#D55E00"
+# Without their yellow, faint on white: seven, which with eight markers make 56 pairs.
+COLORS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", VERMILLION, BLACK)
+MARKERS = "osD^vP*X"
+DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
+
+
+def pyplot():
+    """Import matplotlib; say how to install it where it is absent."""
+    try:
+        import matplotlib.pyplot as plt  # noqa: PLC0415 - an optional package
+    except ImportError as error:
+        raise ImportError('Plots need matplotlib: pip install "sklstm[plot]".') from error
+    return plt
+
+
+def new_axes(ax, n_rows=1, n_columns=1, *, size, titled=False, **settings):
+    """Return axes (n_rows, n_columns), in a new figure or in the place of `ax`."""
+    plt = pyplot()
+    if ax is None:
+        figure = plt.figure(figsize=size, layout="constrained")
+        return figure.add_gridspec(n_rows, n_columns, **settings).subplots(squeeze=False)
+    if n_rows == n_columns == 1:
+        return np.array([[ax]])
+    ax.set_axis_off()
+    if titled and ax.figure.get_layout_engine() is None:
+        settings |= {"hspace": 0.45, "wspace": 0.3}  # nothing else makes room
+    place = ax.get_subplotspec()
+    if place is None:
+        edges = ("left", "bottom", "right", "top")
+        settings |= dict(zip(edges, ax.get_position().extents, strict=True))
+        grid = ax.figure.add_gridspec(n_rows, n_columns, **settings)
+    else:
+        grid = place.subgridspec(n_rows, n_columns, **settings)
+    return grid.subplots(squeeze=False)
+
+
+def light(ax):
+    """Take away what is not data."""
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def lone(values):
+    """Return settings to mark values between missing ones, which no line shows."""
+    seen = np.concatenate([[False], ~pd.isna(values), [False]])
+    lone = seen[1:-1] & ~seen[:-2] & ~seen[2:]
+    return {"marker": ".", "markevery": lone} if lone.any() else {}
+
+
+def legend(axes, ax):
+    """Name what is drawn: below a new figure, or in given axes where the least is."""
+    handles = {}
+    for axis in axes:
+        found, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, found, strict=True))
+    if ax is None:
+        figure = axes[0].figure
+        n_rows = math.ceil(1.6 * len(handles) / figure.get_figwidth())  # 1.6 inches each
+        figure.legend(
+            handles.values(), handles, loc="outside lower center", frameon=False,
+            ncols=math.ceil(len(handles) / n_rows),
+        )  # fmt: skip
+    else:
+        axes[0].legend(handles.values(), handles, loc="best", frameon=False)

@@ -66,6 +66,7 @@ from sklstm.sequences import (
     require_same_instances,
     split_steps,
 )
+from sklstm.shrinkage import shrinkage
 from sklstm.training import (
     Learner,
     Randomness,
@@ -189,7 +190,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         """Set the fitted attributes that the head knows."""
 
     def _leave_out(self, n_rows, n_members, random):
-        """Return the rows that each network is not trained on; None where none are."""
+        """Return the `LeftOutRows` of the networks; None where none are left out."""
 
     # ------------------------------------------------------------------------- fit
     @with_callbacks
@@ -235,12 +236,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             infinite or NaN.
         """
         self._check_parameters()
+        warm_start = self.warm_start and hasattr(self, "network_")
         history = self._fit(
             X,
             y,
             sample_weight,
-            warm_start=self.warm_start and hasattr(self, "network_"),
-            leaves_out=not self.early_stopping,
+            warm_start=warm_start,
+            leaves_out=not (warm_start or self.early_stopping),
             n_members=self.n_members,
             max_iter=self.max_iter,
             learning_rate=self.learning_rate,
@@ -312,8 +314,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             network = copy.deepcopy(self.network_)
         else:
             network = self._make_network(encoder, encoded, head, random, n_members)
-        left_out, n_members = None, len(network.members)
-        if leaves_out and not warm_start:
+        n_members = len(network.members)
+        left_out = None
+        if leaves_out:
             left_out = self._leave_out(len(training), n_members, random)
         draws = random.of_members(n_members)
         if checkpoint is not None:
@@ -328,8 +331,10 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         )  # fmt: skip
         network.cpu()
         if left_out is not None:
-            _shrink(network, head, training, left_out, device)
+            factor = _shrink(network, training, left_out, device)
         self._keep(encoder, head, network, history, warm_start)
+        if left_out is not None:
+            self.shrinkage_ = factor
         if checkpoint is not None and not history.interrupted:
             checkpoint.remove()
         if on_epoch is not None:
@@ -403,23 +408,21 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _batches(self, training, left_out, orders, device):
         """Return the batches of each member."""
-        settings = {
-            "batch_size": self._batch_size(len(training)),
-            "shuffle": self.shuffle,
-            "oversample": self.oversample,
-            "device": device,
-            "dtype": torch.float64 if self.dtype == "float64" else torch.float32,
-        }
-        if left_out is None:  # they share memory
-            batches = SequenceBatches(*training, generator=orders[0], **settings)
-            return [batches.in_order_of(order) for order in orders]
+        batches = SequenceBatches(
+            *training,
+            batch_size=self._batch_size(len(training)),
+            shuffle=self.shuffle,
+            oversample=self.oversample,
+            generator=orders[0],
+            device=device,
+            dtype=torch.float64 if self.dtype == "float64" else torch.float32,
+        )
+        if left_out is None:
+            return [batches.of_network(order) for order in orders]
         return [
-            SequenceBatches(
-                *training.take(np.delete(np.arange(len(training)), out)),
-                generator=order, **settings,
-            )
-            for out, order in zip(left_out, orders, strict=True)
-        ]  # fmt: skip
+            batches.of_network(order, left_out.of_member(member))
+            for member, order in enumerate(orders)
+        ]
 
     def _identity(self, network, training, validation, random, n_iter):
         """Return what a fit must share with a checkpoint to go on from it."""
@@ -628,19 +631,19 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _partial_fit(self, X, y, sample_weight, classes=None):
         self._check_parameters()
-        warm_start = hasattr(self, "network_")
+        is_fitted = hasattr(self, "network_")
         self._fit(
             X,
             y,
             sample_weight,
-            warm_start=warm_start,
+            warm_start=is_fitted,
             # How many rows are yet to come is not known.
             n_members=1 if self.n_members == "auto" else self.n_members,
             max_iter=1,
             learning_rate="constant",
             early_stopping=False,
             classes=classes,
-            optimizer_state=self._optimizer_state if warm_start else None,
+            optimizer_state=self._optimizer_state if is_fitted else None,
         )
         return self
 
@@ -862,17 +865,22 @@ def _validate_steps(network, head, rows, device):
     return np.average(score, weights=total), np.average(loss, weights=n_steps)
 
 
-def _shrink(network, head, rows, left_out, device):
-    """Make predictions as cautious as the rows that each member left out ask for."""
+def _shrink(network, rows, left_out, device):
+    """Draw predictions to the mean as far as the left-out rows ask for; return it."""
     raw = [
-        forward(member, rows.encoded.take(out), device, "alone")
-        for member, out in zip(network.members, left_out, strict=True)
+        forward(member, rows.encoded.take(left_out.of_member(k)), device, "alone")
+        for k, member in enumerate(network.members)
     ]
-    out = np.concatenate(left_out)
     centre = np.average(rows.target, axis=0, weights=rows.weight)
-    target, raw = rows.target[out] - centre, np.concatenate(raw) - centre
-    head.shrinkage_ = head.shrinkage(raw, target, rows.weight[out])
-    network.shrink(*map(torch.from_numpy, (head.shrinkage_, centre)))
+    out = left_out.rows
+    factor = shrinkage(
+        left_out.unseen(np.stack(raw)) - centre,
+        rows.target[out] - centre,
+        rows.weight[out],
+        len(raw),
+    )
+    network.shrink(torch.from_numpy(factor), torch.from_numpy(centre))
+    return factor
 
 
 def _rows_at_once(n_timesteps, network) -> int:

@@ -56,8 +56,8 @@ def light(ax):
 def lone(values):
     """Return settings to mark values between missing ones, which no line shows."""
     seen = np.concatenate([[False], ~pd.isna(values), [False]])
-    lone = seen[1:-1] & ~seen[:-2] & ~seen[2:]
-    return {"marker": ".", "markevery": lone} if lone.any() else {}
+    between = seen[1:-1] & ~seen[:-2] & ~seen[2:]
+    return {"marker": ".", "markevery": between} if between.any() else {}
 
 
 def legend(axes, ax):

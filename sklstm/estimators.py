@@ -27,10 +27,7 @@ from sklstm.heads import (
     RegressionHead,
     pinball_skill,
 )
-
-# Several networks of a regressor leave out one row of so many each, where there are so
-# many rows, to see how far what they have learnt holds for others.
-LEFT_OUT, MIN_LEFT_OUT_ROWS = 10, 40
+from sklstm.shrinkage import MIN_ROWS, LeftOutRows
 
 
 # The parameters and attributes below stand in both classes, so that each reads by
@@ -654,9 +651,9 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
 default="squared_error"
         What is minimised. The median follows from "absolute_error"; "huber" [13]_ is
         squared near 0 and absolute beyond `epsilon`. With "squared_error", several
-        networks (`n_members`) and 40 sequences or more, each network leaves out a tenth
-        of them, and predictions are drawn to the mean as far as these ask for [15]_:
-        what is learnt from noise is not predicted. Not with ``target="sequence"``.
+        networks (`n_members`) and 40 distinct sequences or more, each network leaves out
+        a tenth of them, and predictions are drawn to the mean as far as these ask for
+        [15]_: what is learnt from noise is not predicted. Not with `early_stopping`.
     quantile : float in (0, 1) or sequence of them, default=0.5
         Quantiles to predict. Only used with ``loss="quantile"`` [14]_. With a sequence,
         predictions have one more axis and never cross.
@@ -770,7 +767,9 @@ default="one-cycle"
         Number of targets.
     shrinkage_ : ndarray of shape (n_outputs_,)
         What is left of how far the networks' predictions are from the mean (see `loss`):
-        1 where nothing was left out, 0 where nothing was learnt that holds for others.
+        0 where nothing was learnt that holds for others; 1 where nothing was left out,
+        as with ``target="sequence"``, and again once training has gone on (`warm_start`,
+        `partial_fit`).
     stem_, pooling_ : str or None
     bidirectional_ : bool
     n_members_ : int
@@ -984,17 +983,13 @@ default="one-cycle"
         return head.fit(y, weight)
 
     def _keep_head(self, head):
-        self.n_outputs_, self.shrinkage_ = head.n_outputs_, head.shrinkage_
+        self.n_outputs_, self.shrinkage_ = head.n_outputs_, np.ones(head.n_outputs_)
 
     def _leave_out(self, n_rows, n_members, random):
-        size = n_rows // LEFT_OUT
         shrinks = self.loss == "squared_error" and self.target == "single"
-        if not shrinks or n_members == 1 or n_rows < MIN_LEFT_OUT_ROWS:
+        if not shrinks or n_members == 1 or n_rows < max(MIN_ROWS, n_members):
             return None
-        order = np.random.default_rng(random.split_seed).permutation(n_rows)
-        # More networks than parts: some leave out the same.
-        starts = np.arange(n_members) % LEFT_OUT * size
-        return [np.sort(order[start : start + size]) for start in starts]
+        return LeftOutRows(n_rows, n_members, random.split_seed)
 
     def partial_fit(self, X, y, sample_weight=None):
         """Go on training for one pass over X, at a constant learning rate.

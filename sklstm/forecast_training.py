@@ -184,11 +184,9 @@ class ForecastTraining:
         return self.early_stopping != "auto" and bool(self.early_stopping)
 
     def _horizon(self, table, fh, period):
-        steps_ahead = 1
+        steps_ahead = max(2 * period, 8)
         if fh is not None:
-            steps_ahead = int(max(relative_steps(fh, table, self._cutoff).max(), 1))
-        elif self.horizon is None:
-            steps_ahead = max(2 * period, 8)
+            steps_ahead = int(relative_steps(fh, table, self._cutoff).max())
         if self.horizon is not None:
             return int(self.horizon)
         return max(1, min(steps_ahead, int(table.lengths.max()) // 3))
@@ -232,19 +230,7 @@ class ForecastTraining:
         """Return networks to be trained, and how windows are made for them."""
         period = model.period
         choices = self._choices(model, array)
-        longest = int(array.lengths.max())
-        wanted = 24 if period == 1 else 4 * period
-        if period >= 24:
-            wanted = max(min(14 * period, LONGEST_WINDOW), 3 * period)
-        if model.horizon <= 96:
-            wanted = max(wanted, model.horizon)
-        window_length = self._auto("window_length", min(max(wanted, 8), longest))
-        segment = 1
-        if window_length > 64:
-            segment = period if 8 <= period <= 48 else 24
-        segment = self._auto("segment_length", segment)
-        # Whole segments: the window grows at its far end, where it is padded.
-        window_length = math.ceil(window_length / segment) * segment
+        window_length, segment = self._window(model, int(array.lengths.max()))
         log = self.transform == "log" or (
             self.transform == "auto" and grows_with_level(array, period)
         )
@@ -275,6 +261,22 @@ class ForecastTraining:
                 Member(network.eval(), model.quantiles, window_length, scaling, log)
             )
         return members
+
+    def _window(self, model, longest):
+        """Return the length of windows of series up to `longest`, and of segments."""
+        period = model.period
+        wanted = 24 if period == 1 else 4 * period
+        if period >= 24:
+            wanted = max(min(14 * period, LONGEST_WINDOW), 3 * period)
+        if model.horizon <= 96:
+            wanted = max(wanted, model.horizon)
+        window_length = self._auto("window_length", min(max(wanted, 8), longest))
+        segment = 1
+        if window_length > 64:
+            segment = period if 8 <= period <= 48 else 24
+        segment = self._auto("segment_length", segment)
+        # Whole segments: the window grows at its far end, where it is padded.
+        return math.ceil(window_length / segment) * segment, segment
 
     def _train_networks(
         self, model, array, random, aside=None, checkpoint=None, *, update=False

@@ -300,8 +300,6 @@ def _huber(error, epsilon):
 
 
 ROUNDING = 1e-12  # of the mean of equal numbers
-# Rows that count as if they had said that predictions are to be trusted in full.
-PRIOR_ROWS = 5
 REGRESSION_LOSSES = {
     "squared_error": _squared_error,
     "absolute_error": _absolute_error,
@@ -327,8 +325,6 @@ class RegressionHead(_Head):
     Attributes
     ----------
     mean_, scale_ : ndarray of shape (n_outputs,)
-    shrinkage_ : ndarray of shape (n_outputs,)
-        What the network's deviations from the mean were multiplied by.
     one_d_ : bool
         Whether y was one-dimensional.
     """
@@ -351,7 +347,6 @@ class RegressionHead(_Head):
         y = y.reshape(len(y), -1)
         self.n_outputs_ = y.shape[1]
         self.mean_, self.scale_ = np.zeros(self.n_outputs_), np.ones(self.n_outputs_)
-        self.shrinkage_ = np.ones(self.n_outputs_)
         if self.normalize_y:
             with np.errstate(over="ignore", invalid="ignore"):
                 self.mean_ = np.average(y, axis=0, weights=weight)
@@ -397,29 +392,6 @@ class RegressionHead(_Head):
             return super().loss_gradient(raw, target, weight)
         loss = self.loss(raw, target, weight).mean()
         return loss, (raw - target) * weight[:, None] / raw.numel()
-
-    def shrinkage(self, raw, target, weight) -> np.ndarray:
-        """Return the share of deviations from the mean that new rows bear out.
-
-        The slope of the target on raw outputs, in [0, 1]: what is learnt from noise has
-        the slope 0 (Copas, 1983). As if `PRIOR_ROWS` more rows had the slope 1.
-
-        Parameters
-        ----------
-        raw, target : ndarray of shape (n, n_outputs)
-            Of rows that were not trained on, less the mean of the target.
-        weight : ndarray of shape (n,)
-
-        Returns
-        -------
-        shrinkage : ndarray of shape (n_outputs,)
-        """
-        squares = np.average(raw**2, axis=0, weights=weight)
-        prior = PRIOR_ROWS / len(raw) * squares
-        slope = np.average(raw * target, axis=0, weights=weight) + prior
-        total = squares + prior
-        share = np.divide(slope, total, out=np.ones_like(slope), where=total > 0)
-        return np.clip(share, 0.0, 1.0)
 
     def decode(self, raw) -> np.ndarray:
         """Return predictions (n[, n_outputs][, n_quantiles]), quantiles ascending.

@@ -375,11 +375,10 @@ class RecurrentNetwork(_LaidOut, _Portable):
     @torch.no_grad()
     def shrink(self, factor, centre):
         """Multiply how far raw outputs are from a centre, (n_outputs,) each."""
+        factor, centre = factor.to(self.readout.weight), centre.to(self.readout.weight)
         for member in self.members:
-            weight, bias = member.readout.weight, member.readout.bias
-            factor, centre = factor.to(weight), centre.to(weight)
-            weight.mul_(factor[:, None])
-            bias.sub_(centre).mul_(factor).add_(centre)
+            member.readout.weight.mul_(factor[:, None])
+            member.readout.bias.sub_(centre).mul_(factor).add_(centre)
 
     def _averaged(self, raw):
         """(K, N, ..., Q) -> raw outputs of the mean, by logarithms: none underflow."""

@@ -439,9 +439,9 @@ class LSTMTimeSeriesRegressor(BaseRegressor):
 default="squared_error"
         What is minimised. The median follows from "absolute_error"; "huber" [13]_ is
         squared near 0 and absolute beyond `epsilon`. With "squared_error", several
-        networks (`n_members`) and 40 sequences or more, each network leaves out a tenth
-        of them, and predictions are drawn to the mean as far as these ask for [15]_:
-        what is learnt from noise is not predicted.
+        networks (`n_members`) and 40 distinct sequences or more, each network leaves out
+        a tenth of them, and predictions are drawn to the mean as far as these ask for
+        [15]_: what is learnt from noise is not predicted. Not with `early_stopping`.
     quantile : float in (0, 1), default=0.5
         Quantile to predict. Only used with ``loss="quantile"`` [14]_.
     epsilon : float, default=1.35

@@ -43,8 +43,9 @@ FITTED = {
     "_optimizer_state": is_a(dict, None),
     "feature_names_in_": is_vector("O"),
     "best_iter_": optional(is_count),
+    "shrinkage_": lambda v: is_vector("f")(v) and ((v >= 0) & (v <= 1)).all(),
 }
-OPTIONAL = {"feature_names_in_", "best_iter_"}
+OPTIONAL = {"feature_names_in_", "best_iter_", "shrinkage_"}
 
 
 def restore(estimator, fitted):
@@ -59,6 +60,7 @@ def restore(estimator, fitted):
         reads = config["n_channels"] == encoder.n_encoded_channels_
     dtype = torch.float64 if encoder.dtype == "float64" else torch.float32
     is_classifier = isinstance(estimator, ClassifierMixin)
+    n_shrunk = None if is_classifier else head.n_outputs_
     require(
         reads
         and encoder.tokens == (config["stem"] == "embedding")
@@ -66,7 +68,8 @@ def restore(estimator, fitted):
         and next(network.parameters()).dtype == dtype
         and config["n_outputs"] == head.n_raw
         and (config["n_members"] == 1 or config["link"] == head.link)
-        and isinstance(head, ClassificationHead) == is_classifier,
+        and isinstance(head, ClassificationHead) == is_classifier
+        and ("shrinkage_" not in fitted or len(fitted["shrinkage_"]) == n_shrunk),
         "its encoder, network and head do not belong together",
     )
     optimizer = fitted["_optimizer_state"]
@@ -147,8 +150,6 @@ def _classification_head(state):
 
 def _regression_head(state):
     n_outputs = state.get("n_outputs_") if type(state) is dict else None
-    if is_count(n_outputs):  # files of earlier versions do not have it
-        state = {"shrinkage_": np.ones(n_outputs)} | state
     require_fields("head", state, {
         "loss_name": is_one_of(*REGRESSION_LOSSES),
         "epsilon": is_positive,
@@ -159,7 +160,6 @@ def _regression_head(state):
         "n_outputs_": is_count,
         "mean_": lambda v: is_floats(v, n_outputs),
         "scale_": lambda v: is_scale(v, n_outputs),
-        "shrinkage_": lambda v: is_floats(v, n_outputs),
     })  # fmt: skip
     head = _instance(RegressionHead, state)
     n_quantiles = 1 if head.quantiles is None else len(head.quantiles)

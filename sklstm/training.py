@@ -121,38 +121,35 @@ class SequenceBatches:
         self.target = resident(target)
         self.chances = None
         if oversample:
-            of_row = weight.reshape(len(weight), -1).mean(axis=1)
-            self.chances = np.cumsum(of_row) / of_row.sum()
+            self.chances = of_row = weight.reshape(len(weight), -1).mean(axis=1)
             of_row = of_row.reshape(-1, *[1] * (weight.ndim - 1))
             weight = weight / np.where(of_row > 0, of_row, 1) * of_row.mean()
         self.weight = resident(weight)
         self._lengths = sequences.lengths
         self.ragged = bool((self._lengths < sequences.values.shape[1]).any())
-        self.n_batches = math.ceil(len(self._lengths) / batch_size)
+        self.rows = np.arange(len(self._lengths))
+        self.batch_size = batch_size
         self.shuffle = shuffle
         self.generator = generator
 
     def __len__(self) -> int:
-        return self.n_batches
+        return math.ceil(len(self.rows) / self.batch_size)
 
     def __iter__(self):
         """Yield (inputs of the network, target, weight, number of rows)."""
-        n = len(self._lengths)
-        order = np.arange(n)
-        if self.chances is not None:
-            order = self._drawn()
+        order = self.rows if self.chances is None else self._drawn()
         if self.shuffle:
-            order = order[torch.randperm(n, generator=self.generator).numpy()]
+            order = order[torch.randperm(len(order), generator=self.generator).numpy()]
         if self.ragged and self.shuffle:
             order = self._by_similar_length(order)
-        for rows in np.array_split(order, self.n_batches):
+        whole = len(self) == 1 and np.array_equal(order, np.arange(len(self._lengths)))
+        for rows in np.array_split(order, len(self)):
             index = torch.from_numpy(rows).to(self.values.device)
             lengths, width = None, self.values.shape[1]
             if self.ragged:
                 width = padded_length(int(self._lengths[rows].max()))
                 if (self._lengths[rows] < width).any():
                     lengths = self.lengths.index_select(0, index)
-            whole = self.n_batches == 1 and not self.shuffle
             values = self.values if whole else self.values.index_select(0, index)
             yield (
                 (_fit_width(values, width), lengths),
@@ -161,30 +158,33 @@ class SequenceBatches:
                 len(rows),
             )
 
-    def in_order_of(self, generator):
-        """Return batches of the same rows, ordered by another generator."""
-        other = copy.copy(self)
+    def of_network(self, generator, left_out=()):
+        """Return batches of the rows that are not left out, in an order of their own."""
+        other = copy.copy(self)  # they share memory
         other.generator = generator
+        other.rows = np.delete(self.rows, left_out)
         return other
 
     def _drawn(self):
         """Return n rows, each as often as its weight says, rounded up or down."""
-        n = len(self.chances)
+        n, chances = len(self.rows), self.chances[self.rows]
         start = torch.rand((), generator=self.generator, dtype=torch.float64).item()
         # Even steps through the shares of the rows, from a random place on.
-        at = np.searchsorted(self.chances, (start + np.arange(n)) / n, side="right")
-        return np.minimum(at, n - 1)
+        ends = np.cumsum(chances) / chances.sum()
+        at = np.searchsorted(ends, (start + np.arange(n)) / n, side="right")
+        return self.rows[np.minimum(at, n - 1)]
 
     def _by_similar_length(self, order):
         # Sorting 8 batches of shuffled rows at a time by length, then shuffling the
         # batches: neighbours have similar lengths but differ from epoch to epoch.
-        size = math.ceil(len(order) / self.n_batches) * 8
+        n_batches = len(self)
+        size = math.ceil(len(order) / n_batches) * 8
         runs = [order[start : start + size] for start in range(0, len(order), size)]
         order = np.concatenate(
             [run[np.argsort(-self._lengths[run], kind="stable")] for run in runs]
         )
-        batches = np.array_split(order, self.n_batches)
-        shuffled = torch.randperm(self.n_batches, generator=self.generator)
+        batches = np.array_split(order, n_batches)
+        shuffled = torch.randperm(n_batches, generator=self.generator)
         # Equal sizes first, as np.array_split cuts them.
         batches = sorted((batches[i] for i in shuffled.tolist()), key=len, reverse=True)
         return np.concatenate(batches)
@@ -414,7 +414,7 @@ class _Steps:
         flat = FlatParameters(network)
         self.network, self.learners, self.run = network, learners, run
         self.grads = flat.grad.view(len(learners), -1)
-        self.settings = loss, bfloat16, max_grad_norm
+        self.loss, self.bfloat16, self.max_grad_norm = loss, bfloat16, max_grad_norm
         self.optimizer = Optimizer(flat, solver, alpha, optimizer_state, len(learners))
         self.schedule, self.rate = schedule, rate
         self.n_batches = len(learners[0].batches)
@@ -425,13 +425,12 @@ class _Steps:
         """Whether the learning rate still rises."""
         return self.schedule == "one-cycle" and self.n_done < WARM_UP * self.n_steps
 
-    def epoch(self) -> float:
+    def run_epoch(self) -> float:
         """Take each learner once through its batches; return their mean loss."""
         self.network.train()
-        loss, bfloat16, max_grad_norm = self.settings
         epochs = [
             _Epoch(
-                learner, loss, grad, bfloat16, max_grad_norm,
+                learner, self.loss, grad, self.bfloat16, self.max_grad_norm,
                 functools.partial(self._update, part),
             )
             for part, (learner, grad) in enumerate(
@@ -456,7 +455,7 @@ class _Best:
         self.network, self.tol = network, tol
         self.weights, self.score, self.loss, self.n_stale = None, -math.inf, math.inf, 0
 
-    def compare(self, score, loss) -> bool:
+    def update(self, score, loss) -> bool:
         """Keep the weights there are now if they are better; return whether they are.
 
         Of scores within tol of each other, the lower loss is better; only a gain of
@@ -544,14 +543,14 @@ def train(
     planned = learning_rate in ("one-cycle", "cosine")
     try:
         for epoch in range(history.n_iter + 1, max_iter + 1):
-            history.loss_curve.append(steps.epoch())
+            history.loss_curve.append(steps.run_epoch())
             _require_finite(history, learning_rate_init)
             score, monitored = 0.0, history.loss_curve[-1]
             if validate is not None:
                 network.eval()
                 score, monitored = validate()
                 history.validation_scores.append(score)
-            if best.compare(score, monitored) and validate is not None:
+            if best.update(score, monitored) and validate is not None:
                 history.best_iter = epoch
             if verbose:
                 _report(epoch, history)

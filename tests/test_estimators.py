@@ -16,7 +16,7 @@ import torch
 from sklearn.base import clone
 from sklearn.ensemble import BaggingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.metrics import mean_pinball_loss
+from sklearn.metrics import mean_pinball_loss, r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
@@ -221,7 +221,7 @@ CHANGED = [
 
 
 @pytest.mark.parametrize("changed", CHANGED, ids=str)
-def test_what_was_fitted_is_not_changed_by_going_on(estimator, changed, make_sequences):
+def test_training_on_keeps_what_was_fitted(estimator, changed, make_sequences):
     X, y = make_sequences(30)
     model = estimator(**QUICK, warm_start=True, stem=None).fit(X, y)
     before = outputs(model, X)
@@ -247,7 +247,7 @@ def test_what_was_fitted_is_not_changed_by_going_on(estimator, changed, make_seq
     ],
     ids=str,
 )
-def test_a_loss_is_not_changed_by_going_on(changed, make_sequences):
+def test_a_loss_is_not_changed_by_training_on(changed, make_sequences):
     X, y = make_sequences(20)
     model = LSTMRegressor(**QUICK, loss="quantile").fit(X, y).set_params(**changed)
     (name,) = changed
@@ -255,7 +255,7 @@ def test_a_loss_is_not_changed_by_going_on(changed, make_sequences):
         model.partial_fit(X, y)
 
 
-def test_other_settings_may_change_before_going_on(make_sequences):
+def test_other_settings_may_change_before_training_on(make_sequences):
     X, y = make_sequences(20)
     model = LSTMRegressor(**QUICK, loss="quantile", quantile=[0.1, 0.5, 0.9]).fit(X, y)
     model.set_params(quantile=(0.1, 0.5, 0.9), epsilon=2.0, alpha=0.0, solver="adamw")
@@ -263,7 +263,7 @@ def test_other_settings_may_change_before_going_on(make_sequences):
     assert model.partial_fit(X, y).n_iter_ == 13
 
 
-def test_deviations_are_not_varied_by_going_on():
+def test_deviations_are_not_varied_by_training_on():
     X = 0.01 * np.random.default_rng(0).normal(size=(20, 40)) + np.cos(np.arange(40))
     model = LSTMClassifier(3, max_iter=11, random_state=0).fit(X, np.arange(20) % 2)
     assert model.encoder_.curve_ is not None
@@ -577,6 +577,21 @@ def test_scoring_monitor_logs_every_epoch(callback, make_sequences):
     epochs = log[log["task_name"] == "epoch"]
     assert len(epochs) == 12
     assert epochs["accuracy"].iloc[-1] == model.score(X, y)
+
+
+def test_epochs_are_scored_before_predictions_are_drawn_to_the_mean(callback):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 12, 1))
+    y = X[:, -4:].sum(axis=(1, 2)) + 2 * rng.normal(size=60)
+    monitor = callback.ScoringMonitor(scoring="r2")
+    model = LSTMRegressor(**QUICK | {"n_members": 2, "max_iter": 60})
+    model.set_callbacks(monitor).fit(X, y)
+    assert 0.01 < model.shrinkage_ < 0.99
+    log = monitor.get_logs().data_as_pandas
+    last = log.loc[log["task_name"] == "epoch", "r2"].iloc[-1]
+    # The mean of y is the centre.
+    whole = y.mean() + (model.predict(X) - y.mean()) / model.shrinkage_
+    np.testing.assert_allclose(last, r2_score(y, whole), rtol=1e-5)
 
 
 class StopAfter:

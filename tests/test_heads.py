@@ -160,14 +160,3 @@ def test_quantiles_between_and_beyond_are_those_of_a_normal():
     known = 3 + 2 * ndtri(levels)
     wanted = [0.01, 0.1, 0.3, 0.5, 0.8, 0.99]
     np.testing.assert_allclose(head.interpolate(known, wanted), 3 + 2 * ndtri(wanted))
-
-
-def test_shrinkage_is_the_slope_of_the_target_on_what_was_said():
-    head = RegressionHead("squared_error", 0.5, 1.35, True)
-    raw = np.array([[1.0, 2.0, -1.0], [-1.0, 1.0, 1.0]] * 10)  # variance 1, 2.5, 1
-    target = raw * [0.5, 3.0, -2.0]
-    # 20 rows of the slopes 0.5, 3 and -2, and 5 of the slope 1.
-    wanted = [(20 * 0.5 + 5) / 25, 1.0, 0.0]
-    np.testing.assert_allclose(head.shrinkage(raw, target, np.full(20, 0.3)), wanted)
-    nothing = head.shrinkage(np.zeros((4, 1)), np.ones((4, 1)), np.ones(4))
-    np.testing.assert_array_equal(nothing, [1.0])

@@ -12,7 +12,7 @@ import sklstm
 PACKAGE = Path(sklstm.__file__).parent
 LEAVES = {
     "devices", "gradients", "heads", "modules", "network", "sequences", "series",
-    "training", "windows",
+    "shrinkage", "training", "windows",
 }  # fmt: skip
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
@@ -29,11 +29,11 @@ ALLOWED = {
     "windows": {"kernels", "series"},
     "augmentation": set(),
     "base": LEAVES - {"series", "windows"} | {"augmentation", "checkpoints"},
-    "estimators": {"augmentation", "base", "heads"},
+    "estimators": {"augmentation", "base", "heads", "shrinkage"},
     "pretrained": {"network"},
     "forecast_model": {"devices", "heads", "network", "series", "windows"},
     "horizons": {"series"},
-    "forecast_training": LEAVES - {"modules", "sequences"}
+    "forecast_training": LEAVES - {"modules", "sequences", "shrinkage"}
     | {"checkpoints", "forecast_model", "horizons", "pretrained"},
     "forecaster": {
         "devices",
@@ -49,8 +49,15 @@ ALLOWED = {
     "streaming": {"base", "kernels", "laid_out", "modules", "sequences"},
     "frames": {"container"},
     "saved_network": {"checks", "container", "modules", "network"},
-    "saved_estimator": LEAVES - {"devices", "gradients", "modules", "series", "windows"}
-    | {"checks", "container", "saved_network"},
+    "saved_estimator": {
+        "checks",
+        "container",
+        "heads",
+        "network",
+        "saved_network",
+        "sequences",
+        "training",
+    },
     "saved_forecaster": {
         "checks",
         "container",

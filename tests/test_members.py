@@ -233,12 +233,26 @@ def test_each_target_is_trusted_as_far_as_it_was_learnt():
     assert model.score(X[150:], y[150:]) > 0.4  # half of the variance is noise
 
 
-def test_the_networks_leave_out_different_rows_of_one_number():
+def test_many_networks_are_trusted_no_less_than_few():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 12, 1))
+    y = X[:, -4:].sum(axis=(1, 2)) + 2 * rng.normal(size=600)  # half of it is noise
+    few, many = (
+        LSTMRegressor(**LEARNS | {"n_members": n, "max_iter": 30}).fit(X[:200], y[:200])
+        for n in (3, 8)
+    )
+    assert many.shrinkage_ > 0.7
+    assert many.score(X[200:], y[200:]) > few.score(X[200:], y[200:]) - 0.05
+
+
+def test_too_few_rows_for_the_networks_are_all_trained_on(make_sequences):
+    X, y = make_sequences(41)
+    settings = {"hidden_size": 2, "max_iter": 11, "random_state": 0}
+    model = LSTMRegressor(**settings, n_members=42).fit(X, y)
+    assert model.shrinkage_ == 1
     random = Randomness(0, torch.device("cpu"), 0)
-    left_out = LSTMRegressor()._leave_out(47, 3, random)
-    assert [len(rows) for rows in left_out] == [4, 4, 4]
-    assert len(np.unique(np.concatenate(left_out))) == 12
-    assert len(LSTMRegressor()._leave_out(47, 23, random)) == 23
+    assert model._leave_out(41, 42, random) is None
+    assert model._leave_out(41, 41, random).parts.shape == (41, 1)
 
 
 @pytest.mark.parametrize(
@@ -258,14 +272,16 @@ def test_where_nothing_is_left_out_nothing_is_shrunk(settings, make_sequences):
     assert LSTMRegressor(**QUICK | settings).fit(X, y).shrinkage_ == 1
 
 
-def test_training_on_leaves_nothing_out(make_sequences):
-    X, y = make_sequences(60)
-    model = LSTMRegressor(**QUICK)
+def test_training_on_leaves_nothing_out():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 12, 1)), rng.normal(size=60)
+    model = LSTMRegressor(**LEARNS)
     assert model.partial_fit(X, y).partial_fit(X, y).shrinkage_ == 1
-    once = LSTMRegressor(**QUICK | {"warm_start": True}).fit(X, y)
-    share, before = once.shrinkage_, once.predict(X)
-    assert once.fit(X, y).shrinkage_ == share
-    assert not np.array_equal(once.predict(X), before)
+    model = LSTMRegressor(**LEARNS, warm_start=True).fit(X, y)
+    assert model.shrinkage_ < 1
+    before = model.predict(X)
+    assert model.fit(X, y).shrinkage_ == 1
+    assert not np.array_equal(model.predict(X), before)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -574,6 +574,15 @@ def test_members_that_are_averaged_as_of_another_head(path):
         loaded(path, header, body)
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.5, np.nan])
+def test_a_share_that_is_none(share, path):
+    X, y = np.random.default_rng(0).normal(size=(20, 8)), np.arange(20.0)
+    model = LSTMRegressor(hidden_size=3, stem=None, max_iter=11, random_state=0)
+    model.fit(X, y).shrinkage_[:] = share
+    with pytest.raises(ValueError, match=r"LSTMRegressor has shrinkage_"):
+        save(model, path)  # which reads what it writes
+
+
 def test_an_array_that_nothing_uses(whole, path):
     header, body = opened(whole)
     n = len(body)

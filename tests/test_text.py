@@ -193,7 +193,7 @@ def test_pretrained_vectors_speak_for_words_that_were_not_trained_on(estimator):
     assert not np.array_equal(lstm.network_.stem.embedding.weight[2:].detach(), table[1:])
 
 
-def test_going_on_does_not_freeze_what_was_not():
+def test_training_on_does_not_freeze_what_was_not():
     X, y = np.array([[1, 2, 1], [2, 2, 1]] * 10), np.array([0, 1] * 10)
     settings = {"stem": "embedding", "embedding": np.eye(3), "max_iter": 11}
     model = LSTMClassifier(4, **settings, freeze_embedding=True, warm_start=True)

@@ -293,6 +293,38 @@ def test_oversampling_draws_rows_as_often_as_they_weigh():
     assert drawn == [[0, 1], [2, 3], [4]]
 
 
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_drawn_rows_keep_their_values(batch_size):
+    values = np.arange(5, dtype=np.float32)
+    data = SequenceBatches(
+        Rows(values[:, None, None], np.ones(5, int)), values, 1 + values, shuffle=False,
+        batch_size=batch_size, oversample=True, device=CPU, dtype=torch.float32,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    for (x, _), target, *_ in data:
+        torch.testing.assert_close(x[:, 0, 0], target)
+
+
+@pytest.mark.parametrize("settings", [{}, {"oversample": True}, {"shuffle": False}])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_network_does_not_see_the_rows_it_leaves_out(ragged, settings):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1 if ragged else 9, 10, size=30)
+    settings = {"shuffle": True, "device": CPU, "dtype": torch.float32} | settings
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    data = SequenceBatches(
+        Rows(np.zeros((30, 9, 1), np.float32), lengths), np.arange(30), np.ones(30),
+        batch_size=8, generator=generators[0], **settings,
+    )  # fmt: skip
+    part = data.of_network(generators[1], left_out=[3, 29, 4, 5, 6, 7])
+    assert len(data) == 4
+    assert len(part) == 3
+    for _ in range(3):
+        seen = torch.cat([target for _, target, *_ in part])
+        assert sorted(seen.tolist()) == [0, 1, 2, *range(8, 29)]
+    assert part.values.data_ptr() == data.values.data_ptr()  # one copy of the data
+
+
 def test_oversampling_keeps_what_columns_and_steps_weigh():
     weight = np.array([[1.0, 3.0], [0.5, 0.5]])
     data = SequenceBatches(

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from sklstm import kernels, laid_out
-from sklstm.modules import ConvStem, EmbeddingStem, LinearStem, reverse, step_mask
+from sklstm.modules import ConvStem, EmbeddingStem, LinearStem, reverse, step_mask, times
 from sklstm.network import ForecastNetwork
 
 
@@ -249,7 +249,7 @@ def _run(recurrence, x, lengths, generator, need_x):
     directions = [recurrence.forwards]
     if recurrence.bidirectional:
         directions.append(recurrence.backwards)
-    native = kernels.library(kernels.cell_of(recurrence.forwards[0].weights))
+    native = kernels.library()
     x, layers, ends, back_to_ends = kernels.readable(x), [], [], None
     for i in range(len(recurrence.forwards)):
         if i > 0:
@@ -257,8 +257,9 @@ def _run(recurrence, x, lengths, generator, need_x):
         passes, ends = [], []
         for is_reversed, direction in enumerate(directions):
             layer = direction[i]
-            dropped = recurrence.recurrent_dropout.factors(layer.weight_hh_l0, generator)
-            weights = layer.weights_times(dropped)
+            own = layer.weights
+            dropped = recurrence.recurrent_dropout.factors(own[1], generator)
+            weights = times(own, dropped)
             # Each sequence is reversed within its own length.
             read = reverse(x, lengths) if is_reversed and lengths is not None else x
             settings = {
@@ -266,15 +267,15 @@ def _run(recurrence, x, lengths, generator, need_x):
             }  # fmt: skip
             end, kept = kernels.forward(native, read, weights, keep=True, **settings)
             ends.append(end)
-            passes.append((layer, read, weights, dropped, kept, settings))
+            passes.append((own, read, weights, dropped, kept, settings))
         layers.append((passes, back_to_ends))
 
     def backward(d_ends):
         for i, (passes, back_to_ends) in reversed([*enumerate(layers)]):
             d_x = None
             for is_reversed, (one, d_end) in enumerate(zip(passes, d_ends, strict=True)):
-                layer, read, weights, dropped, kept, settings = one
-                gradients = [parameter.grad for parameter in layer.weights]
+                own, read, weights, dropped, kept, settings = one
+                gradients = [parameter.grad for parameter in own]
                 if dropped is not None:
                     gradients[1] = torch.zeros_like(dropped)
                 d_read = kernels.backward(
@@ -282,7 +283,7 @@ def _run(recurrence, x, lengths, generator, need_x):
                     need_x=need_x or i > 0, **settings,
                 )  # fmt: skip
                 if dropped is not None:
-                    layer.weight_hh_l0.grad.addcmul_(gradients[1], dropped)
+                    own[1].grad.addcmul_(gradients[1], dropped)
                 if d_read is not None and is_reversed:
                     d_x += reverse(d_read, lengths)
                 elif d_read is not None:

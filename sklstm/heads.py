@@ -234,11 +234,11 @@ class ClassificationHead(_Head):
     def loss_gradient(self, raw, target, weight):
         """Return the mean loss and its gradient: probability less truth, weighted."""
         if self.binary_ or self.multilabel_:
-            loss = self.loss(raw, target, weight).mean()
             # Every entry has a weight with labels, every row without.
-            n_entries = raw.numel() if self.multilabel_ else len(raw)
-            gradient = torch.sigmoid(raw).sub_(target.view_as(raw))
-            return loss, gradient.mul_(weight.view(len(raw), -1) / n_entries)
+            truth, weight = target.view_as(raw).to(raw.dtype), weight.view_as(raw)
+            loss = F.binary_cross_entropy_with_logits(raw, truth, weight)
+            gradient = torch.sigmoid(raw).sub_(truth)
+            return loss, gradient.mul_(weight / raw.numel())
         log_proba, target = torch.log_softmax(raw, dim=1), target[:, None]
         weight = weight[:, None] / len(raw)
         loss = -(log_proba.gather(1, target) * weight).sum()

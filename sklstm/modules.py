@@ -303,7 +303,7 @@ class _Layer(_Unfilled):
         `factors`, if any, are what the recurrent weights are multiplied with; `state`
         is what to start from. Steps beyond `lengths` (N,), descending, need not be read.
         """
-        weights = self.weights_times(factors)
+        weights = times(self.weights, factors)
         if kernels.applies(x, *weights):
             return kernels.layer(x, state, *weights, lengths=lengths)
         return kernels.by_torch(x, state, *weights)
@@ -313,12 +313,13 @@ class _Layer(_Unfilled):
         """Weights and biases, as `kernels` takes them."""
         return self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
 
-    def weights_times(self, factors):
-        """Return the weights, the recurrent ones times factors unless these are None."""
-        if factors is None:
-            return self.weights
-        weight_ih, weight_hh, *others = self.weights
-        return weight_ih, weight_hh * factors, *others
+
+def times(weights, factors):
+    """Return weights of a layer, the recurrent ones times factors, None for no change."""
+    if factors is None:
+        return weights
+    weight_ih, weight_hh, *others = weights
+    return weight_ih, weight_hh * factors, *others
 
 
 class LSTMLayer(_Layer, nn.LSTM):

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.dummy import DummyRegressor
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import StratifiedShuffleSplit, train_test_split
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -141,6 +143,33 @@ def of_logarithms(model):
     return lambda seed: make_pipeline(FunctionTransformer(np.log1p), model(seed))
 
 
+def convolved(X, seed, n_kernels=3000):
+    """Maximum and share above 0 of random convolutions (Dempster et al., 2020)."""
+    rng = np.random.default_rng(seed)
+    X = (X - X.mean(axis=1, keepdims=True)) / (X.std(axis=1, keepdims=True) + 1e-8)
+    columns = []
+    for _ in range(n_kernels):
+        length = rng.choice([7, 9, 11])
+        kernel = rng.normal(size=length)
+        kernel -= kernel.mean()
+        step = int(2 ** rng.uniform(0, np.log2((X.shape[1] - 1) / (length - 1))))
+        reach = (length - 1) * step
+        padded = np.pad(X, ((0, 0), (rng.integers(2) * (reach // 2),) * 2))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, reach + 1, axis=1)
+        out = windows[:, :, ::step] @ kernel + rng.uniform(-1, 1)
+        columns += [out.max(axis=1), (out > 0).mean(axis=1)]
+    return np.column_stack(columns)
+
+
+def of_convolutions(seed):
+    """Make a ridge of random convolutions, as ROCKET is."""
+    return make_pipeline(
+        FunctionTransformer(convolved, kw_args={"seed": seed}),
+        StandardScaler(),
+        RidgeCV(np.logspace(-3, 6, 19)),
+    )
+
+
 def scaled(seed):
     return make_pipeline(StandardScaler(), LSTMClassifier(random_state=seed))
 
@@ -215,6 +244,12 @@ ROWS = {
         "of logarithms": of_logarithms(regressor()),
         "plain, of logarithms": of_logarithms(regressor(stem=None, alpha=0.1)),
         "neighbours, the same": of_logarithms(lambda seed: KNeighborsRegressor(10)),
+        "convolutions, the same": of_logarithms(of_convolutions),
+        "trees, the same": of_logarithms(
+            lambda seed: ExtraTreesRegressor(
+                200, max_features=0.3, min_samples_leaf=2, random_state=seed
+            )
+        ),
     }, 4),
     "numbers": ({
         f"{name}, noise of {noise}": functools.partial(numbers, name, noise)
@@ -245,7 +280,7 @@ def run(problem, make, settings, n_splits):
     print(f"\n{problem}, {n_splits} splits")
     for k, setting in enumerate(settings):
         gain = f"{gains[:, k].mean():+.3f} +- {error[k]:.3f}" if k else ""
-        print(f"  {setting:20} {scores[:, k].mean():.3f}  {gain:16} "
+        print(f"  {setting:22} {scores[:, k].mean():.3f}  {gain:16} "
               f"{seconds[:, k].mean():6.1f} s", flush=True)  # fmt: skip
 
 

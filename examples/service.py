@@ -65,7 +65,9 @@ class Streams:
         else:
             self._make_room()
             live, n_steps = stream(self.model), 0
-        answer = live.push(step[0] if self.model.stem == "embedding" else step)
+        if self.model.stem == "embedding" and len(step) == 1:
+            step = step[0]
+        answer = live.push(step)
         self.open[session] = live, n_steps + 1, time.monotonic()
         self.open.move_to_end(session)
         return answer, n_steps + 1
@@ -120,7 +122,8 @@ def create_app(model, *, max_sessions=MAX_SESSIONS, idle_seconds=IDLE_SECONDS):
                 raise HTTPException(
                     422, f"Sequence {i} has steps of different numbers of channels."
                 )
-            rows.append(np.array(sequence, dtype=np.float64))  # null becomes NaN
+            row = np.array(sequence, dtype=np.float64)  # null becomes NaN
+            rows.append(row.T if model.layout == "channel-major" else row)
         with one_at_a_time, understandable():
             if not hasattr(model, "predict_proba"):
                 return {"predictions": [row.tolist() for row in model.predict(rows)]}

@@ -154,7 +154,8 @@ def distill(estimator, X, *, hidden_size):
         As in `fit`.
     hidden_size : int
         Of the student. All other parameters are the teacher's, but for `class_weight`,
-        which is in what the teacher says. Answers below 1 % are left out.
+        which is in what the teacher says. Answers below 1 % are left out, but for the
+        first of each sequence, and of each class.
 
     Returns
     -------
@@ -203,8 +204,13 @@ def distill(estimator, X, *, hidden_size):
         X = [sequence for _, sequence in X.groupby(level=0, sort=False)]
     # The log loss of a row under soft labels is that of a row per class, weighted.
     share = estimator.predict_proba(X)  # (n, n_classes)
-    row, label = np.nonzero(share > MIN_SHARE)
+    is_learnt = share > MIN_SHARE
+    # Every row is learnt as what it most likely is, every class where it most likely is.
+    is_learnt[np.arange(len(share)), share.argmax(axis=1)] = True
+    is_learnt[share.argmax(axis=0), np.arange(share.shape[1])] = True
+    row, label = np.nonzero(is_learnt)
+    weight = np.maximum(share[row, label], np.finfo(np.float64).tiny)
     student.set_params(class_weight=None)  # the teacher has seen to it
     return student.fit(
-        _safe_indexing(X, row), estimator.classes_[label], sample_weight=share[row, label]
+        _safe_indexing(X, row), estimator.classes_[label], sample_weight=weight
     )

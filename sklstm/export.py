@@ -373,6 +373,12 @@ class SequenceModule(nn.Module):
 
     def _values(self, x, lengths):
         """Standardise as `SequenceEncoder.encode`, in float64, rounded once."""
+        # A file has the shape of its input, and is refused others.
+        if isinstance(x, torch.Tensor) and x.shape[2] != len(self.mean):
+            raise ValueError(
+                f"X has {x.shape[2]} channels, but the network was fitted with "
+                f"{len(self.mean)}."
+            )
         absent = torch.isnan(x)
         steps = _steps(absent[:, :, 0])
         if self.marks_missing:  # trailing steps without any value are padding
@@ -565,8 +571,12 @@ class ForecastModule(nn.Module):
             through = {}  # views read through windows of the same sizes
             each = [next(members)(read, last, through) for _ in range(size)]
             quantiles = quantiles + share * (combine(each) + of_weeks)
+        median = quantiles[:, :, self.middle, None]
         spread = quantiles[:, :, -1:] - quantiles[:, :, :1]
-        quantiles = (quantiles + self.offsets * spread).sort(2).values
+        quantiles = quantiles + self.offsets * spread
+        below = torch.minimum(quantiles[:, :, : self.middle], median)
+        above = torch.maximum(quantiles[:, :, self.middle + 1 :], median)
+        quantiles = torch.cat([below, median, above], dim=2).sort(2).values
         return self._guarded(quantiles, context)
 
     def _guarded(self, quantiles, context):
@@ -584,10 +594,9 @@ class ForecastModule(nn.Module):
             return torch.maximum(torch.minimum(quantiles, high), low)
 
         low, high = limits(GUARD_WIDTH)
-        median = quantiles[:, :, self.middle]  # (N, Z)
-        outside = (median < low[:, :, 0]) | (median > high[:, :, 0])
-        outside = outside.to(torch.int64).amax(1) > 0  # (N,)
-        quantiles = torch.where(outside[:, None, None], limited(low, high), quantiles)
+        median = quantiles[:, :, self.middle, None]  # (N, Z, 1)
+        outside = (median < low) | (median > high)
+        quantiles = torch.where(outside, limited(low, high), quantiles)
         low, high = limits(OUTER_GUARD_WIDTH)
         beyond = (quantiles < low) | (quantiles > high)  # false of NaN
         return torch.where(beyond, limited(low, high), quantiles)

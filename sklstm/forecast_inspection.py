@@ -81,9 +81,10 @@ def forecast_effects(forecaster, fh=None, X=None, *, lags=None):
     longest = int(table.lengths.max())
     if lags is None:
         lags = min(max(24, 2 * forecaster.model_.period), longest)
+    given = lags
     lags = np.arange(1, lags + 1) if np.ndim(lags) == 0 else np.asarray(lags)
     if not len(lags) or lags.dtype.kind not in "iu" or lags.min() < 1:
-        raise ValueError(f"lags must be integers of at least 1, got {lags.tolist()}.")
+        raise ValueError(f"lags must be integers of at least 1, got {given!r}.")
     forecast, index = _median(twin, fh, X)
     values = table.frame.to_numpy(dtype=np.float64)
     effects = np.zeros((*forecast.shape, len(lags)))

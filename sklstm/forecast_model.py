@@ -271,8 +271,14 @@ class ForecastModel:
                 quantiles += share * block
         if isinstance(offsets, np.ndarray):
             offsets = offsets[:n_steps]
+        middle = quantiles.shape[2] // 2
+        median = quantiles[:, :, middle : middle + 1]
         spread = quantiles[:, :, -1:] - quantiles[:, :, :1]
-        return np.sort(quantiles + offsets * spread, axis=2)
+        quantiles = quantiles + offsets * spread
+        # However far they are shifted, the median stays what it was.
+        below = np.minimum(quantiles[:, :, :middle], median)
+        above = np.maximum(quantiles[:, :, middle + 1 :], median)
+        return np.sort(np.concatenate([below, median, above], axis=2), axis=2)
 
 
 class WindowBatches:
@@ -400,7 +406,8 @@ class Validation:
 def guarded(quantiles, array, series, ends, model):
     """Keep forecasts within reach of the window and the seasonal naive forecast.
 
-    Medians beyond it are told of; outer quantiles may go further.
+    Medians beyond it are told of; outer quantiles may go further. Each step by itself:
+    none depends on how far ahead is asked for.
     """
     width = model.context_length
     positions = ends[:, None] - width + np.arange(width)
@@ -415,16 +422,16 @@ def guarded(quantiles, array, series, ends, model):
 
     low, high = limits(GUARD_WIDTH)
     median = quantiles[:, :, quantiles.shape[2] // 2, None]
-    outside = ((median < low) | (median > high)).any(axis=(1, 2))
+    outside = (median < low) | (median > high)
     if outside.any():
+        n_outside = int(outside.any(axis=(1, 2)).sum())
         warnings.warn(
-            f"{int(outside.sum())} of {len(outside)} forecasts left the range of their "
-            f"history by more than {GUARD_WIDTH:g} times its width and were limited.",
+            f"{n_outside} of {len(outside)} forecasts left the range of their history "
+            f"by more than {GUARD_WIDTH:g} times its width and were limited.",
             UserWarning,
             stacklevel=2,
         )
-        limit = outside[:, None, None]
-        quantiles = np.where(limit, np.clip(quantiles, low, high), quantiles)
+        quantiles = np.where(outside, np.clip(quantiles, low, high), quantiles)
     low, high = limits(OUTER_GUARD_WIDTH)
     beyond = (quantiles < low) | (quantiles > high)
     if beyond.any():

@@ -45,7 +45,7 @@ from sklstm.pretrained import (
     WINDOW_LENGTHS,
     load_pretrained,
 )
-from sklstm.series import SeriesArray, find_period, grows_with_level
+from sklstm.series import find_period, grows_with_level
 from sklstm.training import Learner, Randomness, train
 from sklstm.windows import N_CHANNELS
 
@@ -68,6 +68,8 @@ TRAINING_PARAMETERS = {
 # ask for longer windows. At that share of the learning rate.
 TUNED = {"max_steps": 150, "batch_size": 128}
 TUNED_PERIOD, TUNED_RATE = 24, 0.1
+# By how many widths of the outer quantiles calibration shifts one at most.
+MOST_OFFSET = 1.5
 LONGEST_WINDOW = 720  # of two weeks of hours, say, but not of minutes
 # Shares of the pretrained network that are tried; beside a fine-tuned one, from a half
 # on: series set aside lie at the same times as those trained on, which flatters it.
@@ -90,7 +92,8 @@ class ForecastTraining:
         """Choose what is "auto", train, calibrate; return the model and its losses."""
         began = time.perf_counter()
         self._check_parameters()
-        array = table.flatten()
+        # What is missing at the end is nothing to hold back, or to be judged by.
+        array = table.flatten().up_to_last_observed()
         model = self._new_model(table, array, X, fh)
         self._report(
             f"read {len(array)} series, {int(array.lengths.sum())} values, season of "
@@ -140,8 +143,9 @@ class ForecastTraining:
         if period == "auto":
             period = find_period(array, reference_times(table))
         period, exog = int(period), array.exog
-        mean = np.nanmean(exog, axis=0) if exog.size else np.zeros(exog.shape[1])
-        scale = np.nanstd(exog, axis=0) if exog.size else np.ones(exog.shape[1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a column without a value
+            mean, scale = np.nanmean(exog, axis=0), np.nanstd(exog, axis=0)
         return ForecastModel(
             horizon=self._horizon(table, fh, period),
             period=period,
@@ -284,6 +288,8 @@ class ForecastTraining:
         """Train each network of a model in place; return their losses."""
         device = resolve_device(self.device)
         held = aside if self.early_stopping == "auto" or self._stops_early else None
+        if held is not None and held.lengths.max() < model.horizon + 2:
+            held = None  # too short to hold back what is forecast
         if held is None and self._stops_early:
             # Nothing was set aside: the last values of each series are held back.
             array, held = self._without_last(array, model.horizon), array
@@ -336,7 +342,7 @@ class ForecastTraining:
                 f"{needed} values, forecast fewer steps, or set early_stopping=False."
             )
         stops = np.maximum(array.stops - horizon, array.starts)
-        return SeriesArray(array.values, array.starts, stops, array.exog)
+        return dataclasses.replace(array, stops=stops)
 
     def _train_member(
         self, member, model, array, held, device, drawn, rng, checkpoint, *, update
@@ -355,7 +361,8 @@ class ForecastTraining:
         )  # fmt: skip
         validate = None
         if held is not None:
-            validate = Validation(member, model.period, held, device, model.horizon)
+            validation = Validation(member, model.period, held, device, model.horizon)
+            validate = validation if validation.weight.any() else None
         by_hand = ForecastGradients(network, member.quantiles)
         n_threads = threads_for(batch_size, member.window_length, network)
         network.to(device)
@@ -448,13 +455,15 @@ class ForecastTraining:
             for members in (model.trained, model.pretrained)
         )
         shares = [share for share in SHARES if share >= 0.5 or not model.fine_tuned]
-        errors = [
-            np.nanmean(
-                np.abs(share * shipped + (1 - share) * trained - actual)
-                / difference[:, None]
-            )
-            for share in shares
-        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            errors = [
+                np.nanmean(
+                    np.abs(share * shipped + (1 - share) * trained - actual)
+                    / difference[:, None]
+                )
+                for share in shares
+            ]
         return (
             float(shares[int(np.nanargmin(errors))]) if np.isfinite(errors).any() else 0.5
         )
@@ -463,8 +472,9 @@ class ForecastTraining:
         """Shift quantiles so that each covers what it says on series not trained on.
 
         Split conformal prediction, per step and level (Romano et al., 2019): the shift
-        is that quantile of the errors. The median is not shifted. Later steps are shifted
-        as the last of `n_steps`.
+        is that quantile of the errors, in units of how far the outer quantiles are apart,
+        and at most `MOST_OFFSET`. The median is not shifted. Later steps are shifted as
+        the last of `n_steps`.
         """
         series, ends = self._held_out(model, array, n_steps)
         if len(series) < 8:
@@ -489,7 +499,8 @@ class ForecastTraining:
             )
         offsets[:, len(self.quantiles) // 2] = 0.0
         offsets[n_steps:] = offsets[n_steps - 1]
-        model.offsets = np.nan_to_num(offsets)
+        # What happens to some series is no measure of how uncertain the others are.
+        model.offsets = np.clip(np.nan_to_num(offsets), -MOST_OFFSET, MOST_OFFSET)
 
     def _auto(self, name, value):
         given = getattr(self, name)

@@ -39,7 +39,7 @@ from sklstm.horizons import (
     relative_steps,
 )
 from sklstm.modules import CELLS
-from sklstm.series import SeriesArray, merge, times_of, to_table
+from sklstm.series import SeriesArray, check_same_kind, merge, times_of, to_table
 
 AUTO_OR_COUNT = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
 BACKTEST_VALUES = 4_000_000  # that are copied at once for cutoffs beyond the horizon
@@ -322,7 +322,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         table = self._read(y, X)
         if "pretrained_model_" in getattr(self, "_pretrained_attrs", []):
             self.model_, self.history_ = self.pretrained_model_, []
-            self._check_columns(table.frame, X)
+            self._check_columns(table.frame, X, needed_by="fit")
         else:
             self.model_, self.history_ = self._train_model(table, X, fh)
         # Copies: what the caller does to his data later is no news of them.
@@ -340,8 +340,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         """Go on training the trained networks on another panel."""
         table = self._read(y, X)
         model = copy.deepcopy(self.pretrained_model_)
-        self._check_columns(table.frame, X, model)
-        array = model.standardize(table.flatten())
+        self._check_columns(table.frame, X, model, needed_by="pretrain")
+        array = model.standardize(table.flatten().up_to_last_observed())
         random, checkpoint = self._begin()
         self._train_networks(model, array, random, checkpoint=checkpoint)
         self.pretrained_model_ = model
@@ -411,14 +411,10 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
 
     def _update(self, y, X=None, update_params=True):
         """Add the data to the context; with `update_params`, train on."""
-        self._check_columns(y, X)
+        self._check_columns(y, X, needed_by="update")
+        check_same_kind(self._cur_y.index, y.index)
         y = self._in_order(y)
         _check_finite(y)
-        if X is None and self.model_.exog_columns:
-            raise ValueError(
-                "LSTMForecaster was fitted with X, so update needs X for the rows of y; "
-                "got None."
-            )
         _check_finite(X, "X")
         known = self._cur_y.index
         self._cur_y, self._cur_X = merge(self._cur_y, y), merge(self._cur_X, X)
@@ -525,7 +521,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         Parameters
         ----------
         fh : int, sequence of int or ForecastingHorizon, default=None
-            Steps ahead of the last row, or times. None: that of `fit`.
+            Steps ahead of the last row, or times. None: the last one given.
         X : DataFrame, default=None
             Exogenous data for the steps of fh. Required if `fit` had X.
 
@@ -640,12 +636,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         model, ahead = self.model_, plan.step > 0
         if not model.exog_columns or not ahead.any():
             return None
-        if X is None:
-            raise ValueError(
-                "LSTMForecaster was fitted with X, so predict needs X for the steps of "
-                "fh; got None."
-            )
-        self._check_columns(None, X)
+        self._check_columns(None, X, needed_by="predict")
         _check_finite(X, "X")
         rows = X.index.get_indexer(plan.index)
         missing = ahead & (rows < 0)
@@ -698,14 +689,12 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         if not fh.is_relative:
             raise ValueError(f"backtest takes steps ahead; got the absolute fh {fh!r}.")
         for name, value in {"step": step, "initial_window": initial_window}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}.")
+            if value is not None and not (isinstance(value, Integral) and value >= 1):
+                raise ValueError(
+                    f"{name} must be an integer of at least 1; got {value!r}."
+                )
         model = self.model_
-        if X is None and model.exog_columns:
-            raise ValueError(
-                "LSTMForecaster was fitted with X, so backtest needs X for the rows of "
-                "y; got None."
-            )
+        self._check_columns(None, X, needed_by="backtest")
         # sktime notes the type of what it checks, which is for what was fitted alone.
         checker = copy.copy(self)
         checker._converter_store_y = dict(self._converter_store_y)
@@ -728,14 +717,15 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         columns = []
         for column in range(table.n_columns):
             series = column * table.n_instances + instance
-            columns.append(self._backtest(model, array, series, position, steps, device))
+            ends = array.stops[series] - table.lengths[instance] + position
+            columns.append(self._backtest(model, array, series, ends, steps, device))
         values = np.stack(columns, axis=2)  # (n_cutoffs, n_steps, n_columns)
         inside = position[:, None] + steps - 1 < table.lengths[instance, None]
         index = _index_of_backtest(table, instance, position, steps, inside)
         return pd.DataFrame(values[inside], index=index, columns=table.frame.columns)
 
-    def _backtest(self, model, array, series, position, steps, device):
-        """Return the median after each cutoff: (n_cutoffs, n_steps)."""
+    def _backtest(self, model, array, series, ends, steps, device):
+        """Return the median after each position `ends`: (n_cutoffs, n_steps)."""
         last = int(steps.max())
         # Beyond the horizon each cutoff has a copy of its series.
         at_once = max(len(series), 1)
@@ -744,10 +734,10 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         medians = [np.empty((0, len(steps)))]
         for start in range(0, len(series), at_once):
             some = series[start : start + at_once]
-            starts = array.starts[some]
-            ends = starts + position[start : start + at_once]
-            future = array.gather_exog(some, ends[:, None] + np.arange(last))
-            until = SeriesArray(array.values, starts, ends, array.exog)
+            stops = ends[start : start + at_once]
+            future = array.gather_exog(some, stops[:, None] + np.arange(last))
+            starts = np.minimum(array.starts[some], stops)
+            until = SeriesArray(array.values, starts, stops, array.exog)
             quantiles = forecast_ahead(model, until, last, future, device)
             medians.append(quantiles[:, steps - 1, len(self.quantiles) // 2])
         return np.concatenate(medians)
@@ -789,13 +779,25 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
                 f"the middle; got {self.quantiles!r}."
             )
 
-    def _check_columns(self, y, X, model=None):
+    def _check_columns(self, y, X, model=None, needed_by=None):
+        """Refuse other columns than those of fit; where X is needed, none."""
         model = model or self.model_
+        if X is None and model.exog_columns and needed_by is not None:
+            of = "steps of fh" if needed_by == "predict" else "rows of y"
+            raise ValueError(
+                f"LSTMForecaster was fitted with X, so {needed_by} needs X for the {of}; "
+                "got None."
+            )
         # Names may differ: what was pretrained on one panel forecasts another.
         if y is not None and len(y.columns) != len(model.columns):
             raise ValueError(
                 f"y has the columns {list(y.columns)}, but {list(model.columns)} were "
                 "fitted."
+            )
+        if X is not None and not model.exog_columns:
+            raise ValueError(
+                f"X has the columns {list(X.columns)}, but LSTMForecaster was fitted "
+                "without X. Leave it out, or fit with X."
             )
         if X is not None and tuple(X.columns) != model.exog_columns:
             raise ValueError(

@@ -75,7 +75,8 @@ def save(estimator, path, *, include_optimizer=False):
     if kind not in CODECS or type(estimator) is not _class_of(kind):
         raise ValueError(
             "save takes an LSTMClassifier, LSTMRegressor or LSTMForecaster, and none of "
-            f"a subclass; got {type(estimator).__name__}."
+            f"a subclass; got {type(estimator).__name__}. Of a pipeline, a search or a "
+            "panel estimator, save the estimator inside."
         )
     try:
         data = pack(_state(estimator, include_optimizer), kind, CODECS[kind]())
@@ -115,7 +116,8 @@ def load(path):
     Returns
     -------
     estimator : LSTMClassifier, LSTMRegressor or LSTMForecaster
-        Its predictions are those of the saved one, on the same machine to the last bit.
+        Its predictions are those of the saved one, on the same machine to the last bit
+        (with ``dtype="float64"`` to 1e-12: torch rounds by where weights lie in memory).
 
     Raises
     ------

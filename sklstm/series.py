@@ -7,7 +7,7 @@ window holds no value.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -80,15 +80,23 @@ class SeriesTable:
         return self.frame.index.droplevel(-1)[self.offsets[:-1]]
 
     def flatten(self) -> SeriesArray:
-        """Return the columns as univariate series that share their exogenous rows."""
+        """Return the columns as univariate series that share their exogenous rows.
+
+        A series begins with its first value: rows before it are as if they were not
+        there.
+        """
         n_rows = len(self.values)
         starts = (np.arange(self.n_columns)[:, None] * n_rows + self.offsets[:-1]).ravel()
-        return SeriesArray(
+        array = SeriesArray(
             values=np.ascontiguousarray(self.values.T).ravel(),
             starts=starts,
             stops=starts + np.tile(self.lengths, self.n_columns),
             exog=self.exog,
         )
+        first = array.first_observed(np.arange(len(array)))
+        # Two rows are the least that can be learnt from.
+        first = np.maximum(np.minimum(first, array.stops - 2), starts)
+        return replace(array, starts=first)
 
 
 @dataclass(frozen=True)
@@ -176,6 +184,13 @@ class SeriesArray:
         first = observed[np.searchsorted(observed, self.starts[series])]
         return np.minimum(first, self.stops[series])
 
+    def up_to_last_observed(self) -> SeriesArray:
+        """Return the series up to their last values; two rows, where there are any."""
+        observed = np.append(-1, np.flatnonzero(~np.isnan(self.values)))
+        last = observed[np.searchsorted(observed, self.stops) - 1]
+        shortest = np.minimum(self.starts + 2, self.stops)
+        return replace(self, stops=np.maximum(last + 1, shortest))
+
     def gather_exog(self, series, positions) -> np.ndarray:
         """Return exogenous rows (n, k, n_exog) at positions, NaN outside the series."""
         inside = positions >= self.starts[series, None]
@@ -228,6 +243,30 @@ def to_table(y, X=None) -> SeriesTable:
         exog = X.to_numpy(dtype=np.float64)[rows]
     offsets = np.concatenate([[0], np.cumsum(counts)])
     return SeriesTable(y.to_numpy(dtype=np.float64), exog, offsets, y)
+
+
+def check_same_kind(old, new):
+    """Raise where rows of one index cannot go on those of another."""
+    kinds = [
+        f"{index.nlevels} levels, of {_kind(index)}"
+        if index.nlevels > 1
+        else _kind(index)
+        for index in (old, new)
+    ]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"y has an index of {kinds[1]}, but what was fitted has one of {kinds[0]}. "
+            "Give rows that go on those."
+        )
+
+
+def _kind(index) -> str:
+    times = index if index.nlevels == 1 else index.levels[-1]
+    if isinstance(times, pd.PeriodIndex):
+        return f"periods of frequency {times.freqstr}"
+    if isinstance(times, pd.DatetimeIndex):
+        return "times" if times.tz is None else "times with a time zone"
+    return "numbers" if times.dtype.kind in "iuf" else str(times.dtype)
 
 
 def merge(old, new):
@@ -425,6 +464,6 @@ def grows_with_level(array: SeriesArray, period: int) -> bool:
     x = np.where(complete, x - (x * weight).sum(axis=1, keepdims=True), 0.0)
     y = np.where(complete, y - (y * weight).sum(axis=1, keepdims=True), 0.0)
     spread = (x**2).sum()
-    if spread < 1e-3 * complete.sum():
+    if spread <= 1e-3 * complete.sum():
         return False  # the level hardly moves: logs would change nothing
     return bool((x * y).sum() / spread > 0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import torch
 
@@ -62,8 +64,10 @@ default="predict"
         raise ValueError(f"method must be one of {METHODS}, got {method!r}.")
     if method != "embed" and not hasattr(estimator, method):
         raise ValueError(f"{type(estimator).__name__} has no {method}.")
-    if n_streams is not None and n_streams < 1:
-        raise ValueError(f"n_streams must be None or at least 1, got {n_streams}.")
+    if n_streams is not None and not (isinstance(n_streams, Integral) and n_streams >= 1):
+        raise ValueError(
+            f"n_streams must be None or an integer of at least 1, got {n_streams!r}."
+        )
     network = estimator.network_
     if isinstance(network.stem, ConvStem):
         raise ValueError(
@@ -88,6 +92,7 @@ class Stream:
 
     def __init__(self, estimator, n_streams, method):
         self._encoder, self._head = estimator.encoder_, estimator.head_
+        self._names = getattr(estimator, "feature_names_in_", None)
         self._single = n_streams is None
         self.n_streams = n_rows = 1 if self._single else n_streams
         network = estimator.network_
@@ -127,7 +132,8 @@ class Stream:
         Raises
         ------
         ValueError
-            If x has another shape, or is not finite or too large; the state is as before.
+            If x has another shape or other names, or does not hold numbers that are
+            finite and not too large (tokens: integers from 0 on); the state is as before.
         """
         state = self._stem(self._encode(x))
         for i, layer in enumerate(self._layers):
@@ -138,6 +144,8 @@ class Stream:
     def reset(self, streams=None):
         """Start anew, all streams or those with the given numbers."""
         rows = slice(None) if streams is None else np.atleast_1d(streams)
+        if streams is not None and not rows.size:
+            return
         for layer in self._layers:
             layer.reset(rows)
         self._pooling.reset(rows)
@@ -150,10 +158,24 @@ class Stream:
             x, state = torch.from_numpy(x), torch.from_numpy(state)
             return self._recurrence.hand_on(i, x, state).numpy()
 
+    def _check_names(self, x):
+        """Refuse channels of other names than in fit, or in another order."""
+        # Of a frame or a series; the index of a list or tuple is a method.
+        names = getattr(x, "columns", getattr(x, "index", None))
+        if self._names is None or names is None or callable(names):
+            return
+        is_named = all(isinstance(name, str) for name in names)
+        if is_named and list(names) != list(self._names):
+            raise ValueError(
+                f"push expects the channels {list(self._names)}, as fit had them; got "
+                f"{list(names)}."
+            )
+
     def _encode(self, x):
         """Return checked and standardised channels (N, C), or tokens (N,)."""
         encoder = self._encoder
-        x = np.asarray(x, dtype=None if encoder.tokens else np.float64)
+        self._check_names(x)
+        x = _numbers(x)
         n_channels = 1 if encoder.tokens else encoder.n_channels_in_
         if encoder.tokens:
             shape = () if self._single else (self.n_streams,)
@@ -163,7 +185,14 @@ class Stream:
             raise ValueError(
                 f"push expects one time step, an array of shape {shape}; got {x.shape}."
             )
-        if not encoder.tokens:
+        if encoder.tokens:
+            bad = ~np.isfinite(x) | (x != np.floor(x)) | (x < 0)
+            if bad.any():
+                raise ValueError(
+                    "push expects tokens, integers of at least 0 (padding); got "
+                    f"{x[bad][0]}."
+                )
+        else:
             bad = np.isinf(x) if encoder.missing == "mask" else ~np.isfinite(x)
             if bad.any():
                 raise ValueError(
@@ -173,11 +202,24 @@ class Stream:
                 )
         values = x.reshape(self.n_streams, 1, -1)  # (N, 1, C)
         if encoder.tokens:
-            values = values[:, :, 0]
+            values = values[:, :, 0].astype(np.int64)
         return encoder.encode(Sequences(values, self._lengths), self._rows).values[:, 0]
 
     def _raw(self, pooled):
         return pooled.astype(np.float64) @ self._weight + self._bias
+
+
+def _numbers(x):
+    """Return a step as an array of integers or of float64."""
+    given = np.asarray(x)
+    if given.dtype.kind in "iu":
+        return given
+    try:
+        if given.dtype.kind in "cmM":  # NumPy would make numbers of them
+            raise TypeError(f"{given.dtype} is no type of real numbers")
+        return np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"push expects numbers; got {x!r}.") from error
 
 
 def _stem(module):

@@ -209,3 +209,19 @@ def test_a_panel_is_distilled_as_a_list():
     students = [distill(teacher, X, hidden_size=2) for X in (frame, rows)]
     answers = [student.predict_proba(rows) for student in students]
     np.testing.assert_array_equal(*answers)
+
+
+def test_a_student_knows_what_its_teacher_does():
+    """Also the classes that it hardly sees, and rows that are a bit of everything."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 6, 1))
+    y = np.where(X.mean(axis=(1, 2)) > 0, "a", "b")
+    X = X + 5 * np.sign(X.mean(axis=1, keepdims=True))
+    teacher = LSTMClassifier(8, stem=None, max_iter=60, random_state=0).fit(X, y)
+    student = distill(teacher, X[y == "a"], hidden_size=2)
+    np.testing.assert_array_equal(student.classes_, teacher.classes_)
+    X, y = rng.normal(size=(300, 6, 1)), np.arange(300) % 150
+    teacher = LSTMClassifier(4, max_iter=11, random_state=0).fit(X, y)
+    assert teacher.predict_proba(X).max() < 0.5
+    student = distill(teacher, X, hidden_size=2)
+    np.testing.assert_array_equal(student.classes_, teacher.classes_)

@@ -376,3 +376,10 @@ def test_the_file_is_small_and_the_estimator_untouched(tmp_path):
     n_weights = sum(p.numel() for p in network.parameters())
     # Two members and many window lengths share one copy of the weights.
     assert (tmp_path / "model.onnx").stat().st_size < 4 * n_weights + 500_000
+
+
+def test_a_module_refuses_other_channels():
+    X = np.random.default_rng(0).normal(size=(30, 12, 2))
+    model = LSTMRegressor(6, stem=None, max_iter=11, random_state=0).fit(X, X[:, 0, 0])
+    with pytest.raises(ValueError, match="X has 1 channels, but the network was fit"):
+        to_torch(model)(torch.ones(1, 12, 1), torch.tensor([12]))

@@ -12,7 +12,7 @@ from generator import draw_period, extreme_series, generate, panel_of
 from sktime.datasets import load_airline, load_longley
 
 from sklstm import LSTMForecaster
-from sklstm.forecast_training import TUNED
+from sklstm.forecast_training import MOST_OFFSET, TUNED
 from sklstm.pretrained import WEIGHTS, load_pretrained, save_pretrained
 from sklstm.series import to_table
 
@@ -281,3 +281,60 @@ def test_guard_looks_at_the_steps_asked_for_alone():
         UserWarning, match="left the range of their history by more than 3"
     ):
         LSTMForecaster().fit(y, fh=range(1, 41)).predict()
+
+
+def test_no_step_depends_on_how_far_ahead_is_asked():
+    rng = np.random.default_rng(0)
+    n_limited = 0
+    for _ in range(30):
+        y = pd.Series(100 + np.cumsum(5 + rng.normal(size=rng.integers(2, 12))))
+        forecaster = LSTMForecaster().fit(y)
+        levels = {"coverage": [0.5, 0.95]}
+        near = forecaster.predict_interval(fh=range(1, 7), **levels)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            far = forecaster.predict_interval(fh=range(1, 49), **levels)
+        n_limited += len(caught)
+        np.testing.assert_array_equal(near, far[:6])
+    assert n_limited  # or there is nothing to see here
+
+
+def test_rows_before_the_first_value_are_as_if_they_were_not_there():
+    airline = load_airline().to_numpy()
+    for n_before, n in [(1, 30), (40, 30), (100, 20), (5, 1)]:
+        y = pd.Series(np.r_[np.full(n_before, np.nan), airline[:n]])
+        if n == 1:  # two rows are the least
+            assert np.isfinite(LSTMForecaster().fit(y).predict(fh=[1])).all()
+            continue
+        whole, cut = (LSTMForecaster().fit(each) for each in (y, y[n_before:]))
+        assert whole.sp_ == cut.sp_
+        fh = np.arange(1, 9)
+        pd.testing.assert_series_equal(whole.predict(fh), cut.predict(fh))
+        ends = np.arange(-5, 1)
+        pd.testing.assert_series_equal(whole.predict(ends), cut.predict(ends))
+        expected = cut.backtest(y[n_before:], fh=[1, 3], initial_window=12)
+        found = whole.backtest(y, fh=[1, 3], initial_window=n_before + 12)
+        pd.testing.assert_frame_equal(found, expected)
+        assert np.isfinite(whole.backtest(y, fh=[1], initial_window=1)).all(axis=None)
+
+
+def test_calibration_leaves_the_median_where_it_was():
+    rng = np.random.default_rng(0)
+    bend = np.maximum(0, np.arange(40) - 28) ** 1.5
+    y = panel_of(100 + bend * rng.uniform(0.5, 2, (60, 1)) + rng.normal(size=(60, 40)))
+    auto, only = (
+        LSTMForecaster(pretrained=how).fit(y, fh=[1, 2, 3]) for how in ("auto", "only")
+    )
+    assert np.abs(auto.model_.offsets).max() > 0.5
+    pd.testing.assert_frame_equal(auto.predict(), only.predict())
+    quantiles = auto.predict_quantiles(alpha=[0.05, 0.25, 0.5, 0.75, 0.95])
+    assert (np.diff(quantiles) >= 0).all()
+
+
+def test_a_shock_of_some_series_is_no_measure_of_the_others():
+    y = 100 + np.random.default_rng(0).normal(size=(60, 40))
+    y[:18, -9:-6] -= 60
+    forecaster = LSTMForecaster().fit(panel_of(y), fh=np.arange(1, 7))
+    assert np.abs(forecaster.model_.offsets).max() == MOST_OFFSET
+    interval = forecaster.predict_interval(coverage=0.9).to_numpy().reshape(60, 6, 2)
+    assert (np.diff(interval[20:], axis=2) < 20).all()

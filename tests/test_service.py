@@ -82,6 +82,25 @@ def test_batches_of_any_length(server, model):
     assert server.ask("GET", "/health")[1]["n_channels"] == 2
 
 
+def test_channels_before_steps(tmp_path):
+    """Rows are of steps, however the model was fitted, as /streams reads them."""
+    model = LSTMRegressor(
+        4, stem=None, layout="channel-major", max_iter=12, random_state=0
+    )
+    model.fit(X.transpose(0, 2, 1), X[:, :, 0].mean(axis=1))
+    server = Server(model, tmp_path / "model.safetensors")
+    try:
+        rows = [X[0, :2].tolist(), X[1].tolist()]
+        said = server.ask("POST", "/predict", {"sequences": rows})[1]
+        expected = model.predict([X[0, :2].T, X[1].T])
+        np.testing.assert_array_equal(said["predictions"], expected)
+        for step in rows[0]:
+            said = server.ask("POST", "/streams/a", {"step": step})[1]
+        np.testing.assert_allclose(said["prediction"], expected[0], rtol=1e-5)
+    finally:
+        server.stop()
+
+
 def test_a_label_per_step_and_tokens(tmp_path):
     per_step = LSTMClassifier(
         4, stem=None, target="sequence", max_iter=12, random_state=0
@@ -107,6 +126,8 @@ def test_a_label_per_step_and_tokens(tmp_path):
         for token in tokens[0].tolist():
             said = server.ask("POST", "/streams/a", {"step": [token]})[1]
         assert said["prediction"] == text.predict(tokens[:1])[0]
+        for step in ([1.5], [None], [-3], [1, 2]):
+            assert server.ask("POST", "/streams/a", {"step": step})[0] == 422
         rows = [[[token] for token in tokens[0].tolist()]]
         said = server.ask("POST", "/predict", {"sequences": rows})[1]
         np.testing.assert_array_equal(

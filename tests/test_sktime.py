@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from generator import panel_of
 from sktime.benchmarking.forecasting import ForecastingBenchmark
 from sktime.datasets import load_airline, load_longley
 from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
@@ -422,7 +423,7 @@ def test_a_panel_of_dates_without_a_frequency_has_that_of_its_longest_series():
     ids=lambda index: f"{type(index).__name__}-{index.dtype}-{index.name}",
 )
 @pytest.mark.parametrize("steps", [[1], [-2, 0, 7], 3])
-def testtimes_ahead_are_those_of_sktime(index, steps):
+def test_times_ahead_are_those_of_sktime(index, steps):
     fh = ForecastingHorizon(steps, freq=index)
     for horizon in (fh, fh.to_absolute(index[-1:])):
         pd.testing.assert_index_equal(
@@ -557,8 +558,8 @@ def test_infinity_in_exogenous_data_is_named():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"initial_window": 0}, "initial_window must be at least 1; got 0"),
-        ({"step": 0}, "step must be at least 1; got 0"),
+        ({"initial_window": 0}, "initial_window must be an integer of at least 1; got 0"),
+        ({"step": 0}, "step must be an integer of at least 1; got 0"),
         ({"X": None}, "backtest needs X for the rows of y; got None"),
         ({"X": with_exog()[1][["z", "x"]]}, r"X has the columns \['z', 'x'\], but"),
         ({"y": with_exog()[0].drop(index=[20])}, "y has a gap between 19 and 21"),
@@ -921,3 +922,81 @@ def test_what_nothing_comes_before_is_forecast_from_the_first_value(level):
     y[:3] = np.nan
     found = LSTMForecaster().fit(y).predict(np.arange(-29, -25))
     np.testing.assert_allclose(found, y[3])
+
+
+TINY = {"hidden_size": 4, "max_steps": 5, "n_members": 1, "random_state": 0}
+
+
+@pytest.mark.parametrize("early_stopping", ["auto", False])
+def test_series_set_aside_may_all_be_short(early_stopping):
+    lengths = (60,) + (10,) * 45  # one old series, 45 new ones
+    frames = [pd.Series(np.arange(n) % 7.0) for n in lengths]
+    y = pd.concat(dict(enumerate(frames))).to_frame("y")
+    forecaster = LSTMForecaster(**TINY, early_stopping=early_stopping)
+    assert np.isfinite(forecaster.fit(y, fh=range(1, 13)).predict()).all(axis=None)
+
+
+def test_what_is_held_back_ends_with_the_last_value():
+    season = 20 * np.sin(np.arange(60) * np.pi / 6)
+    y = 100 + season + np.random.default_rng(0).normal(size=(45, 60))
+    padded = y.copy()
+    padded[:, 54:] = np.nan
+    settings = {**QUICK, "pretrained": None, "early_stopping": True}
+    fits = [
+        LSTMForecaster(**settings).fit(panel_of(each), fh=range(1, 7))
+        for each in (padded, y[:, :54])
+    ]
+    assert len(fits[0].history_[0]) > 1
+    assert fits[0].history_ == fits[1].history_
+
+
+def test_pretrained_with_exogenous_data_needs_them():
+    y = panel_of(np.random.default_rng(0).normal(size=(5, 30)))
+    X = y.rename(columns={"y": "x"})
+    forecaster = LSTMForecaster(**TINY).pretrain(y, X=X, fh=[1, 2])
+    series = y.loc[0, "y"]
+    with pytest.raises(ValueError, match="so fit needs X for the rows of y; got None"):
+        forecaster.fit(series)
+    with pytest.raises(ValueError, match="so pretrain needs X for the rows of y; got"):
+        forecaster.pretrain(y)
+    without = LSTMForecaster(**TINY).pretrain(y, fh=[1, 2])
+    with pytest.raises(ValueError, match=r"X has .*\['x'\], but .* fitted without X"):
+        without.fit(series, X=X.loc[0])
+
+
+OTHER_INDEXES = {
+    "numbers": pd.RangeIndex(40, 44),
+    "times": pd.date_range("2010-01-01", periods=4, freq="MS"),
+    "periods of frequency D": pd.period_range("2010-01-01", periods=4, freq="D"),
+    "2 levels, of periods": pd.MultiIndex.from_product(
+        [[0], pd.period_range("2010-01", periods=4, freq="M")]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_INDEXES)
+def test_update_with_another_kind_of_index(kind):
+    y = load_airline()[:40]
+    forecaster = LSTMForecaster().fit(y, fh=[1])
+    more = pd.DataFrame({y.name: np.arange(4.0)}, OTHER_INDEXES[kind])
+    more = more if "levels" in kind else more[y.name]
+    before = forecaster.predict()
+    with pytest.raises(
+        ValueError, match=f"y has an index of {kind}.*has one of periods of frequency M"
+    ):
+        forecaster.update(more)
+    pd.testing.assert_series_equal(forecaster.predict(), before)
+
+
+@pytest.mark.parametrize("value", [7.0, 1e9])
+def test_constants_are_trained_on_without_warnings(value):
+    y = pd.Series(np.full(40, value))
+    forecaster = LSTMForecaster(**TINY).fit(y, fh=[1])
+    np.testing.assert_allclose(forecaster.predict(), value, rtol=1e-3)
+
+
+def test_an_exogenous_column_without_a_value_is_as_if_it_were_0():
+    y = pd.Series(np.arange(40) % 5.0)
+    X = pd.DataFrame({"x": np.full(42, np.nan)})
+    forecaster = LSTMForecaster(**TINY).fit(y, X=X[:40], fh=[1, 2])
+    assert np.isfinite(forecaster.predict(X=X[40:])).all()

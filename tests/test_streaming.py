@@ -1,6 +1,7 @@
 """What a stream says after a step is what predict says of the prefix."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.pipeline import make_pipeline
 
@@ -119,7 +120,43 @@ def test_what_cannot_be_streamed_says_why():
         stream(fit(LSTMRegressor, y=X[:, 0, 0]), method="predict_proba")
     with pytest.raises(TypeError, match="got Pipeline"):
         stream(make_pipeline(fit()))
-    with pytest.raises(ValueError, match="n_streams must be None or at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_streams must be None or an integer of"):
         stream(fit(), n_streams=0)
     with pytest.raises(TypeError, match=r"A forecaster reads what is new by update\(y"):
         stream(LSTMForecaster())
+
+
+def test_a_token_stream_refuses_what_predict_refuses():
+    rows = [[1, 2, 3], [2, 3], [4, 4, 4, 1]]
+    model = LSTMClassifier(4, stem="embedding", max_iter=11, random_state=0)
+    live = stream(model.fit(rows, ["a", "b", "a"]), method="predict_proba")
+    live.push(1)
+    for token in (2.5, np.nan, np.inf, -1):
+        with pytest.raises(ValueError, match=r"push expects tokens, integers of at le"):
+            live.push(token)
+    for token in ("a", None, {}, 1j, np.datetime64("2020-01-01")):
+        with pytest.raises(ValueError, match=r"push expects (numbers|tokens)"):
+            live.push(token)
+    np.testing.assert_allclose(live.push(2.0), model.predict_proba([[1, 2]])[0], 1e-6)
+
+
+def test_a_stream_knows_the_names_of_channels():
+    frames = [pd.DataFrame(x[:, :2], columns=["a", "b"]) for x in X]
+    model = fit(LSTMRegressor, X=frames, y=X[:, 0, 0])
+    step = frames[0].iloc[0]
+    answer = stream(model).push(step)
+    assert answer == stream(model).push(step.to_numpy())
+    assert answer == stream(model).push(step.tolist())
+    assert answer == stream(model).push(step.set_axis([0, 1]))  # of no name
+    with pytest.raises(ValueError, match=r"the channels \['a', 'b'\], as fit had them"):
+        stream(model).push(step[["b", "a"]])
+    with pytest.raises(ValueError, match=r"the channels \['a', 'b'\], as fit had them"):
+        stream(model, 2).push(frames[0][["b", "a"]][:2])
+
+
+def test_no_stream_may_be_reset():
+    live, other = (stream(fit(), 2) for _ in range(2))
+    live.push(X[:2, 0])
+    other.push(X[:2, 0])
+    live.reset([])
+    np.testing.assert_array_equal(live.push(X[:2, 1]), other.push(X[:2, 1]))

@@ -3,7 +3,7 @@
     python benchmarks/forecasting.py [--scratch | --zero-shot] [TABLE ...]
 
 TABLE is one or more of airline short walks m3_yearly m3_monthly m4_hourly etth1 ettm1
-many intervals extremes latency far. --scratch: without the pretrained network;
+many intervals extremes latency far seasons. --scratch: without the pretrained network;
 --zero-shot: with nothing else. M3, M4 and ETT are read from ../shared/data, the short
 series from statsmodels; each is skipped with a message where it is absent. Official
 splits; the network never sees a test part.
@@ -54,13 +54,18 @@ def scores(train, test, forecast, period):
     return smape.mean(), mase.mean()
 
 
-def run_archive(path, period, n_steps, seed=0):
-    """Fit one model on all series of an archive and forecast each."""
+def read_archive(path):
+    """Return the training parts, a list of arrays, and the test parts (n, n_steps)."""
     archive = np.load(DATA / path)
     offsets = archive["train_offsets"]
     values = archive["train_values"].astype(float)
     train = [values[a:b] for a, b in itertools.pairwise(offsets)]
-    test = archive["test"].astype(float)
+    return train, archive["test"].astype(float)
+
+
+def run_archive(path, period, n_steps, seed=0):
+    """Fit one model on all series of an archive and forecast each."""
+    train, test = read_archive(path)
     forecaster = LSTMForecaster(sp=period, random_state=seed, **SETTINGS)
     start = time.perf_counter()
     fh = np.arange(1, n_steps + 1)
@@ -88,6 +93,34 @@ def run_m4_hourly():
         f"sMAPE {smape:.2f}  MASE {mase:.3f}  OWA {owa:.3f}  (ES-RNN 9.328, 0.893, "
         f"0.440)  {seconds:.0f} s"
     )
+
+
+def run_seasons():
+    """Single short series of training parts: with the season found, given, and none."""
+    walks = np.random.default_rng(0).normal(size=(200, 72)).cumsum(axis=1)
+    lines = []
+    for name, series, freq, period, lengths in (
+        ("M3 Monthly", read_archive("m3/m3_monthly.npz")[0][::4], "M", 12, (24, 36, 60)),
+        ("M4 Hourly", read_archive("m4/m4_hourly.npz")[0][::4], "h", 24, (48, 72, 168)),
+        ("walks", list(walks), "M", 12, (24, 36, 60)),
+    ):
+        for n in lengths:
+            kept = [x[-n - period :] for x in series if len(x) >= n + period]
+            index = pd.period_range("2000-01-01", periods=n, freq=freq)
+            errors, n_found = np.zeros(3), 0
+            for x in kept:
+                y, scale = pd.Series(x[:n], index), np.abs(np.diff(x[:n])).mean()
+                for k, sp in enumerate(("auto", period, 1)):
+                    forecaster = LSTMForecaster(sp=sp, pretrained="only").fit(y)
+                    forecast = forecaster.predict(fh=np.arange(1, period + 1))
+                    errors[k] += np.abs(forecast - x[n:]).mean() / (scale or 1.0)
+                    n_found += sp == "auto" and forecaster.sp_ == period
+            found, given, none = errors / len(kept)
+            lines.append(
+                f"{name}, {n} values: {found:.3f} with the season found "
+                f"({n_found / len(kept):.0%}), {given:.3f} given, {none:.3f} without"
+            )
+    return "error in mean steps\n  " + "\n  ".join(lines)
 
 
 def run_airline():
@@ -347,6 +380,7 @@ TABLES = {
     "extremes": run_extremes,
     "latency": run_latency,
     "far": run_far,
+    "seasons": run_seasons,
 }
 
 if __name__ == "__main__":

@@ -403,7 +403,12 @@ def find_period(array: SeriesArray, index) -> int:
         z = SEASONALITY_Z if from_frequency else ndtri(1 - 0.05 / max_lag)
         n = longest * len(x)
         limit = z * math.sqrt((1 + 2 * (acf[1:period] ** 2).sum()) / n)
-        if acf[period] > (limit if from_frequency else max(limit, 0.2)):
+        if from_frequency:
+            # Of so many differences fewer pairs are a period apart: of two seasons half.
+            n_differences = longest - 1
+            if acf[period] * n_differences / (n_differences - period) > limit:
+                return period
+        elif acf[period] > max(limit, 0.2):
             return period
     if from_frequency is not None or x.shape[1] < 8 * MIN_SEASONS:
         return 1

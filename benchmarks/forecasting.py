@@ -97,14 +97,16 @@ def run_m4_hourly():
 
 def run_seasons():
     """Single short series of training parts: with the season found, given, and none."""
-    walks = np.random.default_rng(0).normal(size=(200, 72)).cumsum(axis=1)
+    walks = list(np.random.default_rng(0).normal(size=(200, 72)).cumsum(axis=1))
+    monthly, _ = read_archive("m3/m3_monthly.npz")
+    hourly, _ = read_archive("m4/m4_hourly.npz")
     lines = []
     for name, series, freq, period, lengths in (
-        ("M3 Monthly", read_archive("m3/m3_monthly.npz")[0][::4], "M", 12, (24, 36, 60)),
-        ("M4 Hourly", read_archive("m4/m4_hourly.npz")[0][::4], "h", 24, (48, 72, 168)),
-        ("walks", list(walks), "M", 12, (24, 36, 60)),
+        ("M3 Monthly", monthly[::4], "M", 12, (1.5, 2, 3, 5)),
+        ("M4 Hourly", hourly[::4], "h", 24, (1.5, 2, 3, 7)),
+        ("walks", walks, "M", 12, (1.5, 2, 3, 5)),
     ):
-        for n in lengths:
+        for n in [int(length * period) for length in lengths]:
             kept = [x[-n - period :] for x in series if len(x) >= n + period]
             index = pd.period_range("2000-01-01", periods=n, freq=freq)
             errors, n_found = np.zeros(3), 0

@@ -73,8 +73,9 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         most 96; at most the longest series. Kept in `window_length_`.
     sp : int or "auto", default="auto"
         Seasonal period in steps; 1 for none. "auto": what the frequency of the index
-        suggests, else the highest peak of the autocorrelation; kept if the data are
-        long enough and the autocorrelation at that lag is significant. In `sp_`.
+        suggests, if one and a half seasons or more show signs of it; without a
+        frequency the highest peak of the autocorrelation, if that is significant. In
+        `sp_`.
     segment_length : int or "auto", default="auto"
         Steps that the recurrence reads at once. "auto": 1 for windows up to 64 steps,
         else a season of 8 to 48 steps, else 24. In `segment_length_`.

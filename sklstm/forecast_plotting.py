@@ -449,8 +449,8 @@ class BacktestDisplay:
         key = key if isinstance(key, tuple) else (key,)
         if key not in parts:
             raise ValueError(f"instance={self.instance!r} is not among those of y.")
-        if forecasts.index.nlevels == 3:
-            forecasts = forecasts.xs(key if len(key) > 1 else key[0], level="instance")
+        if forecasts.index.nlevels > 2:
+            forecasts = forecasts.xs(key, level=list(range(len(key))))
         return parts[key].iloc[:, self.column], forecasts.iloc[:, self.column]
 
 

@@ -677,8 +677,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         Returns
         -------
         forecasts : DataFrame
-            A row for each (instance, cutoff, time), where the time is in y; a column
-            per variable.
+            A row for each (instance, cutoff, time), where the time is in y, of a
+            hierarchy with its own levels in place of the instance; a column per variable.
 
         Raises
         ------
@@ -838,6 +838,8 @@ def _check_finite(frame, name="y"):
 def _index_of_backtest(table, instance, position, steps, inside):
     """Return an index (instance, cutoff, time), or (cutoff, time) of a single series.
 
+    Of a hierarchy its levels take the place of the instance.
+
     Cutoffs lie before rows `position` of instances; `inside` (n_cutoffs, n_steps) says
     which of the steps after them there are.
     """
@@ -847,6 +849,11 @@ def _index_of_backtest(table, instance, position, steps, inside):
         "cutoff": times[(rows - 1).repeat(n_inside)],
         "time": times[(rows[:, None] + steps - 1)[inside]],
     }
-    if table.instances() is not None:
-        keys = {"instance": table.instances()[instance.repeat(n_inside)]} | keys
-    return pd.MultiIndex.from_arrays(list(keys.values()), names=list(keys))
+    arrays, names = list(keys.values()), list(keys)
+    of_rows = table.instances()
+    if of_rows is not None:
+        of_rows = of_rows[instance.repeat(n_inside)]
+        n_levels = of_rows.nlevels
+        arrays = [of_rows.get_level_values(k) for k in range(n_levels)] + arrays
+        names = [*(["instance"] if n_levels == 1 else of_rows.names), *names]
+    return pd.MultiIndex.from_arrays(arrays, names=names)

@@ -407,6 +407,17 @@ def test_a_backtest(forecaster):
     assert {"Cutoff, Period (M)", f"mean error: {expected.mean():.3g}"} <= texts(display)
 
 
+def test_a_backtest_of_one_series_of_a_hierarchy():
+    y = _make_hierarchical((2, 2), min_timepoints=40, max_timepoints=40, random_state=0)
+    forecaster = LSTMForecaster(pretrained="only").fit(y, fh=[1, 2])
+    key = ("h0_1", "h1_0")
+    display = BacktestDisplay.from_estimator(forecaster, y, instance=key)
+    expected = (display.forecasts.loc[key] - y.loc[key].reindex(
+        display.forecasts.loc[key].index, level="time"
+    )).abs().groupby(level="cutoff").mean()  # fmt: skip
+    np.testing.assert_allclose(display.errors_, expected.iloc[:, 0])
+
+
 def test_a_backtest_of_one_series_of_a_panel():
     y = _make_hierarchical((2,), min_timepoints=40, max_timepoints=40, random_state=0)
     forecaster = LSTMForecaster().fit(y, fh=[1, 2])

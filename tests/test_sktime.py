@@ -598,6 +598,16 @@ def test_a_backtest_goes_beyond_the_horizon(n_columns):
         np.testing.assert_allclose(found.to_numpy(), expected.to_numpy(), rtol=1e-6)
 
 
+def test_a_backtest_of_a_hierarchy_has_its_levels():
+    y = _make_hierarchical((2, 2), min_timepoints=30, max_timepoints=30, random_state=0)
+    tested = LSTMForecaster(sp=1, pretrained="only").fit(y, fh=[1, 2]).backtest(y)
+    assert tested.index.names == ["h0", "h1", "cutoff", "time"]
+    one = LSTMForecaster(sp=1, pretrained="only").fit(y.loc[("h0_1", "h1_0")], fh=[1, 2])
+    pd.testing.assert_frame_equal(
+        tested.loc[("h0_1", "h1_0")], one.backtest(y.loc[("h0_1", "h1_0")])
+    )
+
+
 def test_a_backtest_counts_rows_as_predict_does():
     y = pd.Series(np.sin(np.arange(60.0)), index=np.arange(0, 120, 2))
     forecaster = LSTMForecaster().fit(y[:50], fh=[2, 4])

@@ -330,11 +330,10 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
         )  # fmt: skip
         network.cpu()
+        borne_out = None
         if left_out is not None:
-            factor = _shrink(network, training, left_out, device)
-        self._keep(encoder, head, network, history, warm_start)
-        if left_out is not None:
-            self.shrinkage_ = factor
+            borne_out = _shrink(network, training, left_out, device)
+        self._keep(encoder, head, network, history, warm_start, borne_out)
         if checkpoint is not None and not history.interrupted:
             checkpoint.remove()
         if on_epoch is not None:
@@ -608,7 +607,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             return min(n_samples, max(8, min(64, n_samples // 8)))
         return min(n_samples, self.batch_size)
 
-    def _keep(self, encoder, head, network, history, warm_start):
+    def _keep(self, encoder, head, network, history, warm_start, shrinkage=None):
         """Set the fitted attributes, all together once training has succeeded."""
         self.encoder_, self.head_, self.network_ = encoder, head, network
         self.n_channels_in_ = encoder.n_channels_in_
@@ -617,6 +616,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         self.bidirectional_ = network.config["bidirectional"]
         self.n_members_ = network.config["n_members"]
         self._keep_head(head)
+        if shrinkage is not None:
+            self.shrinkage_ = shrinkage
         earlier = self.loss_curve_ if warm_start else []
         self.loss_curve_ = earlier + history.loss_curve
         self.loss_ = self.loss_curve_[-1]
@@ -873,14 +874,14 @@ def _shrink(network, rows, left_out, device):
     ]
     centre = np.average(rows.target, axis=0, weights=rows.weight)
     out = left_out.rows
-    factor = shrinkage(
+    borne_out = shrinkage(
         left_out.unseen(np.stack(raw)) - centre,
         rows.target[out] - centre,
         rows.weight[out],
         len(raw),
     )
-    network.shrink(torch.from_numpy(factor), torch.from_numpy(centre))
-    return factor
+    network.shrink(torch.from_numpy(borne_out), torch.from_numpy(centre))
+    return borne_out
 
 
 def _rows_at_once(n_timesteps, network) -> int:

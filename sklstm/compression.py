@@ -155,7 +155,7 @@ def distill(estimator, X, *, hidden_size):
     hidden_size : int
         Of the student. All other parameters are the teacher's, but for `class_weight`,
         which is in what the teacher says. Answers below 1 % are left out, but for the
-        first of each sequence, and of each class.
+        likeliest class of each sequence and the likeliest sequence of each class.
 
     Returns
     -------

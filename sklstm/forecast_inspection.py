@@ -27,7 +27,7 @@ def forecast_effects(forecaster, fh=None, X=None, *, lags=None):
     forecaster : LSTMForecaster
         Fitted.
     fh : int, sequence or ForecastingHorizon, default=None
-        Steps ahead, none of them in-sample. None: that of `fit`.
+        Steps ahead, none of them in-sample. None: the last one given.
     X : DataFrame, default=None
         As in `predict`.
     lags : int or sequence of int, default=None
@@ -130,7 +130,7 @@ def forecast_components(forecaster, fh=None, X=None):
     forecaster : LSTMForecaster
         Fitted.
     fh : int, sequence or ForecastingHorizon, default=None
-        None: that of `fit`.
+        None: the last one given.
     X : DataFrame, default=None
         As in `predict`.
 

@@ -511,7 +511,7 @@ class QuantileCalibrationDisplay:
         y : array-like of shape (n_samples,), Series or DataFrame
             What came. For a forecaster, an array has the steps of fh.
         fh : int, sequence or ForecastingHorizon, default=None
-            Of the forecaster. None: that of `fit`.
+            Of the forecaster. None: the last one given.
         levels : sequence of float in (0, 1), default=None
             Quantiles to look at. None: those that the forecaster was trained on.
             Ignored for a regressor, which has its own.

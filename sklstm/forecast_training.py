@@ -142,12 +142,12 @@ class ForecastTraining:
         period = self.sp
         if period == "auto":
             period = find_period(array, reference_times(table))
-        period, exog = int(period), array.exog
+        period, exog = int(period), array.exog_inside()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a column without a value
             mean, scale = np.nanmean(exog, axis=0), np.nanstd(exog, axis=0)
         return ForecastModel(
-            horizon=self._horizon(table, fh, period),
+            horizon=self._horizon(table, array, fh, period),
             period=period,
             quantiles=tuple(self.quantiles),
             exog_mean=np.nan_to_num(mean),
@@ -187,13 +187,13 @@ class ForecastTraining:
         """Whether `early_stopping` is True, be it NumPy's."""
         return self.early_stopping != "auto" and bool(self.early_stopping)
 
-    def _horizon(self, table, fh, period):
+    def _horizon(self, table, array, fh, period):
         steps_ahead = max(2 * period, 8)
         if fh is not None:
             steps_ahead = int(relative_steps(fh, table, self._cutoff).max())
         if self.horizon is not None:
             return int(self.horizon)
-        return max(1, min(steps_ahead, int(table.lengths.max()) // 3))
+        return max(1, min(steps_ahead, int(array.lengths.max()) // 3))
 
     def _shipped(self, model, X):
         """Return the views of the pretrained network, or nothing where it is not apt."""

@@ -73,7 +73,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         most 96; at most the longest series. Kept in `window_length_`.
     sp : int or "auto", default="auto"
         Seasonal period in steps; 1 for none. "auto": what the frequency of the index
-        suggests, if one and a half seasons or more show signs of it; without a
+        suggests, if about one and a half seasons or more show signs of it; without a
         frequency the highest peak of the autocorrelation, if that is significant. In
         `sp_`.
     segment_length : int or "auto", default="auto"
@@ -424,7 +424,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         if update_params and self.update_steps and self.model_.trained:
             table = self._read(self._cur_y, self._cur_X)
             model = copy.deepcopy(self.model_)
-            array = model.standardize(table.flatten())
+            array = model.standardize(table.flatten().up_to_last_observed())
             random = self._random()
             self._train_networks(model, array, random, update=True)
             self.model_ = model
@@ -668,11 +668,12 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         X : DataFrame, default=None
             Exogenous data for all of y. Required if `fit` had X.
         fh : int, sequence of int or relative ForecastingHorizon, default=None
-            Steps ahead, positive. None: that of `fit`.
+            Steps ahead, positive. None: the last one given.
         step : int, default=1
             Distance between cutoffs, in rows.
         initial_window : int, default=None
-            Rows of each series before the first cutoff. None: a season and one.
+            Rows of each series, from its first value on, before the first cutoff. None:
+            a season and one.
 
         Returns
         -------
@@ -695,12 +696,11 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
                     f"{name} must be an integer of at least 1; got {value!r}."
                 )
         model = self.model_
-        self._check_columns(None, X, needed_by="backtest")
         # sktime notes the type of what it checks, which is for what was fitted alone.
         checker = copy.copy(self)
         checker._converter_store_y = dict(self._converter_store_y)
         X_inner, y_inner = checker._check_X_y(X=X, y=y)
-        self._check_columns(y_inner, X_inner)
+        self._check_columns(y_inner, X_inner, needed_by="backtest")
         table = self._read(y_inner, X_inner)
         array = model.standardize(table.flatten())
         steps = np.unique(relative_steps(fh, table, None))
@@ -709,9 +709,12 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         device = resolve_device(self.device)
         if initial_window is None:
             initial_window = model.period + 1
+        # Rows before the first value of an instance do not count.
+        n_before = array.starts.reshape(table.n_columns, -1).min(axis=0)
+        n_before = n_before - table.offsets[:-1]
         cutoffs = [
-            np.arange(initial_window, length - steps.min() + 1, step)
-            for length in table.lengths
+            np.arange(before + initial_window, length - steps.min() + 1, step)
+            for before, length in zip(n_before, table.lengths, strict=True)
         ]
         instance = np.repeat(np.arange(table.n_instances), [len(c) for c in cutoffs])
         position = np.concatenate(cutoffs)
@@ -780,8 +783,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
                 f"the middle; got {self.quantiles!r}."
             )
 
-    def _check_columns(self, y, X, model=None, needed_by=None):
-        """Refuse other columns than those of fit; where X is needed, none."""
+    def _check_columns(self, y, X, model=None, *, needed_by=None):
+        """Refuse columns other than those of fit, and no X where a method needs it."""
         model = model or self.model_
         if X is None and model.exog_columns and needed_by is not None:
             of = "steps of fh" if needed_by == "predict" else "rows of y"

@@ -18,7 +18,14 @@ import torch
 from torch.nn import functional as F
 
 from sklstm import kernels, laid_out
-from sklstm.modules import ConvStem, EmbeddingStem, LinearStem, reverse, step_mask, times
+from sklstm.modules import (
+    ConvStem,
+    EmbeddingStem,
+    LinearStem,
+    reverse,
+    scaled_recurrent,
+    step_mask,
+)
 from sklstm.network import ForecastNetwork
 
 
@@ -259,7 +266,7 @@ def _run(recurrence, x, lengths, generator, need_x):
             layer = direction[i]
             own = layer.weights
             dropped = recurrence.recurrent_dropout.factors(own[1], generator)
-            weights = times(own, dropped)
+            weights = scaled_recurrent(own, dropped)
             # Each sequence is reversed within its own length.
             read = reverse(x, lengths) if is_reversed and lengths is not None else x
             settings = {

@@ -303,7 +303,7 @@ class _Layer(_Unfilled):
         `factors`, if any, are what the recurrent weights are multiplied with; `state`
         is what to start from. Steps beyond `lengths` (N,), descending, need not be read.
         """
-        weights = times(self.weights, factors)
+        weights = scaled_recurrent(self.weights, factors)
         if kernels.applies(x, *weights):
             return kernels.layer(x, state, *weights, lengths=lengths)
         return kernels.by_torch(x, state, *weights)
@@ -314,7 +314,7 @@ class _Layer(_Unfilled):
         return self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
 
 
-def times(weights, factors):
+def scaled_recurrent(weights, factors):
     """Return weights of a layer, the recurrent ones times factors, None for no change."""
     if factors is None:
         return weights

@@ -14,8 +14,8 @@ import pandas as pd
 from scipy.special import ndtri
 
 # A season that is expected is found if the autocorrelation at its lag exceeds what it is
-# by chance in one of six series: to be told of one that is not there costs a forecast a
-# percent, not to be told of one that is there many.
+# by chance in one of six series (of four, if they have less than two seasons): to be told
+# of one that is not there costs a forecast a percent, not to be told of one that is many.
 SEASONALITY_Z = 1.0
 # Without a frequency: seasons that must have been seen, and the share of the variation
 # within them that they must explain.
@@ -192,6 +192,14 @@ class SeriesArray:
         last = observed[np.searchsorted(observed, self.stops) - 1]
         shortest = np.minimum(self.starts + 2, self.stops)
         return replace(self, stops=np.maximum(last + 1, shortest))
+
+    def exog_inside(self) -> np.ndarray:
+        """Return the exogenous rows of some series, each once: (n, n_exog)."""
+        n_rows = len(self.exog)
+        steps = np.zeros(n_rows + 1, dtype=np.int64)
+        np.add.at(steps, self.starts % n_rows, 1)
+        np.add.at(steps, (self.stops - 1) % n_rows + 1, -1)
+        return self.exog[steps[:-1].cumsum() > 0]
 
     def gather_exog(self, series, positions) -> np.ndarray:
         """Return exogenous rows (n, k, n_exog) at positions, NaN outside the series."""
@@ -397,14 +405,15 @@ def find_period(array: SeriesArray, index) -> int:
     if max_lag < 2 or from_frequency == 1:
         return 1
     x = _sample(array, 2000)
+    n_steps = min(longest, x.shape[1])
     if from_frequency is not None:
-        return from_frequency if _shows_season(x, longest, from_frequency) else 1
+        return from_frequency if _shows_season(x, n_steps, from_frequency) else 1
     acf = _autocorrelation(np.diff(x, axis=1), max_lag)
     period = (_highest_peaks(acf, 1) or [1])[0]
     if period > 1:
         # The highest of many lags is high by chance: at each a lower risk is allowed.
         z = ndtri(1 - 0.05 / max_lag)
-        if acf[period] > max(_limit(acf, period, z, longest * len(x)), 0.2):
+        if acf[period] > max(_limit(acf, period, z, n_steps * len(x)), 0.2):
             return period
     if x.shape[1] < 8 * MIN_SEASONS:
         return 1

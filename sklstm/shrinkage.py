@@ -95,6 +95,6 @@ def shrinkage(pairs, target, weight, n_members) -> np.ndarray:
     # The sum of squared shares is 1 / n where all rows count the same.
     prior = PRIOR_ROWS * (share @ share) * squares
     slope = share @ (pairs.mean(axis=0) * target) + prior
-    total = squares + prior
-    borne_out = np.divide(slope, total, out=np.ones_like(slope), where=total > 0)
+    squares = squares + prior
+    borne_out = np.divide(slope, squares, out=np.ones_like(slope), where=squares > 0)
     return np.clip(borne_out, 0.0, 1.0)

@@ -92,7 +92,10 @@ class Stream:
 
     def __init__(self, estimator, n_streams, method):
         self._encoder, self._head = estimator.encoder_, estimator.head_
-        self._names = getattr(estimator, "feature_names_in_", None)
+        names = getattr(estimator, "feature_names_in_", ())
+        # Of a 2-D frame columns are time steps, or steps of channels.
+        is_of_channels = len(names) == self._encoder.n_channels_in_ != 1
+        self._names = names if is_of_channels and not self._encoder.tokens else None
         self._single = n_streams is None
         self.n_streams = n_rows = 1 if self._single else n_streams
         network = estimator.network_

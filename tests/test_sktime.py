@@ -33,6 +33,7 @@ from sklstm.horizons import times_ahead
 from sklstm.series import to_table
 
 QUICK = {"hidden_size": 8, "max_steps": 50, "n_members": 1, "random_state": 0}
+TINY = {"hidden_size": 4, "max_steps": 5, "n_members": 1, "random_state": 0}
 
 
 @pytest.mark.filterwarnings("ignore")  # sktime's own
@@ -598,6 +599,49 @@ def test_a_backtest_goes_beyond_the_horizon(n_columns):
         np.testing.assert_allclose(found.to_numpy(), expected.to_numpy(), rtol=1e-6)
 
 
+def test_a_backtest_takes_exogenous_data_of_any_kind():
+    y = pd.Series(np.sin(np.arange(40.0)))
+    X = pd.DataFrame({"x": np.cos(np.arange(40.0))})
+    for kind in (X, X["x"], X.to_numpy()):
+        forecaster = LSTMForecaster(**TINY).fit(y[:35], X=kind[:35], fh=[1, 2])
+        found = forecaster.backtest(y, X=kind, initial_window=35)
+        assert found.shape == (9, 1)
+    with pytest.raises(ValueError, match="so backtest needs X for the rows of y; got N"):
+        forecaster.backtest(y)
+
+
+@pytest.mark.parametrize("n_columns", [1, 2])
+def test_rows_without_values_at_both_ends_change_nothing_in_training(n_columns):
+    rng = np.random.default_rng(0)
+    y = pd.DataFrame(rng.normal(size=(40, n_columns)).cumsum(axis=0))
+    X = pd.DataFrame({"x": rng.normal(size=40)})
+    padded_y = pd.DataFrame(np.pad(
+        y.to_numpy(), ((30, 9), (0, 0)), constant_values=np.nan
+    ))  # fmt: skip
+    padded_X = pd.DataFrame({"x": np.pad(X["x"], (30, 9), constant_values=50.0)})
+    forecasters = [
+        LSTMForecaster(**TINY, pretrained=None).fit(*data, fh=range(1, 25))
+        for data in ((y, X), (padded_y, padded_X))
+    ]
+    models = [forecaster.model_ for forecaster in forecasters]
+    assert models[0].horizon == models[1].horizon
+    np.testing.assert_array_equal(models[0].exog_mean, models[1].exog_mean)
+    states = [model.trained[0].network.state_dict() for model in models]
+    for name, weight in states[0].items():
+        torch.testing.assert_close(weight, states[1][name], rtol=0, atol=0)
+
+
+def test_what_update_has_no_value_of_is_not_trained_on():
+    y = pd.Series(np.sin(np.arange(60.0)))
+    fitted = LSTMForecaster(**TINY, pretrained=None).fit(y[:50], fh=[1, 2])
+    longer = copy.deepcopy(fitted)
+    fitted.update(y[50:])
+    longer.update(pd.Series(np.r_[y[50:], np.full(10, np.nan)], np.arange(50, 70)))
+    states = [f.model_.trained[0].network.state_dict() for f in (fitted, longer)]
+    for name, weight in states[0].items():
+        torch.testing.assert_close(weight, states[1][name], rtol=0, atol=0)
+
+
 def test_a_backtest_of_a_hierarchy_has_its_levels():
     y = _make_hierarchical((2, 2), min_timepoints=30, max_timepoints=30, random_state=0)
     tested = LSTMForecaster(sp=1, pretrained="only").fit(y, fh=[1, 2]).backtest(y)
@@ -932,9 +976,6 @@ def test_what_nothing_comes_before_is_forecast_from_the_first_value(level):
     y[:3] = np.nan
     found = LSTMForecaster().fit(y).predict(np.arange(-29, -25))
     np.testing.assert_allclose(found, y[3])
-
-
-TINY = {"hidden_size": 4, "max_steps": 5, "n_members": 1, "random_state": 0}
 
 
 @pytest.mark.parametrize("early_stopping", ["auto", False])

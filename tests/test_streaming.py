@@ -154,6 +154,15 @@ def test_a_stream_knows_the_names_of_channels():
         stream(model, 2).push(frames[0][["b", "a"]][:2])
 
 
+def test_names_of_columns_that_are_no_channels_are_no_matter():
+    frame = pd.DataFrame(X[:, :6, 0], columns=[f"t{i}" for i in range(6)])
+    step = pd.Series([0.1], index=["sensor"])
+    answer = stream(fit(LSTMRegressor, X=frame, y=X[:, 0, 0])).push(step)
+    assert np.isfinite(answer)
+    model = fit(LSTMRegressor, X=frame, y=X[:, 0, 0], n_channels=2)
+    assert np.isfinite(stream(model).push(pd.Series([0.1, 0.2], index=["a", "b"])))
+
+
 def test_no_stream_may_be_reset():
     live, other = (stream(fit(), 2) for _ in range(2))
     live.push(X[:2, 0])

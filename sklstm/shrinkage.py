@@ -10,7 +10,7 @@ MIN_PARTS = 20
 # Of fewer rows a part has no two.
 MIN_ROWS = 40
 # As if so many more rows had shown that what was learnt holds for others.
-PRIOR_ROWS = 5
+PRIOR_ROWS = 10
 
 
 class LeftOutRows:

@@ -483,8 +483,12 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         return y, rows, weight
 
     def _split(self, rows, random):
-        """Hold out a part for early stopping; stratified by class where it can be."""
-        n = len(rows)
+        """Hold out a part for early stopping; stratified by class where it can be.
+
+        Of the rows that count something: the others say nothing of how good a model is.
+        """
+        candidates = np.flatnonzero(rows.weight.reshape(len(rows), -1).any(axis=1))
+        n = len(candidates)
         n_held_out = max(1, round(self.validation_fraction * n))
         if n_held_out >= n:
             raise ValueError(
@@ -494,16 +498,18 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             )
         stratify = None
         if isinstance(self, ClassifierMixin) and rows.target.ndim == 1:
-            counts = np.unique(rows.target, return_counts=True)[1]
+            classes = rows.target[candidates]
+            counts = np.unique(classes, return_counts=True)[1]
             if counts.min() >= 2 and min(n_held_out, n - n_held_out) >= len(counts):
-                stratify = rows.target
-        kept, held_out = train_test_split(
-            np.arange(n),
+                stratify = classes
+        held_out = train_test_split(
+            candidates,
             test_size=n_held_out,
             random_state=random.split_seed,
             stratify=stratify,
-        )
-        return rows.take(np.sort(kept)), rows.take(np.sort(held_out))
+        )[1]
+        kept = np.delete(np.arange(len(rows)), held_out)
+        return rows.take(kept), rows.take(np.sort(held_out))
 
     def _resolve_auto(self, n_timesteps):
         # Convolutions see steps to come: with labels for them, only where asked for.

@@ -157,7 +157,8 @@ class SequenceEncoder:
             values, lengths, flat = self._read_array(X, estimator, reset)
         values, lengths = self._trim(values, lengths)
         if reset:
-            self.flat_ = flat
+            # Padding makes token sequences of any length a table of any width.
+            self.flat_ = flat and not self.tokens
             self.n_channels_in_ = 1 if self.tokens else values.shape[2]
         elif not self.tokens and values.shape[2] != self.n_channels_in_:
             raise ValueError(
@@ -275,6 +276,8 @@ class SequenceEncoder:
     def _row(self, row, i, by_columns):
         """One ragged row as a checked 2-D array (T_i, C)."""
         try:
+            if hasattr(row, "columns"):
+                _require_real_columns(row)
             array = np.asarray(row)
             if array.dtype.kind in "cmM":
                 raise TypeError(f"they are {array.dtype}")
@@ -423,9 +426,12 @@ class SequenceEncoder:
             n_observed > 0, sums / np.where(n_observed > 0, n_observed, 1), self.mean_
         )
         apart = total(curve)[1].sum(axis=0) / count
-        if apart.any() and (apart <= MAX_DEVIATION * variance).all():
+        # Where all sequences are alike, deviations are what rounding leaves of the curve.
+        height = np.abs(curve).max(axis=0)
+        differs = np.sqrt(apart) > ROUNDING * height
+        if differs.any() and (apart <= MAX_DEVIATION * variance).all():
             self.curve_ = curve[: self.n_timesteps_in_]  # rows left out may be longer
-            self.deviation_scale_ = _scale(apart, self.mean_)
+            self.deviation_scale_ = _scale(apart, height)
 
     def encode(self, sequences: Sequences, rows: np.ndarray) -> Sequences:
         """Standardise values and mark the missing ones; number tokens from 2.
@@ -757,8 +763,19 @@ def _split_by_instance(index, values):
     return np.split(values[order], stops)
 
 
+def _require_real_columns(frame):
+    """Refuse what pandas or NumPy would make numbers of without a word."""
+    for name, dtype in zip(frame.columns, frame.dtypes, strict=True):
+        if getattr(dtype, "kind", "O") in "cmM":
+            raise ValueError(
+                f"column {name!r} is of type {dtype}, which is no real number. Make "
+                "numbers of it, or leave it out."
+            )
+
+
 def _require_numbers(frame):
     try:
+        _require_real_columns(frame)
         values = frame.to_numpy()
         if values.dtype.kind in "buif":
             return values

@@ -283,6 +283,11 @@ class TokenSequences(TransformerMixin, BaseEstimator):
                 "Iterable over raw text documents expected, string object received. Put "
                 "it in a list."
             )
+        if hasattr(X, "columns"):
+            raise ValueError(
+                f"X is a table with the columns {list(X.columns)}; expected texts. Pass "
+                "one of them, as X[column]."
+            )
         pattern = re.compile(self.token_pattern)
         return [
             self._tokens(i, text, pattern)[: self.max_length] for i, text in enumerate(X)

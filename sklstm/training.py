@@ -590,6 +590,11 @@ def train(
             UserWarning,
             stacklevel=4,
         )
+    if not all(buffer.isfinite().all() for buffer in network.buffers()):
+        raise ValueError(
+            "Statistics of the training data overflow in the network: X is too large. "
+            "Standardise it, or divide it by a power of ten."
+        )
     network.eval()
     network.zero_grad(set_to_none=True)
     if history.validation_scores:
@@ -624,7 +629,7 @@ def forward(network, sequences, device, method="__call__"):
     Rows are computed in batches of one size (any size, where the network says that its
     ``rounds_alike``), with others that are padded to the same length, a length that
     depends on the row alone: what a row gets cannot depend on what else is asked for,
-    to the last bit.
+    to the last bit, in float32 (in float64 torch rounds products by where rows lie).
 
     Parameters
     ----------

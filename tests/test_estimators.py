@@ -454,6 +454,14 @@ def test_values_that_a_network_would_overflow_with(make_sequences, stem):
         model.predict_proba(far)
 
 
+def test_values_whose_squares_overflow_in_training(estimator):
+    X = 1e18 * np.random.default_rng(0).normal(size=(60, 12))
+    model = estimator(**QUICK, standardize=False, stem="conv", n_members=1)
+    with pytest.raises(ValueError, match="overflow in the network: X is too large"):
+        model.fit(X, X[:, -1] > 0)
+    assert not hasattr(model, "network_")
+
+
 def test_class_weight_moves_predictions(make_sequences):
     X, y = make_sequences(60)
     X *= 0.1
@@ -891,3 +899,13 @@ def test_read_only_settings():
     LSTMClassifier(**QUICK, stem="embedding", embedding=vectors).fit(tokens, [0, 1] * 10)
     with pytest.raises(ValueError, match="minimum of 2 is required"):
         LSTMClassifier(stem="embedding", embedding=np.eye(1)).fit(tokens, [0, 1] * 10)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_weighs_nothing_is_not_held_out(seed):
+    X = np.random.default_rng(0).normal(size=(40, 12))
+    y = np.array(["none"] * 36 + ["a"] * 2 + ["b"] * 2)
+    model = LSTMClassifier(
+        2, class_weight={"none": 0}, early_stopping=True, max_iter=11, random_state=seed
+    )
+    assert len(model.fit(X, y).validation_scores_) == model.n_iter_

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sklstm import LSTMClassifier
+from sklstm import LSTMClassifier, LSTMRegressor
 from sklstm.sequences import SequenceEncoder, distinct_rows
 
 
@@ -345,3 +345,39 @@ def test_nullable_numbers_are_read_as_any_others():
         [part for _, part in frame.astype("Float64").groupby(level=0, sort=False)],
     ):
         np.testing.assert_array_equal(read(X, missing="mask").values, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_deviations_that_are_rounding_have_no_scale(dtype):
+    rng = np.random.default_rng(0)
+    spectrum = 5 * np.sin(np.arange(40) / 3) + 0.05 * rng.normal(size=(60, 40))
+    where = np.tile(np.linspace(-1, 1, 40), (60, 1))  # of every row the same
+    X = np.stack([where, spectrum], axis=2).astype(dtype)
+    y = spectrum[:, 3] - spectrum[:, 3].mean()
+    model = LSTMRegressor(8, max_iter=30, random_state=0, n_members=1).fit(X, y)
+    assert model.encoder_.deviation_scale_[0] == 1
+    np.testing.assert_allclose(model.encoder_.deviation_scale_[1], 0.05, rtol=0.1)
+    assert model.score(X, y) > 0.9
+    same = LSTMRegressor(8, max_iter=11, random_state=0, n_members=1)
+    same.fit(X[:7, :, :1] * 0 + X[:1, :, :1], y[:7])
+    assert same.encoder_.curve_ is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.date_range("2024", periods=60, freq="h"),
+        pd.date_range("2024", periods=60, freq="h", tz="CET"),
+        pd.timedelta_range("1h", periods=60, freq="h"),
+        np.arange(60) * 1j,
+    ],
+    ids=["times", "zoned", "spans", "complex"],
+)
+def test_columns_of_times_are_no_channels(values):
+    index = pd.MultiIndex.from_product([range(10), range(6)])
+    frame = pd.DataFrame({"v": np.arange(60.0), "ts": values}, index)
+    rows = [row for _, row in frame.groupby(level=0)]
+    model = LSTMRegressor(4, max_iter=11)
+    for X in (frame, rows):
+        with pytest.raises(ValueError, match=r"column 'ts' is of type .* no real "):
+            model.fit(X, np.arange(10.0))

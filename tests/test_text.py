@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from sklstm import LSTMClassifier, LSTMRegressor, TokenSequences
@@ -269,3 +269,20 @@ def test_tokens_that_are_not_integers():
         LSTMClassifier(stem="embedding").fit(
             [np.array(["a"]), np.array(["b", "c"])], [0, 1]
         )
+
+
+def test_a_table_is_no_list_of_texts():
+    with pytest.raises(ValueError, match=r"the columns \['text'\]; expected texts"):
+        TokenSequences().fit(pd.DataFrame({"text": ["a b", "c"]}))
+
+
+def test_token_lists_of_one_length_are_read_as_any():
+    rows = [[1, 2, 3]] * 4 + [[1, 2]] * 4
+    model = LSTMClassifier(4, stem="embedding", max_iter=11, random_state=0)
+    model.fit(rows[:4], list("abab"))
+    as_arrays = [np.array(row) for row in rows]
+    np.testing.assert_array_equal(model.predict(rows[4:]), model.predict(as_arrays[4:]))
+    scores = cross_val_score(
+        model, rows, list("abab") * 2, cv=KFold(2), error_score="raise"
+    )
+    assert len(scores) == 2

@@ -765,7 +765,7 @@ default="one-cycle"
         Number of time steps in `fit`; None if it varied.
     n_outputs_ : int
         Number of targets.
-    shrinkage_ : ndarray of shape (n_outputs_,)
+    shrinkage_ : ndarray of shape (`n_outputs_`,)
         What is left of how far the networks' predictions are from the mean (see `loss`):
         0 where nothing was learnt that holds for others; 1 where nothing was left out,
         as with ``target="sequence"``, and again once training has gone on (`warm_start`,

@@ -472,11 +472,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         rows = np.flatnonzero(weight)
         weight = weight[rows]
         if self.shuffle:
-            labels = np.concatenate(y[rows]) if per_step else y[rows]
-            # Compared as float64, which cannot tell all integers apart.
-            is_large = labels.dtype.kind in "ui" and np.abs(labels).max() > 2**53
-            if labels.dtype.kind not in "buif" or is_large:
-                labels = np.unique(labels, return_inverse=True)[1]
+            labels = _ranks(np.concatenate(y[rows]) if per_step else y[rows])
             if per_step:
                 labels = split_steps(labels, lengths[rows])
             rows, weight = distinct_rows(sequences, rows, labels, weight)
@@ -941,6 +937,15 @@ class _EpochCallbacks:
             self.context.call_on_fit_task_end(
                 **self.arguments, reconstruction_attributes={}
             )
+
+
+def _ranks(y):
+    """Return the rank of each value among those of its column, (n, n_columns).
+
+    What is the same of labels by other names, and of targets in other units.
+    """
+    columns = y.reshape(len(y), -1).T
+    return np.stack([np.unique(c, return_inverse=True)[1] for c in columns], axis=1)
 
 
 def require_y(estimator, y):

@@ -134,12 +134,31 @@ def test_affine_change_of_channels_changes_nothing(estimator, make_sequences):
     np.testing.assert_allclose(outputs(model.fit(moved, y), moved), first, rtol=1e-5)
 
 
-def test_affine_change_of_y_changes_predictions_alike(make_sequences):
+@pytest.mark.parametrize("target", ["single", "sequence"])
+def test_affine_change_of_y_changes_predictions_alike(make_sequences, target):
+    X, y = make_sequences(80)
+    y = np.stack([y, y**2], axis=1)
+    if target == "sequence":
+        y = X.astype(np.float64) + y[:, None]
+    model = LSTMRegressor(
+        **PRECISE, dtype="float64", target=target, n_members=1 + 2 * (target == "single")
+    )
+    factors, offsets = [1e4, 2e-3], [-7, 0.1]
+    first, second = (
+        np.stack(list(clone(model).fit(X, of_y).predict(X)))
+        for of_y in (y, factors * y + offsets)
+    )
+    np.testing.assert_allclose(second, factors * first + offsets, rtol=1e-6)
+
+
+def test_other_names_of_labels_change_nothing(make_sequences):
     X, y = make_sequences(40)
-    model = LSTMRegressor(**QUICK, dtype="float64", shuffle=False)
-    first = clone(model).fit(X, y).predict(X)
-    second = clone(model).fit(X, 1e4 * y - 7).predict(X)
-    np.testing.assert_allclose(second, 1e4 * first - 7, rtol=1e-6)
+    labels = (y > y.mean()).astype(int)
+    model = LSTMClassifier(**PRECISE)
+    first = clone(model).fit(X, labels).predict_proba(X)
+    for names in ([3, 7], ["no", "yes"], [-5.0, 9.0]):
+        renamed = clone(model).fit(X, np.array(names)[labels])
+        np.testing.assert_array_equal(renamed.predict_proba(X), first)
 
 
 def test_threads_are_what_they_were(estimator, make_sequences):

@@ -103,6 +103,7 @@ NETWORK_SETTINGS = (
     "pooling", "n_members",
 )  # fmt: skip
 ENCODER_SETTINGS = "n_channels", "layout", "standardize", "missing"
+MAX_WEIGHT = 1e150  # of a row: sums of products with it do not overflow
 PREDICT_CHUNK = 8192  # rows encoded at once in prediction, to bound its memory
 PREDICT_VALUES = 2**25  # and raw outputs at once, where every time step has some
 TRAIN_SETTINGS = (
@@ -469,6 +470,11 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         )
         if not weight.any():
             raise ValueError("Sample weights must contain at least one non-zero number.")
+        if weight.max() > MAX_WEIGHT:
+            raise ValueError(
+                f"Sample weights hold {weight.max():.3g}, which is too large to be added "
+                "up. Divide them by a power of ten."
+            )
         rows = np.flatnonzero(weight)
         weight = weight[rows]
         if self.shuffle:
@@ -765,6 +771,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         lengths = np.array([len(row) for row in predicted])
         y = read_steps(y, lengths)
         if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, lengths)
             sample_weight = np.repeat(sample_weight, lengths)
         return y, np.concatenate(predicted), sample_weight
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
 import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
@@ -82,15 +84,12 @@ def generate(
     'bcabcab'
     """
     tokens, classifier = _parts(model)
-    if not (length >= 0 and 0 <= temperature < np.inf):  # NaN is neither
-        raise ValueError(
-            "length and temperature must be finite and not negative; got "
-            f"length={length} and temperature={temperature}."
-        )
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be None or at least 1; got {top_k}.")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be None or in (0, 1]; got {top_p}.")
+    _check_number("length", length, Integral, least=0)
+    _check_number("temperature", temperature, Real, least=0)
+    if top_k is not None:
+        _check_number("top_k", top_k, Integral, least=1)
+    if top_p is not None and not (isinstance(top_p, Real) and 0 < top_p <= 1):
+        raise ValueError(f"top_p must be None or a number in (0, 1]; got {top_p!r}.")
     live = stream(classifier, method="predict_log_proba")
     for number in _read_prompt(prompt, tokens, classifier.encoder_):
         log_proba = live.push(number)
@@ -110,6 +109,12 @@ def generate(
             number = tokens.numbers(read)[-1]
         log_proba = live.push(number)
     return np.array(drawn, dtype=np.int64) if tokens is None else tokens.join(drawn)
+
+
+def _check_number(name, value, kind, least):
+    if not (isinstance(value, kind) and least <= value < np.inf):  # NaN is neither
+        what = "a whole number" if kind is Integral else "a finite number"
+        raise ValueError(f"{name} must be {what}, at least {least}; got {value!r}.")
 
 
 def _parts(model):

@@ -199,6 +199,11 @@ def breaks(times, freq, spacing):
 def check_regular(table):
     """Raise where rows of an instance are not equally far apart."""
     times, freq = times_of(table.frame), None
+    if isinstance(times, pd.TimedeltaIndex):
+        raise ValueError(
+            "The index of y is a TimedeltaIndex, of which sktime has no forecasting "
+            "horizon. Make it times: y.set_axis(pd.Timestamp(0) + y.index)."
+        )
     if isinstance(times, pd.DatetimeIndex):
         freq = reference_times(table).freq
         if freq is None and table.lengths.max() >= 2:

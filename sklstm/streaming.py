@@ -115,6 +115,12 @@ class Stream:
         self._lengths = np.ones(n_rows, dtype=np.int64)
         self._rows = np.arange(n_rows)
 
+    def __reduce__(self):
+        raise TypeError(
+            "A stream cannot be copied or pickled. Do so with the estimator, call stream "
+            "and push the steps so far."
+        )
+
     def push(self, x):
         """Read the next step of every stream and answer.
 

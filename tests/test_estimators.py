@@ -788,6 +788,12 @@ def test_integers_beyond_float64_are_classes_of_their_own():
     np.testing.assert_array_equal(model.classes_, [2**53, 2**53 + 1])
 
 
+def test_weights_too_large_to_be_added_up(estimator, make_sequences):
+    X, y = make_sequences(20)
+    with pytest.raises(ValueError, match=r"Sample weights hold 1e\+200, which is too"):
+        estimator(**QUICK).fit(X, y, sample_weight=np.full(20, 1e200))
+
+
 def test_unknown_class_in_partial_fit(make_sequences):
     X, y = make_sequences(20)
     model = LSTMClassifier(**QUICK).partial_fit(X, y)

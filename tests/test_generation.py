@@ -142,11 +142,12 @@ def test_seeds(counter):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"length": -1}, "must be finite and not negative; got length=-1"),
-        ({"temperature": -1}, "must be finite and not negative"),
-        ({"temperature": np.nan}, "not negative; .* temperature=nan"),
-        ({"top_k": 0}, "top_k must be None or at least 1; got 0"),
-        ({"top_p": 0}, r"top_p must be None or in \(0, 1\]; got 0"),
+        ({"length": -1}, "length must be a whole number, at least 0; got -1"),
+        ({"length": "5"}, "length must be a whole number, at least 0; got '5'"),
+        ({"temperature": -1}, "temperature must be a finite number, at least 0; got -1"),
+        ({"temperature": np.nan}, "a finite number, at least 0; got nan"),
+        ({"top_k": 0}, "top_k must be a whole number, at least 1; got 0"),
+        ({"top_p": 0}, r"top_p must be None or a number in \(0, 1\]; got 0"),
         ({"prompt": []}, "must be at least one integer token"),
         ({"prompt": "ab"}, "must be at least one integer token"),
         ({"prompt": [99, 98]}, r"\[99, 98\] holds only tokens that were not seen in fit"),

@@ -151,6 +151,8 @@ def test_scores_are_over_steps(estimator):
         np.concatenate(y), np.concatenate(model.predict(X)), sample_weight=steps
     )
     assert model.score(X, y, sample_weight=weight) == pytest.approx(expected)
+    with pytest.raises(ValueError, match=r"sample_weight.shape == "):
+        model.score(X, y, sample_weight=weight[1:])
     assert model.score(X, y) > 0.85
     assert model.best_validation_score_ > 0.6
     assert model.pooling_ is None

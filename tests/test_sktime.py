@@ -684,6 +684,14 @@ def test_two_dates_without_a_frequency_are_refused():
         LSTMForecaster().fit(y, fh=[1])
 
 
+def test_spans_of_time_are_refused():
+    y = pd.Series(np.arange(9.0), pd.timedelta_range("0h", periods=9, freq="h"))
+    with pytest.raises(ValueError, match=r"a TimedeltaIndex, .*pd.Timestamp\(0\) \+ y"):
+        LSTMForecaster().fit(y, fh=[1])
+    y.index = pd.Timestamp(0) + y.index
+    assert LSTMForecaster().fit(y, fh=[1]).predict().index[0].hour == 9
+
+
 @pytest.mark.parametrize("sp", [1, 12, 24])
 def test_what_has_ended_goes_on_from_its_last_value(sp):
     y = pd.Series(np.concatenate([np.linspace(10, 15, 120), np.full(1500, np.nan)]))

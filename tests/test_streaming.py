@@ -1,5 +1,8 @@
 """What a stream says after a step is what predict says of the prefix."""
 
+import copy
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -161,6 +164,12 @@ def test_names_of_columns_that_are_no_channels_are_no_matter():
     assert np.isfinite(answer)
     model = fit(LSTMRegressor, X=frame, y=X[:, 0, 0], n_channels=2)
     assert np.isfinite(stream(model).push(pd.Series([0.1, 0.2], index=["a", "b"])))
+
+
+@pytest.mark.parametrize("copier", [pickle.dumps, copy.deepcopy])
+def test_a_stream_says_that_it_is_not_copied(copier):
+    with pytest.raises(TypeError, match="cannot be copied or pickled"):
+        copier(stream(fit()))
 
 
 def test_no_stream_may_be_reset():

@@ -322,12 +322,13 @@ def _join(recurrence, ends, lengths, generator):
 def _run_to_the_end(recurrence, x, lengths, generator, need_x):
     """(N, S, I) -> the last state of each direction (N, D), and the way back to x."""
     ends, back = _run(recurrence, x.transpose(0, 1), lengths, generator, need_x)
-    last = torch.cat([last for _, last in ends], dim=1)
+    last = ends[0][1] if len(ends) == 1 else torch.cat([last for _, last in ends], dim=1)
     factors = recurrence.dropout.factors(last, generator)
 
     def backward(d_last):
         d_last = d_last if factors is None else d_last * factors
-        d_x = back([(None, d) for d in d_last.chunk(len(ends), dim=1)])
+        d_ends = (d_last,) if len(ends) == 1 else d_last.chunk(len(ends), dim=1)
+        d_x = back([(None, d) for d in d_ends])
         return None if d_x is None else d_x.transpose(0, 1)
 
     return last if factors is None else last * factors, backward

@@ -79,7 +79,9 @@ def padded_length(n_timesteps: int) -> int:
 
 def _fit_width(values: torch.Tensor, width: int) -> torch.Tensor:
     """Cut or zero-pad (N, T, ...) to (N, width, ...)."""
-    if values.shape[1] >= width:
+    if values.shape[1] == width:
+        return values
+    if values.shape[1] > width:
         return values[:, :width]
     shape = (len(values), width - values.shape[1], *values.shape[2:])
     return torch.cat([values, values.new_zeros(shape)], dim=1)

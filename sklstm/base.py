@@ -237,13 +237,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             infinite or NaN.
         """
         self._check_parameters()
-        warm_start = self.warm_start and hasattr(self, "network_")
+        goes_on = self.warm_start and hasattr(self, "network_")
         history = self._fit(
             X,
             y,
             sample_weight,
-            warm_start=warm_start,
-            leaves_out=not (warm_start or self.early_stopping),
+            goes_on=goes_on,
+            leaves_out=not (goes_on or self.early_stopping),
             n_members=self.n_members,
             max_iter=self.max_iter,
             learning_rate=self.learning_rate,
@@ -273,24 +273,61 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             raise
 
     def _fit_anew_or_on(
-        self, X, y, sample_weight, *, warm_start, n_members, max_iter, learning_rate,
+        self, X, y, sample_weight, *, goes_on, n_members, max_iter, learning_rate,
         early_stopping, leaves_out=False, classes=None, optimizer_state=None,
         on_epoch=None, checkpoint=None,
     ):  # fmt: skip
+        """Fit anew, or go on from what has been fitted."""
         device = resolve_device(self.device)
-        if warm_start:
-            self._check_warm_start()
-        n_iter, seed = self.n_iter_ if warm_start else 0, None
+        if goes_on:
+            self._check_fixed_settings()
+        n_iter, seed = self.n_iter_ if goes_on else 0, None
         if checkpoint is not None:
             checkpoint = Checkpoint(checkpoint)
             seed = checkpoint.seed
         random = Randomness(self.random_state, device, n_iter, seed)
-        encoder = self.encoder_ if warm_start else self._make_encoder()
-        sequences = encoder.read(X, self, reset=not warm_start)
+        encoder, head, training = self._read(X, y, sample_weight, goes_on, classes)
+        if goes_on:
+            network = copy.deepcopy(self.network_)
+        else:
+            network = self._make_network(
+                encoder, training.encoded, head, random, n_members
+            )
+        n_members, validation, left_out = len(network.members), None, None
+        if early_stopping:
+            training, validation = self._split(training, random)
+        if leaves_out:
+            left_out = self._leave_out(len(training), n_members, random)
+        draws = random.of_members(n_members)
+        if checkpoint is not None:
+            fit = self._identity(network, training, validation, random, n_iter)
+            checkpoint.begin(fit, [*itertools.chain(*draws)])
+        if on_epoch is not None:
+            on_epoch.begin(encoder, head, network, goes_on)
+        history = self._train(
+            network.to(device), head, training, validation, left_out, draws, encoder,
+            max_iter=max_iter, learning_rate=learning_rate,
+            optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
+        )  # fmt: skip
+        network.cpu()
+        borne_out = None
+        if left_out is not None:
+            borne_out = _shrink(network, training, left_out, device)
+        self._keep(encoder, head, network, history, goes_on, borne_out)
+        if checkpoint is not None and not history.interrupted:
+            checkpoint.remove()
+        if on_epoch is not None:
+            on_epoch.finish()
+        return history
+
+    def _read(self, X, y, sample_weight, goes_on, classes):
+        """Return the encoder and the head, fitted, and what to train on, `_Rows`."""
+        encoder = self.encoder_ if goes_on else self._make_encoder()
+        sequences = encoder.read(X, self, reset=not goes_on)
         require_same_instances(X, y)
-        y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
-        all_y, y = y, y[rows]
-        if not warm_start:
+        all_y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
+        y = all_y[rows]
+        if not goes_on:
             stem, *_ = self._resolve_auto(int(sequences.lengths[rows].max()))
             deviations = stem == "conv" and self.augment in (None, "auto")
             encoder.fit(sequences, rows, weight, deviations=deviations)
@@ -301,45 +338,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             all_y = np.concatenate(all_y)
         if classes is None:  # those of rows that count nothing as well
             classes = all_y
-        head = self.head_ if warm_start else self._fit_head(y, weight, classes)
+        head = self.head_ if goes_on else self._fit_head(y, weight, classes)
         target = head.encode(y)
         weight = self._row_weight(head, target, weight)
         if per_step:  # every step counts the same, and the rows 1 on average
             weight = pad_steps(weight * (n_rows / len(weight)), encoded.lengths)
             target = pad_steps(target, encoded.lengths)
-        training = _Rows(encoded, target, weight)
-        validation = None
-        if early_stopping:
-            training, validation = self._split(training, random)
-        if warm_start:
-            network = copy.deepcopy(self.network_)
-        else:
-            network = self._make_network(encoder, encoded, head, random, n_members)
-        n_members = len(network.members)
-        left_out = None
-        if leaves_out:
-            left_out = self._leave_out(len(training), n_members, random)
-        draws = random.of_members(n_members)
-        if checkpoint is not None:
-            fit = self._identity(network, training, validation, random, n_iter)
-            checkpoint.begin(fit, [*itertools.chain(*draws)])
-        if on_epoch is not None:
-            on_epoch.begin(encoder, head, network, warm_start)
-        history = self._train(
-            network.to(device), head, training, validation, left_out, draws, encoder,
-            max_iter=max_iter, learning_rate=learning_rate,
-            optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
-        )  # fmt: skip
-        network.cpu()
-        borne_out = None
-        if left_out is not None:
-            borne_out = _shrink(network, training, left_out, device)
-        self._keep(encoder, head, network, history, warm_start, borne_out)
-        if checkpoint is not None and not history.interrupted:
-            checkpoint.remove()
-        if on_epoch is not None:
-            on_epoch.finish()
-        return history
+        return encoder, head, _Rows(encoded, target, weight)
 
     def _train(
         self, network, head, training, validation, left_out, draws, encoder, **settings
@@ -615,7 +620,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             return min(n_samples, max(8, min(64, n_samples // 8)))
         return min(n_samples, self.batch_size)
 
-    def _keep(self, encoder, head, network, history, warm_start, shrinkage=None):
+    def _keep(self, encoder, head, network, history, goes_on, shrinkage=None):
         """Set the fitted attributes, all together once training has succeeded."""
         self.encoder_, self.head_, self.network_ = encoder, head, network
         self.n_channels_in_ = encoder.n_channels_in_
@@ -626,7 +631,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         self._keep_head(head)
         if shrinkage is not None:
             self.shrinkage_ = shrinkage
-        earlier = self.loss_curve_ if warm_start else []
+        earlier = self.loss_curve_ if goes_on else []
         self.loss_curve_ = earlier + history.loss_curve
         self.loss_ = self.loss_curve_[-1]
         self.n_iter_ = len(self.loss_curve_)
@@ -645,7 +650,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             X,
             y,
             sample_weight,
-            warm_start=is_fitted,
+            goes_on=is_fitted,
             # How many rows are yet to come is not known.
             n_members=1 if self.n_members == "auto" else self.n_members,
             max_iter=1,
@@ -674,7 +679,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         if self.dtype == "float64" and self.device == "mps":
             raise ValueError('device="mps" has no float64; set dtype="float32".')
 
-    def _check_warm_start(self):
+    def _check_fixed_settings(self):
         """Refuse settings that differ from those of what was fitted and is trained on."""
         for name, fitted in self._fixed_settings().items():
             given = getattr(self, name)
@@ -912,11 +917,11 @@ class _EpochCallbacks:
         self.arguments = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         self.context = None
 
-    def begin(self, encoder, head, network, warm_start):
+    def begin(self, encoder, head, network, goes_on):
         if not hasattr(self.estimator, "_init_callback_context"):
             return
         self.encoder, self.head, self.network = encoder, head, network
-        self.warm_start = warm_start
+        self.goes_on = goes_on
         self.context = self.estimator._init_callback_context(
             max_subtasks=self.estimator.max_iter
         )
@@ -936,7 +941,7 @@ class _EpochCallbacks:
         """Attributes of the estimator as if training had stopped now."""
         fitted = copy.copy(self.estimator)
         network = copy.deepcopy(self.network).cpu().eval()
-        fitted._keep(self.encoder, self.head, network, history, self.warm_start)
+        fitted._keep(self.encoder, self.head, network, history, self.goes_on)
         return vars(fitted)
 
     def finish(self):

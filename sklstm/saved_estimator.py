@@ -87,7 +87,7 @@ def restore(estimator, fitted):
         best_validation_score=fitted["best_validation_score_"],
         optimizer_state=optimizer,
     )
-    estimator._keep(encoder, head, network, history, warm_start=False)
+    estimator._keep(encoder, head, network, history, goes_on=False)
     for name in {"n_features_in_"} | OPTIONAL & fitted.keys():
         setattr(estimator, name, fitted[name])
 

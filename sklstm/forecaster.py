@@ -42,6 +42,7 @@ from sklstm.modules import CELLS
 from sklstm.series import SeriesArray, check_same_kind, merge, times_of, to_table
 
 AUTO_OR_COUNT = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
+MAX_VALUE = 1e300  # sums of such do not overflow
 BACKTEST_VALUES = 4_000_000  # that are copied at once for cutoffs beyond the horizon
 # Attributes that hold what skops cannot write as it is: dates, frames, kinds of columns.
 NOT_PLAIN = ("_fh", "_cutoff", "_cur_y", "_cur_X", "_y_metadata")
@@ -391,10 +392,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         ValueError
             If the data do not fit what was fitted. The forecaster is then what it was.
         """
-        # sktime keeps what it has learnt of the type of y before `_update` can refuse.
-        before = {k: dict(v) if type(v) is dict else v for k, v in vars(self).items()}
-        is_done = False
-        try:
+        with self._kept_if_refused():
             if self._is_like_before(y) and self._may_stay(X):
                 # As sktime does it, which asks seven times what type y is: that takes
                 # as long as a forecast.
@@ -403,17 +401,108 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
                 self._update(y, X, update_params)
             else:
                 super().update(y, X=X, update_params=update_params)
-            is_done = True
+        return self
+
+    def update_predict_single(self, y=None, fh=None, X=None, update_params=True):
+        """Take new data and forecast from where they end: `update`, then `predict`.
+
+        Parameters
+        ----------
+        y : Series or DataFrame in an sktime format, default=None
+            As in `update`. None: nothing new.
+        fh : int, sequence of int or ForecastingHorizon, default=None
+            As in `predict`.
+        X : DataFrame, default=None
+            Exogenous data for all rows of y and the steps of fh. Required if `fit` had X.
+        update_params : bool, default=True
+            As in `update`.
+
+        Returns
+        -------
+        y_pred : Series or DataFrame, of the type of y
+
+        Raises
+        ------
+        ValueError
+            If the data or fh do not fit what was fitted. The forecaster is then what it
+            was.
+        """
+        with self._kept_if_refused():
+            self.update(y, X=X, update_params=update_params)
+            return self.predict(fh=fh, X=X)
+
+    def update_predict(
+        self, y, cv=None, X=None, update_params=True, reset_forecaster=True
+    ):  # fmt: skip
+        """Forecast from many cutoffs, as every forecaster of sktime.
+
+        Parameters
+        ----------
+        y : Series or DataFrame in an sktime format
+            Rows that go on what is known; cutoffs lie among them.
+        cv : splitter of sktime, default=None
+            Says where, and how far ahead to forecast. None: after each row, one step.
+        X : DataFrame, default=None
+            Exogenous data for all rows of y. Required if `fit` had X.
+        update_params : bool, default=True
+            As in `update`, at each cutoff.
+        reset_forecaster : bool, default=True
+            Whether the forecaster is what it was before, also if all went well.
+
+        Returns
+        -------
+        y_pred : Series or DataFrame
+            Of the type of y if each time is forecast once, else a column of each time
+            and a row of each cutoff.
+
+        Raises
+        ------
+        ValueError
+            If the data do not fit what was fitted. The forecaster is then what it was.
+        """
+        with self._kept_if_refused(and_else=reset_forecaster):
+            return super().update_predict(
+                y, cv=cv, X=X, update_params=update_params,
+                reset_forecaster=reset_forecaster,
+            )  # fmt: skip
+
+    def predict_residuals(self, y=None, X=None):
+        """Return how far y is above its forecasts, as every forecaster of sktime.
+
+        Parameters
+        ----------
+        y : Series or DataFrame in an sktime format, default=None
+            What came, at times that are forecast. None: what was fitted, where sktime's
+            config ``remember_data`` is on.
+        X : DataFrame, default=None
+            As in `predict`.
+
+        Returns
+        -------
+        y_res : Series or DataFrame, of the type of y
+        """
+        with self._kept_if_refused(and_else=True):
+            return super().predict_residuals(y=y, X=X)
+
+    @contextlib.contextmanager
+    def _kept_if_refused(self, and_else=False):
+        """Make the forecaster what it was where data are refused, and if asked, if not.
+
+        sktime keeps what it has learnt of the type of y before we can refuse.
+        """
+        before = {k: dict(v) if type(v) is dict else v for k, v in vars(self).items()}
+        is_done = False
+        try:
+            yield
+            is_done = not and_else
         finally:
             if not is_done:
                 vars(self).clear()
                 vars(self).update(before)
-        return self
 
     def _update(self, y, X=None, update_params=True):
         """Add the data to the context; with `update_params`, train on."""
         self._check_columns(y, X, needed_by="update")
-        check_same_kind(self._cur_y.index, y.index)
         y = self._in_order(y)
         _check_finite(y)
         _check_finite(X, "X")
@@ -495,15 +584,17 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         sktime asks again what type y is, which takes as long as a forecast, forgets the
         frequency when a row without one is added, and does not look for that of a panel.
         """
+        # What was fitted before `pretrain` is no matter to a fit after it.
+        before, known = self._cutoff, self._cur_y if self.is_fitted else None
+        if known is not None:
+            check_same_kind(known.index, y.index)
         if y.index.nlevels == 1 and not isinstance(y.index, pd.DatetimeIndex):
             self._cutoff = y.index[-1:]
             return
-        before = self._cutoff
         if y.index.nlevels == 1:
             cutoff = y.index[-1:]
         else:
             cutoff = get_cutoff(y, before, return_index=True, convert_input=False)
-            known = getattr(self, "_cur_y", None)
             if known is not None and before is not None and cutoff[0] < before[0]:
                 # New rows of some instances do not undo those of the others.
                 there = set(y.index.droplevel(-1))
@@ -687,6 +778,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
             If y or X cannot be used, or an argument is out of its range.
         """
         self.check_is_fitted()
+        if y is None:
+            raise ValueError("backtest needs y, the series to forecast; got None.")
         fh = check_fh(self.fh if fh is None else fh)
         if not fh.is_relative:
             raise ValueError(f"backtest takes steps ahead; got the absolute fh {fh!r}.")
@@ -832,10 +925,16 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
 def _check_finite(frame, name="y"):
     if frame is None:
         return
-    infinite = np.isinf(frame.to_numpy(dtype=np.float64))
-    if infinite.any():
-        row = int(infinite.any(axis=1).argmax())
-        raise ValueError(f"{name} contains infinity at {frame.index[row]}.")
+    size = np.abs(frame.to_numpy(dtype=np.float64))
+    too_large = size > MAX_VALUE  # NaN is not
+    if too_large.any():
+        row = int(too_large.any(axis=1).argmax())
+        if np.isinf(size[row]).any():
+            raise ValueError(f"{name} contains infinity at {frame.index[row]}.")
+        raise ValueError(
+            f"{name} contains {np.nanmax(size[row]):.3g} in absolute value at "
+            f"{frame.index[row]}, which is too large. Divide {name} by a power of ten."
+        )
 
 
 def _index_of_backtest(table, instance, position, steps, inside):

@@ -481,7 +481,13 @@ class ForecastHead:
         quantiles : ndarray of shape (..., len(alpha))
         """
         left, share = _between(tuple(self.quantiles), tuple(alpha))
-        return quantiles[..., left] * (1 - share) + quantiles[..., left + 1] * share
+        lower, upper = quantiles[..., left], quantiles[..., left + 1]
+        # From the nearer end, which is met exactly, and where both are equal as well.
+        gap = upper - lower
+        values = np.where(share < 0.5, lower + share * gap, upper - (1 - share) * gap)
+        order = np.argsort(alpha, kind="stable")
+        values[..., order] = np.maximum.accumulate(values[..., order], axis=-1)
+        return values
 
 
 @functools.lru_cache(maxsize=64)

@@ -208,11 +208,12 @@ def check_regular(table):
         freq = reference_times(table).freq
         if freq is None and table.lengths.max() >= 2:
             _check_unique(table.frame.index)
-            is_panel = table.instances() is not None
+            remedy = "Call y.asfreq(...) first"
+            if table.instances() is not None:
+                remedy = "Make it a PeriodIndex, or number the rows"
             raise ValueError(
                 "The DatetimeIndex of y has gaps or no regular frequency. "
-                + ("Make it a PeriodIndex" if is_panel else "Call y.asfreq(...)")
-                + " first; missing values are understood."
+                f"{remedy}; missing values are understood."
             )
         if freq is None or len(table.lengths) == 1:
             return

@@ -661,7 +661,8 @@ def read_steps(y, lengths: np.ndarray) -> np.ndarray:
                 f'{length}. With target="sequence" y needs one label or value for each '
                 "time step (padding not counted)."
             )
-    return np.concatenate(rows)
+    # In one layout, whatever that of the rows is: sums round by it.
+    return np.ascontiguousarray(np.concatenate(rows))
 
 
 def split_steps(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -123,19 +123,30 @@ static void cut(const Windows *w, ptrdiff_t i) {
     if (w->scaling == NONE) {
         centre = 0;
     } else {
-        double strays = 0;
+        double strays = 0, widest = 0;
+        int exponent = 0;
         for (ptrdiff_t t = 0; t < width; t++)
             if (observed[t]) {
-                const double deviation = of_window[t] - centre;
-                strays += w->scaling == STANDARD ? deviation * deviation : fabs(deviation);
+                const double deviation = fabs(of_window[t] - centre);
+                strays += deviation, widest = fmax(widest, deviation);
             }
+        if (w->scaling == STANDARD) {
+            /* Powers of two, which do not round, keep squares from overflowing. */
+            frexp(widest, &exponent), strays = 0;
+            for (ptrdiff_t t = 0; t < width; t++)
+                if (observed[t]) {
+                    const double deviation = ldexp(of_window[t] - centre, -exponent);
+                    strays += deviation * deviation;
+                }
+        }
         scale = count ? strays / count : 0;
-        if (w->scaling == STANDARD) scale = sqrt(scale);
+        if (w->scaling == STANDARD) scale = ldexp(sqrt(scale), exponent);
     }
     /* Rounding error is no variation: such a window is constant, and so its forecast. */
     if (!(scale > 1e-9 * fabs(centre))) scale = 0;
     w->centre[i] = centre, w->scale[i] = scale;
-    const double divisor = scale > 0 ? scale : 1;
+    /* Whatever it holds, what is constant reads as zeros. */
+    const double divisor = scale > 0 ? scale : INFINITY;
     for (ptrdiff_t t = 0; t < n; t++) normal[t] = known[t] ? (x[t] - centre) / divisor : 0;
     const double slope = slope_of(of_window, observed, width);
     effects[0] = 0;

@@ -239,14 +239,18 @@ def make_windows(
     centre = np.where(n_observed > 0, centre, fallback)
     deviation = np.where(observed, values - centre[:, None], 0.0)
     if scaling == "standard":
-        scale = np.sqrt(_sum(deviation**2) / count)
+        # Powers of two, which do not round, keep squares from overflowing.
+        exponent = np.frexp(np.abs(deviation).max(axis=1, initial=0.0))[1]
+        squares = np.ldexp(deviation, -exponent[:, None]) ** 2
+        scale = np.ldexp(np.sqrt(_sum(squares) / count), exponent)
     else:
         scale = _sum(np.abs(deviation)) / count
     if scaling == "none":
         centre, scale = np.zeros(n), np.ones(n)
     # Rounding error is no variation: such a window is constant, and so its forecast.
     scale = np.where(scale > 1e-9 * np.abs(centre), scale, 0.0)
-    divisor = np.where(scale > 0, scale, 1.0)[:, None]
+    # Whatever it holds, what is constant reads as zeros.
+    divisor = np.where(scale > 0, scale, np.inf)[:, None]
     normal = np.where(known, (filled - centre[:, None]) / divisor, 0.0)
     slope = _slope(values, observed, widths)
     effects = np.zeros((n, 1))

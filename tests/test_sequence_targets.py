@@ -138,6 +138,15 @@ def test_loss_is_the_mean_over_steps():
 
 
 # -------------------------------------------------------------------------- behaviour
+def test_the_layout_of_targets_in_memory_is_no_matter():
+    X, y = labelled_steps(LSTMRegressor)
+    y = [np.stack([v, 0.3 * v + 1], axis=1) for v in y]
+    model = LSTMRegressor(**QUICK)
+    expected = clone(model).fit(X, y).predict(X)
+    turned = [np.asfortranarray(v) for v in y]
+    assert_same_rows(clone(model).fit(X, turned).predict(X), expected)
+
+
 def test_scores_are_over_steps(estimator):
     X, y = labelled_steps(estimator, n=120)
     model = estimator(

@@ -522,6 +522,8 @@ def refused_updates():
             "were fitted",
         ),
         "one more": (plain[:50], frame[50:], None, "were fitted"),
+        "a panel of others": (plain[:50], panel, None, "index of 2 levels"),
+        "no index": (monthly[:50], np.zeros(2), None, "an index of numbers, but what"),
         "repeated": (plain[:50], plain.iloc[[50, 50]], None, None),
         "no X": (y[:50], y[50:52], X[:50], "update needs X for the rows of y; got None"),
     }
@@ -533,13 +535,62 @@ def test_a_refused_update_changes_nothing(case):
     forecaster = LSTMForecaster(**QUICK | {"max_steps": 3}).fit(y, X=X, fh=[1])
     given = None if X is None else with_exog()[1][50:51]
     before, cutoff = forecaster.predict(X=given), forecaster.cutoff
-    for update_params in (False, True):
-        with pytest.raises((ValueError, TypeError), match=message):
-            forecaster.update(new, update_params=update_params)
+    for update in (forecaster.update, forecaster.update_predict_single):
+        for update_params in (False, True):
+            with pytest.raises((ValueError, TypeError), match=message):
+                update(new, update_params=update_params)
+    with pytest.raises((ValueError, TypeError)):
+        forecaster.update_predict(new)
     assert forecaster.cutoff.equals(cutoff)
     after = forecaster.predict(X=given)
     assert type(after) is type(before)
     pd.testing.assert_frame_equal(pd.DataFrame(after), pd.DataFrame(before))
+
+
+def test_what_has_forecast_and_updated_stays_of_the_type_of_y():
+    y = load_airline()
+    forecaster = LSTMForecaster().fit(y[:100], fh=[1, 2])
+    expected = LSTMForecaster().fit(y[:104], fh=[1, 2]).predict()
+    found = forecaster.update_predict_single(y[100:104], update_params=False)
+    pd.testing.assert_series_equal(found, expected, check_exact=False)
+    pd.testing.assert_series_equal(forecaster.predict(), expected, check_exact=False)
+    forecaster.predict_residuals(y.to_frame()[104:106])
+    forecaster.update_predict(y.to_frame()[104:108], update_params=False)
+    pd.testing.assert_series_equal(forecaster.predict(), expected, check_exact=False)
+
+
+def test_values_too_large_are_named():
+    y = pd.Series(np.ones(30))
+    y[20] = -1e304
+    with pytest.raises(ValueError, match=r"y contains 1e\+304 in absolute value at 20, "):
+        LSTMForecaster().fit(y, fh=[1])
+
+
+@pytest.mark.parametrize("scaling", ["season", "last", "standard"])
+def test_scales_near_the_limits_change_nothing(scaling):
+    rng = np.random.default_rng(0)
+    y = pd.Series(rng.normal(size=40))
+    settings = QUICK | {"max_steps": 3, "scaling": scaling, "pretrained": None}
+    expected = LSTMForecaster(**settings).fit(y, fh=[1, 2]).predict()
+    for exponent in (-980, 980):
+        found = LSTMForecaster(**settings).fit(y * 2.0**exponent, fh=[1, 2]).predict()
+        np.testing.assert_array_equal(found / 2.0**exponent, expected)
+
+
+def test_a_constant_is_forecast_whatever_rounding_leaves_of_it():
+    for value in (0.1, -1e40, 1e46, 1e100, 3e-200, 1e299):
+        forecaster = LSTMForecaster().fit(pd.Series(np.full(30, value)), fh=[1, 2])
+        np.testing.assert_allclose(forecaster.predict(), value, rtol=1e-12)
+        several = forecaster.predict_quantiles(alpha=[0.01, 0.1, 0.3, 0.5, 0.6, 0.99])
+        assert (np.diff(several) >= 0).all()
+
+
+def test_a_fit_after_pretrain_may_be_of_another_kind():
+    y, plain = load_airline(), pd.Series(np.sin(np.arange(60.0)))
+    forecaster = LSTMForecaster(**QUICK | {"max_steps": 3})
+    forecaster.pretrain(make_panel(3), fh=[1]).fit(y, fh=[1])
+    forecaster.pretrain(make_panel(3), fh=[1]).fit(plain, fh=[1])
+    assert forecaster.predict().index.tolist() == [60]
 
 
 def test_infinity_in_exogenous_data_is_named():

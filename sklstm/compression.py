@@ -78,10 +78,10 @@ def compress(estimator, *, dtype="int8", sparsity=0.0):
         raise ValueError(f'dtype must be "int8" or "float32"; got {dtype!r}.')
     if not isinstance(sparsity, Real) or not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be at least 0 and below 1; got {sparsity!r}.")
-    if hasattr(estimator, "check_is_fitted"):  # sktime's
-        estimator.check_is_fitted()
-    else:
+    if not hasattr(estimator, "check_is_fitted"):
         check_is_fitted(estimator)
+    elif not hasattr(estimator, "pretrained_model_"):  # sktime's
+        estimator.check_is_fitted()
     compressed = copy.deepcopy(estimator)
     networks = _networks(compressed)
     if not networks:
@@ -191,14 +191,17 @@ def distill(estimator, X, *, hidden_size):
             f"hidden_size must be an int of at least 1; got {hidden_size!r}."
         )
     check_sequence_estimator(estimator)
-    if getattr(estimator, "loss", None) == "quantile":
-        raise ValueError('A regressor with loss="quantile" cannot be distilled.')
-    student = clone(estimator).set_params(hidden_size=hidden_size)
+    head, per_step = estimator.head_, estimator.network_.pooling is None
+    student = clone(estimator).set_params(
+        hidden_size=hidden_size, target="sequence" if per_step else "single"
+    )
     if not hasattr(estimator, "predict_proba"):
-        return student.fit(X, estimator.predict(X))
-    if estimator.head_.multilabel_:
+        if head.quantiles is not None:
+            raise ValueError('A regressor with loss="quantile" cannot be distilled.')
+        return student.set_params(loss=head.loss_name).fit(X, estimator.predict(X))
+    if head.multilabel_:
         raise ValueError("A multilabel classifier cannot be distilled.")
-    if estimator.target == "sequence":
+    if per_step:
         raise ValueError('A classifier with target="sequence" cannot be distilled.')
     if getattr(getattr(X, "index", None), "nlevels", 1) > 1:  # not by rows of time
         X = [sequence for _, sequence in X.groupby(level=0, sort=False)]

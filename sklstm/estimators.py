@@ -20,7 +20,7 @@ from sklearn.utils.validation import (
 )
 
 from sklstm.augmentation import AUGMENTATIONS
-from sklstm.base import BaseLSTM, require_y
+from sklstm.base import BaseLSTM, refuse_times, require_y
 from sklstm.heads import (
     REGRESSION_LOSSES,
     ClassificationHead,
@@ -973,6 +973,7 @@ default="one-cycle"
 
     def _check_y(self, y):
         require_y(self, y)
+        refuse_times(y)
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
@@ -1043,13 +1044,12 @@ default="one-cycle"
         check_is_fitted(self)
         if self._per_step:
             y, predicted, sample_weight = self._flat_steps(X, y, sample_weight)
-            if self.head_.quantiles is None:
-                return float(r2_score(y, predicted, sample_weight=sample_weight))
-        elif self.head_.quantiles is None:
-            return super().score(X, y, sample_weight)
         else:
             predicted = self.predict(X)
             check_consistent_length(predicted, y, sample_weight)
+        refuse_times(y)
+        if self.head_.quantiles is None:
+            return float(r2_score(y, predicted, sample_weight=sample_weight))
         y = np.asarray(y, dtype=np.float64).reshape(len(predicted), -1)
         if y.shape[1] != self.n_outputs_:
             raise ValueError(

@@ -507,6 +507,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         _check_finite(y)
         _check_finite(X, "X")
         known = self._cur_y.index
+        if X is not None:
+            check_same_kind(self._cur_X.index, X.index, "X")
         self._cur_y, self._cur_X = merge(self._cur_y, y), merge(self._cur_X, X)
         if not self._goes_on(known, len(y)):
             self._read(self._cur_y, self._cur_X)
@@ -622,10 +624,49 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         y_pred : Series or DataFrame, of the type of y
             The median of each step.
         """
-        is_series = self.is_fitted and self._y_metadata["mtype"] == "pd.Series"
-        if is_series and self._may_stay(X):
-            return self._predict(self._check_fh(fh), X)
-        return super().predict(fh=fh, X=X)
+        with self._kept_if_refused():
+            is_series = self.is_fitted and self._y_metadata["mtype"] == "pd.Series"
+            if is_series and self._may_stay(X):
+                return self._predict(self._check_fh(fh), X)
+            return super().predict(fh=fh, X=X)
+
+    def predict_quantiles(self, fh=None, X=None, alpha=None):
+        """Forecast quantiles, as every probabilistic forecaster of sktime.
+
+        Parameters
+        ----------
+        fh, X
+            As in `predict`.
+        alpha : float or sequence of float, default=None
+            Levels in (0, 1), any. None: 0.05 and 0.95.
+
+        Returns
+        -------
+        quantiles : DataFrame
+            A row for each of the forecast, a column (variable, alpha) for each level.
+            They never cross.
+        """
+        with self._kept_if_refused():
+            return super().predict_quantiles(fh=fh, X=X, alpha=alpha)
+
+    def predict_interval(self, fh=None, X=None, coverage=0.90):
+        """Forecast intervals, as every probabilistic forecaster of sktime.
+
+        Parameters
+        ----------
+        fh, X
+            As in `predict`.
+        coverage : float or sequence of float in (0, 1), default=0.90
+            Nominal: with what probability the value lies inside.
+
+        Returns
+        -------
+        intervals : DataFrame
+            A row for each of the forecast, columns (variable, coverage, "lower") and
+            (variable, coverage, "upper"): quantiles as far from 0.5 either way.
+        """
+        with self._kept_if_refused():
+            return super().predict_interval(fh=fh, X=X, coverage=coverage)
 
     def _check_fh(self, fh, pred_int=False):
         """Check fh as sktime does; the steps of before at once."""

@@ -110,7 +110,7 @@ def _index(state):
         return pd.Index(values, name=name)
     if type(values) is not list or dtype not in INDEX_DTYPES:
         raise ValueError(f"its content has an index of type {dtype!r}")
-    return pd.Index(values, dtype=dtype, name=name)
+    return pd.Index(values, dtype=dtype, name=name, tupleize_cols=False)
 
 
 def _range_to_value(index):

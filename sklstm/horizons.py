@@ -108,46 +108,46 @@ def _steps_to(fh, cutoff):
             "fh must be whole numbers of steps ahead here, since there is no one cutoff "
             f"to count times from; got {fh!r}."
         )
-    times = fh.to_absolute_index(cutoff) if fh.is_relative else fh.to_pandas()
-    steps = None
-    if isinstance(cutoff, pd.DatetimeIndex) and isinstance(times, pd.DatetimeIndex):
-        steps = _rows_apart(times, cutoff)
-    elif isinstance(cutoff, pd.PeriodIndex) and isinstance(times, pd.DatetimeIndex):
-        apart = times.to_period(cutoff.freq).asi8 - cutoff.asi8
-        steps = apart // cutoff.freq.n
-    if steps is not None:
-        return steps
     try:
+        times = fh.to_absolute_index(cutoff) if fh.is_relative else fh.to_pandas()
+        if isinstance(times, pd.DatetimeIndex):
+            if isinstance(cutoff, pd.PeriodIndex):
+                apart = times.to_period(cutoff.freq).asi8 - cutoff.asi8
+                return apart // cutoff.freq.n
+            is_told = isinstance(cutoff, pd.DatetimeIndex) and cutoff.freq is not None
+            if is_told and (times.tz is None) == (cutoff.tz is None):
+                return _rows_apart(times, cutoff)
         return fh.to_relative(cutoff).to_pandas()
     except (AssertionError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"fh holds times that do not continue the index of y, which ends at "
             f"{cutoff[0]!r} with the frequency {getattr(cutoff, 'freqstr', None)}; got "
-            f"{times[:3]!r}. Give times of that frequency, or steps ahead."
+            f"{fh.to_pandas()[:3]!r}. Give times of that frequency, or steps ahead."
         ) from error
 
 
 def _rows_apart(times, cutoff):
-    """Return how many rows dates come after the cutoff; None where they are no rows.
+    """Return how many rows dates come after the cutoff; raise where they are no rows.
 
     Counted in time that passes, not in that of the clock, which is set in between;
     `ForecastingHorizon.to_relative` counts periods, which time zones and some
     frequencies have none of.
     """
     freq, end = cutoff.freq, cutoff[0]
-    if freq is None or (times.tz is None) != (end.tz is None):
-        return None
     if isinstance(freq, (pd.offsets.Tick, pd.offsets.Day)):
         unit = pd.Timedelta(days=1) if freq.name == "D" else pd.Timedelta(freq.base)
         apart = np.asarray((times - end) / (freq.n * unit))
         # A day is an hour shorter or longer where clocks are changed.
-        is_row = np.abs(apart - np.rint(apart)) < 0.05
-        return np.rint(apart).astype(np.int64) if is_row.all() else None
-    grid = pd.date_range(min(times.min(), end), max(times.max(), end), freq=freq.base)
-    rows, (at,) = grid.get_indexer(times), grid.get_indexer([end])
-    if at < 0 or (rows < 0).any() or ((rows - at) % freq.n).any():
-        return None
-    return (rows - at) // freq.n
+        rows = np.rint(apart).astype(np.int64)
+        is_row = np.abs(apart - rows) < 0.05
+    else:
+        grid = pd.date_range(min(times.min(), end), max(times.max(), end), freq=freq.base)
+        places, (at,) = grid.get_indexer(times), grid.get_indexer([end])
+        rows, rest = np.divmod(places - at, freq.n)
+        is_row = (places >= 0) & (at >= 0) & (rest == 0)
+    if not is_row.all():
+        raise ValueError(f"{times[~is_row][0]} is none of the times of y")
+    return rows
 
 
 def _spacing(table) -> int:

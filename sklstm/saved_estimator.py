@@ -64,7 +64,6 @@ def restore(estimator, fitted):
     require(
         reads
         and encoder.tokens == (config["stem"] == "embedding")
-        and (config["pooling"] is None) == (estimator.target == "sequence")
         and next(network.parameters()).dtype == dtype
         and config["n_outputs"] == head.n_raw
         and (config["n_members"] == 1 or config["link"] == head.link)

@@ -255,7 +255,7 @@ def to_table(y, X=None) -> SeriesTable:
     return SeriesTable(y.to_numpy(dtype=np.float64), exog, offsets, y)
 
 
-def check_same_kind(old, new):
+def check_same_kind(old, new, name="y"):
     """Raise where rows of one index cannot go on those of another."""
     kinds = [
         f"{index.nlevels} levels, of {_kind(index)}"
@@ -265,8 +265,8 @@ def check_same_kind(old, new):
     ]
     if kinds[0] != kinds[1]:
         raise ValueError(
-            f"y has an index of {kinds[1]}, but what was fitted has one of {kinds[0]}. "
-            "Give rows that go on those."
+            f"{name} has an index of {kinds[1]}, but what was fitted has one of "
+            f"{kinds[0]}. Give rows that go on those."
         )
 
 

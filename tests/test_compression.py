@@ -183,6 +183,24 @@ def test_errors(data):
         distill(model, X, hidden_size=4)
 
 
+def test_only_what_was_fitted_says_what_can_be_distilled(data):
+    X, y = data
+    teacher = LSTMClassifier(4, max_iter=11, random_state=0).fit(X, y)
+    student = distill(teacher.set_params(target="sequence"), X, hidden_size=3)
+    assert student.predict(X).shape == (len(X),)
+    settings = {"loss": "quantile", "quantile": [0.1, 0.9], "max_iter": 11}
+    teacher = LSTMRegressor(4, random_state=0, **settings).fit(X, y)
+    with pytest.raises(ValueError, match='loss="quantile" cannot be distilled'):
+        distill(teacher.set_params(loss="squared_error"), X, hidden_size=3)
+
+
+def test_a_forecaster_that_is_only_pretrained():
+    panel = pd.concat([pd.Series(rng.normal(size=30))] * 2, keys=["a", "b"]).to_frame()
+    forecaster = LSTMForecaster(max_steps=3, hidden_size=4, n_members=1, random_state=0)
+    small = compress(forecaster.pretrain(panel, fh=[1]))
+    assert small.fit(panel.loc["a"], fh=[1]).predict().notna().all(axis=None)
+
+
 def test_files_with_wrong_codes_are_refused(data):
     X, y = data
     small = compress(LSTMClassifier(max_iter=12, random_state=0).fit(X, y))

@@ -628,6 +628,7 @@ def test_values_come_back(value):
     [
         pd.Index([1.5, 2], name="x"), pd.RangeIndex(2, 9, 3), pd.RangeIndex(0),
         pd.Index(["a", "b"]), pd.Index([1, "b", (2, "c")], dtype=object),
+        pd.Index([("a", 1), ("b", 2)], tupleize_cols=False, name="store"),
         pd.date_range("2020", periods=3, freq="W-MON", tz="Europe/Berlin", name="t"),
         pd.date_range("2020", periods=3, freq="2h", tz="UTC"),
         pd.date_range("2020", periods=3, freq="D", tz="UTC-03:30"),
@@ -644,6 +645,26 @@ def test_indexes_come_back(index):
     _, back = unpack(pack(index, "any", FRAME_CODECS), {"any": lambda: FRAME_CODECS})
     assert_index_equal(index, back, exact=True)
     assert getattr(back, "freq", None) == getattr(index, "freq", None)
+
+
+def test_a_forecaster_of_instances_and_columns_that_are_tuples(path):
+    months = pd.period_range("2001-01", periods=24, freq="M")
+    columns = pd.Index([("a", 1), ("b", 2)], tupleize_cols=False)
+    keys = pd.MultiIndex.from_product(
+        [[("north", 1), ("south", 2)], months], names=["store", "t"]
+    )
+    values = np.random.default_rng(0).normal(size=(48, 2))
+    forecaster = LSTMForecaster().fit(pd.DataFrame(values, keys, columns), fh=[1])
+    save(forecaster, path)
+    for twin in (load(path), pickle.loads(pickle.dumps(forecaster))):
+        assert_frame_equal(twin.predict(), forecaster.predict())
+
+
+def test_what_was_fitted_is_saved_whatever_the_parameters_have_become(path):
+    X, y = np.random.default_rng(0).normal(size=(30, 6, 2)), np.arange(30) % 3
+    model = LSTMClassifier(4, max_iter=11, random_state=0).fit(X, y)
+    save(model.set_params(target="sequence"), path)
+    assert_array_equal(load(path).predict_proba(X), model.predict_proba(X))
 
 
 def test_files_name_frequencies_as_pandas_does_from_2_2_on():

@@ -585,6 +585,41 @@ def test_a_constant_is_forecast_whatever_rounding_leaves_of_it():
         assert (np.diff(several) >= 0).all()
 
 
+@pytest.mark.parametrize(
+    ("freq", "zone", "time"),
+    [("MS", None, "2006-02-28"), ("h", "UTC", "2001-01-03 13:30"),
+     ("D", None, "2001-03-05 03"), ("2h", None, "2001-01-06 01:00"),
+     ("W-SUN", None, "2002-03-05")],
+)  # fmt: skip
+def test_times_between_rows_are_refused(freq, zone, time):
+    index = pd.date_range("2001-01-01", periods=60, freq=freq, tz=zone)
+    forecaster = LSTMForecaster().fit(pd.Series(np.sin(np.arange(60.0)), index), fh=[1])
+    expected = forecaster.predict()
+    with pytest.raises(ValueError, match="fh holds times that do not continue the index"):
+        forecaster.predict(pd.DatetimeIndex([time], tz=zone))
+    pd.testing.assert_series_equal(forecaster.predict(), expected)
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_quantiles", "predict_interval"])
+def test_a_refused_horizon_is_forgotten(method):
+    y, X = with_exog()
+    forecaster = LSTMForecaster(**QUICK | {"max_steps": 3}).fit(y[:50], X=X[:50], fh=[1])
+    expected = forecaster.predict(X=X)
+    with pytest.raises(ValueError, match="X lacks 1 rows"):
+        getattr(forecaster, method)(fh=[1, 2, 11], X=X)
+    with pytest.raises(ValueError, match="fh holds times that do not continue the index"):
+        getattr(forecaster, method)(fh=pd.DatetimeIndex(["2020-01-01"]), X=X)
+    pd.testing.assert_series_equal(forecaster.predict(X=X), expected)
+
+
+def test_exogenous_data_of_another_index_are_named():
+    y, X = with_exog()
+    forecaster = LSTMForecaster(**QUICK | {"max_steps": 3}).fit(y[:50], X=X[:50], fh=[1])
+    other = X[50:52].set_axis(pd.date_range("2020", periods=2), axis=0)
+    with pytest.raises(ValueError, match="X has an index of times, but what was fitted"):
+        forecaster.update(y[50:52], X=other)
+
+
 def test_a_fit_after_pretrain_may_be_of_another_kind():
     y, plain = load_airline(), pd.Series(np.sin(np.arange(60.0)))
     forecaster = LSTMForecaster(**QUICK | {"max_steps": 3})

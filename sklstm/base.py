@@ -969,13 +969,6 @@ def require_y(estimator, y):
         )
 
 
-def refuse_times(y):
-    """Raise where y holds dates or spans of time, which NumPy makes numbers of."""
-    dtype = getattr(y, "dtype", None)
-    if dtype is not None and dtype.kind in "mM":
-        raise ValueError(f"y holds times, of type {dtype}. Make numbers of them.")
-
-
 def is_forecaster(estimator) -> bool:
     """Tell a fitted forecaster from a classifier or regressor; refuse anything else."""
     if hasattr(estimator, "_forecast"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from numbers import Real
 
 import numpy as np
+from pandas.api.types import infer_dtype
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_array
@@ -20,7 +21,7 @@ from sklearn.utils.validation import (
 )
 
 from sklstm.augmentation import AUGMENTATIONS
-from sklstm.base import BaseLSTM, refuse_times, require_y
+from sklstm.base import BaseLSTM, require_y
 from sklstm.heads import (
     REGRESSION_LOSSES,
     ClassificationHead,
@@ -973,7 +974,7 @@ default="one-cycle"
 
     def _check_y(self, y):
         require_y(self, y)
-        refuse_times(y)
+        _refuse_times(y)
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
@@ -1047,7 +1048,7 @@ default="one-cycle"
         else:
             predicted = self.predict(X)
             check_consistent_length(predicted, y, sample_weight)
-        refuse_times(y)
+        _refuse_times(y)
         if self.head_.quantiles is None:
             return float(r2_score(y, predicted, sample_weight=sample_weight))
         y = np.asarray(y, dtype=np.float64).reshape(len(predicted), -1)
@@ -1062,3 +1063,12 @@ default="one-cycle"
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _refuse_times(y):
+    """Raise where y holds dates or spans of time, which NumPy makes numbers of."""
+    is_frame = hasattr(y, "columns")
+    for column in [y[name] for name in y.columns] if is_frame else [np.asarray(y)]:
+        kind = infer_dtype(np.ravel(column))
+        if kind.startswith(("date", "time")):
+            raise ValueError(f"y holds times ({kind}). Make numbers of them.")

@@ -392,7 +392,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         ValueError
             If the data do not fit what was fitted. The forecaster is then what it was.
         """
-        with self._kept_if_refused():
+        with self._restored_if_refused():
             if self._is_like_before(y) and self._may_stay(X):
                 # As sktime does it, which asks seven times what type y is: that takes
                 # as long as a forecast.
@@ -427,7 +427,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
             If the data or fh do not fit what was fitted. The forecaster is then what it
             was.
         """
-        with self._kept_if_refused():
+        with self._restored_if_refused():
             self.update(y, X=X, update_params=update_params)
             return self.predict(fh=fh, X=X)
 
@@ -452,19 +452,19 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         Returns
         -------
         y_pred : Series or DataFrame
-            Of the type of y if each time is forecast once, else a column of each time
-            and a row of each cutoff.
+            Forecasts if each time is forecast once, else a frame with a column of each
+            time and a row of each cutoff.
 
         Raises
         ------
         ValueError
             If the data do not fit what was fitted. The forecaster is then what it was.
         """
-        with self._kept_if_refused(and_else=reset_forecaster):
-            return super().update_predict(
-                y, cv=cv, X=X, update_params=update_params,
-                reset_forecaster=reset_forecaster,
-            )  # fmt: skip
+        settings = {"cv": cv, "X": X, "update_params": update_params}
+        if reset_forecaster:
+            return super(LSTMForecaster, self._aside()).update_predict(y, **settings)
+        with self._restored_if_refused():
+            return super().update_predict(y, **settings, reset_forecaster=False)
 
     def predict_residuals(self, y=None, X=None):
         """Return how far y is above its forecasts, as every forecaster of sktime.
@@ -481,24 +481,28 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         -------
         y_res : Series or DataFrame, of the type of y
         """
-        with self._kept_if_refused(and_else=True):
-            return super().predict_residuals(y=y, X=X)
+        return super(LSTMForecaster, self._aside()).predict_residuals(y=y, X=X)
+
+    def _aside(self):
+        """Return a copy that may note the type of what it checks, as sktime does."""
+        twin = copy.copy(self)
+        twin._converter_store_y = dict(self._converter_store_y)
+        return twin
 
     @contextlib.contextmanager
-    def _kept_if_refused(self, and_else=False):
-        """Make the forecaster what it was where data are refused, and if asked, if not.
+    def _restored_if_refused(self):
+        """Make the forecaster what it was if what follows raises.
 
         sktime keeps what it has learnt of the type of y before we can refuse.
         """
         before = {k: dict(v) if type(v) is dict else v for k, v in vars(self).items()}
-        is_done = False
         try:
             yield
-            is_done = not and_else
-        finally:
-            if not is_done:
-                vars(self).clear()
-                vars(self).update(before)
+        except BaseException:
+            for name in vars(self).keys() - before.keys():
+                del vars(self)[name]
+            vars(self).update(before)
+            raise
 
     def _update(self, y, X=None, update_params=True):
         """Add the data to the context; with `update_params`, train on."""
@@ -624,52 +628,16 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         y_pred : Series or DataFrame, of the type of y
             The median of each step.
         """
-        with self._kept_if_refused():
-            is_series = self.is_fitted and self._y_metadata["mtype"] == "pd.Series"
-            if is_series and self._may_stay(X):
-                return self._predict(self._check_fh(fh), X)
-            return super().predict(fh=fh, X=X)
-
-    def predict_quantiles(self, fh=None, X=None, alpha=None):
-        """Forecast quantiles, as every probabilistic forecaster of sktime.
-
-        Parameters
-        ----------
-        fh, X
-            As in `predict`.
-        alpha : float or sequence of float, default=None
-            Levels in (0, 1), any. None: 0.05 and 0.95.
-
-        Returns
-        -------
-        quantiles : DataFrame
-            A row for each of the forecast, a column (variable, alpha) for each level.
-            They never cross.
-        """
-        with self._kept_if_refused():
-            return super().predict_quantiles(fh=fh, X=X, alpha=alpha)
-
-    def predict_interval(self, fh=None, X=None, coverage=0.90):
-        """Forecast intervals, as every probabilistic forecaster of sktime.
-
-        Parameters
-        ----------
-        fh, X
-            As in `predict`.
-        coverage : float or sequence of float in (0, 1), default=0.90
-            Nominal: with what probability the value lies inside.
-
-        Returns
-        -------
-        intervals : DataFrame
-            A row for each of the forecast, columns (variable, coverage, "lower") and
-            (variable, coverage, "upper"): quantiles as far from 0.5 either way.
-        """
-        with self._kept_if_refused():
-            return super().predict_interval(fh=fh, X=X, coverage=coverage)
+        is_series = self.is_fitted and self._y_metadata["mtype"] == "pd.Series"
+        if is_series and self._may_stay(X):
+            return self._predict(self._check_fh(fh), X)
+        return super().predict(fh=fh, X=X)
 
     def _check_fh(self, fh, pred_int=False):
-        """Check fh as sktime does; the steps of before at once."""
+        """Check fh as sktime does; the steps of before at once.
+
+        Once fitted, another is kept when it has been forecast.
+        """
         before = self._fh
         if (
             type(fh) is list
@@ -680,7 +648,10 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
             and before.to_pandas().tolist() == fh
         ):
             return before
-        return super()._check_fh(fh, pred_int)
+        checked = super()._check_fh(fh, pred_int)
+        if self.is_fitted and before is not None:
+            self._fh = before
+        return checked
 
     def _predict(self, fh, X):
         quantiles, index = self._forecast(fh, X)
@@ -718,6 +689,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         names, columns = list(self._get_varnames()), y.columns
         if len(names) > 1 and names != list(columns) and set(names) == set(columns):
             out = out[:, columns.get_indexer(names)]  # as the y of `update` has them
+        self._fh = fh
         return out, plan.index
 
     def _context(self):
@@ -830,10 +802,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
                     f"{name} must be an integer of at least 1; got {value!r}."
                 )
         model = self.model_
-        # sktime notes the type of what it checks, which is for what was fitted alone.
-        checker = copy.copy(self)
-        checker._converter_store_y = dict(self._converter_store_y)
-        X_inner, y_inner = checker._check_X_y(X=X, y=y)
+        X_inner, y_inner = self._aside()._check_X_y(X=X, y=y)
         self._check_columns(y_inner, X_inner, needed_by="backtest")
         table = self._read(y_inner, X_inner)
         array = model.standardize(table.flatten())

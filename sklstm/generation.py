@@ -86,8 +86,9 @@ def generate(
     tokens, classifier = _parts(model)
     _check_number("length", length, Integral, least=0)
     _check_number("temperature", temperature, Real, least=0)
+    temperature = float(temperature)
     if top_k is not None:
-        _check_number("top_k", top_k, Integral, least=1)
+        _check_number("top_k, unless None,", top_k, Integral, least=1)
     if top_p is not None and not (isinstance(top_p, Real) and 0 < top_p <= 1):
         raise ValueError(f"top_p must be None or a number in (0, 1]; got {top_p!r}.")
     live = stream(classifier, method="predict_log_proba")
@@ -191,8 +192,8 @@ def _draw(log_proba, temperature, top_k, top_p, random):
     if temperature == 0:
         return int(log_proba.argmax())
     order = np.argsort(-log_proba, kind="stable")[:top_k]
-    logits = log_proba[order] / temperature
-    share = np.exp(logits - logits[0])
+    with np.errstate(over="ignore"):  # of the smallest temperatures, which exp makes 0
+        share = np.exp((log_proba[order] - log_proba[order[0]]) / temperature)
     total = share.cumsum()  # of the likeliest 1, 2, ...
     if top_p is not None:
         total = total[: np.searchsorted(total, top_p * total[-1]) + 1]

@@ -11,6 +11,9 @@ import pandas as pd
 
 from sklstm.series import times_of
 
+# What sktime and pandas raise of horizons that do not fit.
+REFUSALS = AssertionError, AttributeError, TypeError, ValueError
+
 
 class Plan:
     """For each row of a forecast: its instance, its step after that instance's end.
@@ -110,44 +113,63 @@ def _steps_to(fh, cutoff):
         )
     try:
         times = fh.to_absolute_index(cutoff) if fh.is_relative else fh.to_pandas()
-        if isinstance(times, pd.DatetimeIndex):
-            if isinstance(cutoff, pd.PeriodIndex):
-                apart = times.to_period(cutoff.freq).asi8 - cutoff.asi8
-                return apart // cutoff.freq.n
-            is_told = isinstance(cutoff, pd.DatetimeIndex) and cutoff.freq is not None
-            if is_told and (times.tz is None) == (cutoff.tz is None):
-                return _rows_apart(times, cutoff)
-        return fh.to_relative(cutoff).to_pandas()
-    except (AssertionError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"fh holds times that do not continue the index of y, which ends at "
-            f"{cutoff[0]!r} with the frequency {getattr(cutoff, 'freqstr', None)}; got "
-            f"{fh.to_pandas()[:3]!r}. Give times of that frequency, or steps ahead."
-        ) from error
+        freq = getattr(cutoff, "freq", None)
+        if freq is None or not isinstance(times, pd.DatetimeIndex):
+            return fh.to_relative(cutoff).to_pandas()
+    except REFUSALS as error:
+        raise _no_rows(fh, cutoff) from error
+    if isinstance(cutoff, pd.PeriodIndex):
+        return (times.to_period(freq).asi8 - cutoff.asi8) // freq.n
+    steps = _rows_apart(times, cutoff)
+    if steps is None:
+        raise _no_rows(fh, cutoff)
+    return steps
+
+
+def _no_rows(fh, cutoff):
+    return ValueError(
+        f"fh holds times that do not continue the index of y, which ends at "
+        f"{cutoff[0]!r} with the frequency {getattr(cutoff, 'freqstr', None)}; got "
+        f"{fh.to_pandas()[:3]!r}. Give times of that frequency, or steps ahead."
+    )
 
 
 def _rows_apart(times, cutoff):
-    """Return how many rows dates come after the cutoff; raise where they are no rows.
+    """Return how many rows dates come after the cutoff; None where they are no rows.
 
     Counted in time that passes, not in that of the clock, which is set in between;
     `ForecastingHorizon.to_relative` counts periods, which time zones and some
     frequencies have none of.
     """
     freq, end = cutoff.freq, cutoff[0]
+    if end.tz is None and times.tz is not None:
+        return None
+    if times.tz is not None:
+        times = times.tz_convert(end.tz)
+    elif end.tz is not None:
+        times = times.tz_localize(end.tz, ambiguous="NaT", nonexistent="NaT")
+    if times.hasnans:
+        return None
     if isinstance(freq, (pd.offsets.Tick, pd.offsets.Day)):
         unit = pd.Timedelta(days=1) if freq.name == "D" else pd.Timedelta(freq.base)
-        apart = np.asarray((times - end) / (freq.n * unit))
-        # A day is an hour shorter or longer where clocks are changed.
-        rows = np.rint(apart).astype(np.int64)
-        is_row = np.abs(apart - rows) < 0.05
+        rows, is_row = _whole_steps(times - end, freq.n * unit)
+        if freq.name == "D" and end.tz is not None:
+            # A day may be 24 hours or one of the calendar, where clocks are changed.
+            apart = times.tz_localize(None) - end.tz_localize(None)
+            of_calendar, also = _whole_steps(apart, freq.n * unit)
+            rows, is_row = np.where(also, of_calendar, rows), is_row | also
     else:
         grid = pd.date_range(min(times.min(), end), max(times.max(), end), freq=freq.base)
         places, (at,) = grid.get_indexer(times), grid.get_indexer([end])
         rows, rest = np.divmod(places - at, freq.n)
         is_row = (places >= 0) & (at >= 0) & (rest == 0)
-    if not is_row.all():
-        raise ValueError(f"{times[~is_row][0]} is none of the times of y")
-    return rows
+    return rows if is_row.all() else None
+
+
+def _whole_steps(spans, step):
+    """Return how often a step goes into spans of time, and whether nothing is left."""
+    rows, rest = spans // step, spans % step
+    return np.asarray(rows, dtype=np.int64), np.asarray(rest == pd.Timedelta(0))
 
 
 def _spacing(table) -> int:

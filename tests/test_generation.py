@@ -1,5 +1,7 @@
 """`generate`: what it draws, and from what."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
@@ -128,6 +130,13 @@ def test_draws_have_the_probabilities_asked_for():
     np.testing.assert_allclose(frequencies(top_k=2, top_p=0.55), [0, 1, 0, 0])
 
 
+@pytest.mark.parametrize("temperature", [1e-320, Fraction(1, 1000), np.float32(0.001)])
+def test_the_smallest_temperatures_draw_what_is_likeliest(counter, temperature):
+    expected = generate(counter, [1], 10, temperature=0)
+    drawn = generate(counter, [1], 10, temperature=temperature, random_state=0)
+    np.testing.assert_array_equal(drawn, expected)
+
+
 def test_seeds(counter):
     drawn = [
         generate(counter, [1], 30, temperature=3, random_state=seed).tolist()
@@ -146,7 +155,7 @@ def test_seeds(counter):
         ({"length": "5"}, "length must be a whole number, at least 0; got '5'"),
         ({"temperature": -1}, "temperature must be a finite number, at least 0; got -1"),
         ({"temperature": np.nan}, "a finite number, at least 0; got nan"),
-        ({"top_k": 0}, "top_k must be a whole number, at least 1; got 0"),
+        ({"top_k": 0}, "top_k, unless None, must be a whole number, at least 1; got 0"),
         ({"top_p": 0}, r"top_p must be None or a number in \(0, 1\]; got 0"),
         ({"prompt": []}, "must be at least one integer token"),
         ({"prompt": "ab"}, "must be at least one integer token"),

@@ -649,7 +649,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         ):
             return before
         checked = super()._check_fh(fh, pred_int)
-        if self.is_fitted and before is not None:
+        if self.is_fitted:
             self._fh = before
         return checked
 

@@ -5,10 +5,10 @@ Their parameters, and what differs between classes and numbers; the rest is `bas
 
 from __future__ import annotations
 
+import datetime
 from numbers import Real
 
 import numpy as np
-from pandas.api.types import infer_dtype
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_array
@@ -29,6 +29,8 @@ from sklstm.heads import (
     pinball_skill,
 )
 from sklstm.shrinkage import MIN_ROWS, LeftOutRows
+
+TIMES = datetime.date, datetime.timedelta, np.datetime64, np.timedelta64
 
 
 # The parameters and attributes below stand in both classes, so that each reads by
@@ -1069,6 +1071,7 @@ def _refuse_times(y):
     """Raise where y holds dates or spans of time, which NumPy makes numbers of."""
     is_frame = hasattr(y, "columns")
     for column in [y[name] for name in y.columns] if is_frame else [np.asarray(y)]:
-        kind = infer_dtype(np.ravel(column))
-        if kind.startswith(("date", "time")):
-            raise ValueError(f"y holds times ({kind}). Make numbers of them.")
+        for first in np.ravel(column)[:1]:
+            if isinstance(first, TIMES):
+                kind = type(first).__name__
+                raise ValueError(f"y holds times, a {kind} first. Make numbers of them.")

@@ -620,7 +620,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             return min(n_samples, max(8, min(64, n_samples // 8)))
         return min(n_samples, self.batch_size)
 
-    def _keep(self, encoder, head, network, history, goes_on, shrinkage=None):
+    def _keep(self, encoder, head, network, history, goes_on, borne_out=None):
         """Set the fitted attributes, all together once training has succeeded."""
         self.encoder_, self.head_, self.network_ = encoder, head, network
         self.n_channels_in_ = encoder.n_channels_in_
@@ -629,8 +629,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         self.bidirectional_ = network.config["bidirectional"]
         self.n_members_ = network.config["n_members"]
         self._keep_head(head)
-        if shrinkage is not None:
-            self.shrinkage_ = shrinkage
+        if borne_out is not None:
+            self.shrinkage_ = borne_out
         earlier = self.loss_curve_ if goes_on else []
         self.loss_curve_ = earlier + history.loss_curve
         self.loss_ = self.loss_curve_[-1]

@@ -78,11 +78,10 @@ def compress(estimator, *, dtype="int8", sparsity=0.0):
         raise ValueError(f'dtype must be "int8" or "float32"; got {dtype!r}.')
     if not isinstance(sparsity, Real) or not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be at least 0 and below 1; got {sparsity!r}.")
-    is_pretrained = hasattr(estimator, "pretrained_model_")
-    if hasattr(estimator, "check_is_fitted") and not is_pretrained:  # sktime's
-        estimator.check_is_fitted()
-    elif not is_pretrained:
+    if not hasattr(estimator, "check_is_fitted"):
         check_is_fitted(estimator)
+    elif not hasattr(estimator, "pretrained_model_"):  # what sktime asks is fit
+        estimator.check_is_fitted()
     compressed = copy.deepcopy(estimator)
     networks = _networks(compressed)
     if not networks:

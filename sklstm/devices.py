@@ -184,10 +184,11 @@ def _take_turns_in_threads(pool, n_workers, jobs):
 @functools.cache
 def _glibc():
     """Return the C library if it is glibc, else None."""
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError):
         library = ctypes.CDLL(None)
-        library.gnu_get_libc_version, library.mallopt, library.malloc_trim  # noqa: B018 - are they there?
-        return library
+        names = "gnu_get_libc_version", "mallopt", "malloc_trim"
+        if all(hasattr(library, name) for name in names):
+            return library
     return None
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 from scipy.special import ndtri
 
 # A season that is expected is found if the autocorrelation at its lag exceeds what it is
-# by chance in one of six series (of four, if they have less than two seasons): to be told
-# of one that is not there costs a forecast a percent, not to be told of one that is many.
+# by chance in one of six series (of four, if they have less than two seasons): one that
+# is not there costs a forecast a percent, one that is missed many.
 SEASONALITY_Z = 1.0
 # Without a frequency: seasons that must have been seen, and the share of the variation
 # within them that they must explain.

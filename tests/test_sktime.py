@@ -619,7 +619,11 @@ def test_a_refused_horizon_is_forgotten(method):
     pd.testing.assert_series_equal(forecaster.predict(X=X), expected)
 
 
-@pytest.mark.parametrize("freq", ["D", "2D", "h", "12h", "W-SUN", "MS", "ME", "QS", "B"])
+FREQUENCIES = ["D", "2D", "h", "12h", "W-SUN", "MS", "QS", "B"]
+MONTH_END = pd.offsets.MonthEnd()  # "M" until pandas 2.1, "ME" since
+
+
+@pytest.mark.parametrize("freq", [*FREQUENCIES, MONTH_END], ids=str)
 @pytest.mark.parametrize("zone", ["UTC", "America/Lima"])
 def test_the_same_times_in_another_zone(freq, zone):
     index = pd.date_range("2001-03-01", periods=62, freq=freq, tz="Europe/Berlin")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -376,7 +377,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         ----------
         y : Series or DataFrame in an sktime format
             Rows that go on what is known, or replace some of it. Rows that were missed
-            in between are rows of NaN.
+            in between are rows of NaN. An array, which has no index, is the rows 0, 1,
+            ... as in all of sktime; there is a warning where nothing is new of it.
         X : DataFrame, default=None
             Exogenous data for all rows of y. Required if `fit` had X.
         update_params : bool, default=True
@@ -400,8 +402,24 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
                 self._set_cutoff_from_y(y)
                 self._update(y, X, update_params)
             else:
+                self._warn_of_rows_known(y)
                 super().update(y, X=X, update_params=update_params)
         return self
+
+    def _warn_of_rows_known(self, y):
+        """Warn of an array that replaces what it was most likely meant to go on."""
+        if not self.is_fitted or not isinstance(y, np.ndarray):
+            return
+        last = self._cur_y.index[-1]
+        if isinstance(last, Integral) and 0 < len(y) <= last:
+            warnings.warn(
+                f"y is an array, without an index: its {len(y)} rows are read as the "
+                f"first of the series, which is known to row {last}, and forecasts start "
+                f"there. To go on from row {last}, pass a Series or frame whose index "
+                f"starts at {last + 1}.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def update_predict_single(self, y=None, fh=None, X=None, update_params=True):
         """Take new data and forecast from where they end: `update`, then `predict`.

@@ -275,6 +275,7 @@ class SequenceEncoder:
 
     def _row(self, row, i, by_columns):
         """One ragged row as a checked 2-D array (T_i, C)."""
+        _require_order(row, i)
         try:
             if hasattr(row, "columns"):
                 _require_real_columns(row)
@@ -785,6 +786,22 @@ def _require_numbers(frame):
         raise ValueError(f"X has values that are not numbers: {error}") from error
 
 
+def _require_order(row, i):
+    """Raise where the times of a frame or Series, if it has any, run backwards.
+
+    Numbers alone are no times: rows sorted by a column keep theirs.
+    """
+    index = getattr(row, "index", None)
+    n_levels = getattr(index, "nlevels", 0)  # none of a list, whose index is a method
+    if n_levels > 1:
+        index = index.get_level_values(-1)
+    if (n_levels > 1 or hasattr(index, "asi8")) and not index.is_monotonic_increasing:
+        raise ValueError(
+            f"The steps of row {i} of X are not in the order of time. Sort them by their "
+            "index."
+        )
+
+
 def _is_nested(frame) -> bool:
     if not len(frame) or not frame.shape[1]:
         return False
@@ -794,6 +811,8 @@ def _is_nested(frame) -> bool:
 def _nested_rows(frame):
     rows = []
     for i, cells in enumerate(frame.itertuples(index=False, name=None)):
+        for cell in cells:
+            _require_order(cell, i)
         channels = [np.asarray(cell) for cell in cells]
         for name, channel in zip(frame.columns, channels, strict=True):
             if channel.ndim != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Set
 from numbers import Integral, Real
 
 import numpy as np
@@ -33,7 +34,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         What a token is: every character; what `token_pattern` finds; or what the
         callable returns for a text, a list of hashable tokens.
     lowercase : bool, default=False
-        Whether to lower the case first. Ignored with a callable.
+        Whether to lower the case first. Ignored with a callable, and for lists of tokens.
     token_pattern : str, default=r"\w+|[^\w\s]"
         Regular expression of a token: a word, or a mark. Only used with
         ``analyzer="word"``.
@@ -48,9 +49,11 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         Tokens in fewer texts than this (a float: than this share of them) are left out.
     max_length : int, default=None
         Tokens after this many of a text are cut off. None: never.
-    vocabulary : iterable of tokens, default=None
-        The vocabulary, in the order of its numbers; `max_features` and `min_df` are then
-        ignored and `fit`, which learns nothing, may be left out. None: learnt.
+    vocabulary : array-like of tokens, set or dict, default=None
+        The vocabulary: tokens in the order of their numbers, a set of them, which is
+        sorted, or the number of each, from 2 and without gaps, as `vocabulary_` of
+        another has them. `max_features` and `min_df` are then ignored and `fit`, which
+        learns nothing, may be left out. None: learnt.
 
     Attributes
     ----------
@@ -128,7 +131,8 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X is not as said, or no token is left for the vocabulary.
+            If X is not as said, no token is left for the vocabulary, or `vocabulary`
+            holds a token twice or numbers that are not 2, 3, ...
         """
         validate_parameter_constraints(
             self._parameter_constraints, self.get_params(deep=False), type(self).__name__
@@ -140,10 +144,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
                 f"{self.ngram_range}."
             )
         if self.vocabulary is not None:
-            kept = list(self.vocabulary)
-            if len(set(kept)) < len(kept):
-                twice = Counter(kept).most_common(1)[0][0]
-                raise ValueError(f"vocabulary holds {twice!r} more than once.")
+            kept = self._given_tokens()
         else:
             texts = [self._runs(tokens) for tokens in self.tokenize(X)]
             count, in_texts = Counter(), Counter()
@@ -169,6 +170,27 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         }
         return self
 
+    def _given_tokens(self):
+        """Return the tokens of `vocabulary`, in the order of their numbers."""
+        given = self.vocabulary
+        if isinstance(given, Mapping):
+            numbers = range(N_RESERVED_TOKENS, N_RESERVED_TOKENS + len(given))
+            if set(given.values()) != set(numbers):
+                raise ValueError(
+                    f"vocabulary must number its {len(given)} tokens from "
+                    f"{N_RESERVED_TOKENS} without gaps (0 is padding, 1 what is unknown);"
+                    f" got {list(given.items())[:3]}. Pass a list of the tokens, to have "
+                    "them numbered."
+                )
+            return sorted(given, key=given.get)
+        if isinstance(given, Set):
+            return sorted(given)
+        kept = list(given)
+        if len(set(kept)) < len(kept):
+            twice = Counter(kept).most_common(1)[0][0]
+            raise ValueError(f"vocabulary holds {twice!r} more than once.")
+        return kept
+
     def fit_transform(self, X, y=None):
         """Learn the vocabulary and number the texts, which are read once.
 
@@ -184,7 +206,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         sequences : ndarray of shape (n_samples,), object
             As `transform` returns them.
         """
-        X = X if isinstance(X, str) else list(X)
+        X = X if isinstance(X, str) or hasattr(X, "columns") else list(X)
         return self.fit(X).transform(X)
 
     def transform(self, X):
@@ -239,8 +261,8 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         Returns
         -------
         texts : list of str
-            Words are joined with spaces. With a callable `analyzer` a list of lists of
-            tokens.
+            Words are joined with spaces. With a callable `analyzer`, or of tokens that
+            are not strings, a list of lists of tokens.
         """
         self._number_vocabulary()
         token = {number: token for token, number in self.vocabulary_.items()}
@@ -297,7 +319,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         if callable(self.analyzer):
             return list(self.analyzer(text))
         if isinstance(text, (list, tuple, np.ndarray)):
-            return list(text)
+            return self._given_as_tokens(i, list(text))
         if not isinstance(text, str):
             raise ValueError(
                 f"Text {i} is {text!r}, of type {type(text).__name__}; expected str. Put "
@@ -306,6 +328,21 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         if self.lowercase:
             text = text.lower()
         return list(text) if self.analyzer == "char" else pattern.findall(text)
+
+    def _given_as_tokens(self, i, tokens):
+        """Return the tokens; raise where runs of them could not be told apart again."""
+        is_char = self.analyzer == "char"
+        if self.ngram_range[1] > 1:
+            for token in tokens:
+                is_text = isinstance(token, str)
+                if not is_text or (len(token) != 1 if is_char else " " in token):
+                    kind = "single characters" if is_char else "words without a space"
+                    raise ValueError(
+                        f"Text {i} is a list with the token {token!r}; "
+                        f"ngram_range={self.ngram_range} joins {kind}. Set "
+                        "ngram_range=(1, 1), or replace such tokens."
+                    )
+        return tokens
 
     def _runs(self, tokens):
         """Return the runs of tokens that end at each position, the longest first."""
@@ -319,7 +356,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         ]
 
     def join(self, tokens):
-        """Return tokens as a text; with a callable `analyzer` as they are.
+        """Return tokens as a text; as they are if not strings or of a callable.
 
         Parameters
         ----------
@@ -329,7 +366,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         -------
         text : str or list
         """
-        if callable(self.analyzer):
+        if callable(self.analyzer) or not all(isinstance(t, str) for t in tokens):
             return list(tokens)
         return ("" if self.analyzer == "char" else " ").join(tokens)
 

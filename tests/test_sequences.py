@@ -264,6 +264,26 @@ def test_what_float32_cannot_hold_is_named(settings):
     assert np.isfinite(model.predict_proba(GOOD)).all()
 
 
+def test_frames_and_cells_whose_times_run_backwards_are_refused():
+    times = pd.date_range("2020", periods=5)
+    parts = [pd.DataFrame({"a": np.arange(5.0)}, times) for _ in range(3)]
+    read(parts)
+    levels = [
+        part.set_axis(pd.MultiIndex.from_product([[7], range(5)])) for part in parts
+    ]
+    read(levels)
+    numbered = [part.set_axis([4, 2, 3, 0, 1]) for part in parts]
+    read(numbered)  # sorted by something else, and numbered before
+    periods = parts[1].set_axis(times.to_period("D"))
+    refused = "steps of row 1 of X are not in the order of time"
+    for part in (parts[1][::-1], levels[1][::-1], periods[::-1], parts[1]["a"][::-1]):
+        with pytest.raises(ValueError, match=refused):
+            read([parts[0], part])
+    cells = pd.DataFrame({"a": [parts[0]["a"], parts[1]["a"][::-1]]})
+    with pytest.raises(ValueError, match=refused):
+        read(cells)
+
+
 def test_nested_frame_with_uneven_channels_names_the_row():
     frame = nested_of(RAGGED)
     frame.iat[1, 1] = pd.Series([1.0, 2.0])

@@ -638,6 +638,21 @@ def test_the_same_times_in_another_zone(freq, zone):
         forecaster.predict(between)
 
 
+def test_an_array_that_starts_again_is_warned_of():
+    y = load_airline().to_numpy()
+    forecaster = LSTMForecaster().fit(y[:100], fh=[1])
+    with pytest.warns(
+        UserWarning, match="its 2 rows are read as the first of the series"
+    ):
+        forecaster.update(y[100:102], update_params=False)
+    forecaster = LSTMForecaster().fit(y[:100], fh=[1])
+    forecaster.update(y[:102], update_params=False)  # all of it, and no warning
+    assert forecaster.cutoff[0] == 101
+    forecaster.update(pd.Series(y[102:104], [102, 103]), update_params=False)
+    expected = LSTMForecaster().fit(pd.Series(y[:104]), fh=[1]).predict()
+    np.testing.assert_allclose(forecaster.predict(), expected, rtol=1e-6)
+
+
 def test_a_refused_horizon_does_not_undo_an_update_beside_it():
     y = load_airline()
     forecaster = LSTMForecaster().fit(y[:100], fh=[1])

@@ -122,6 +122,45 @@ def test_copies_number_alike():
         assert tokens.transform(kind)[0].tolist() == tokens.transform(TEXTS)[0].tolist()
 
 
+def test_a_vocabulary_given_as_a_mapping_or_a_set():
+    numbers = {"good": 3, "bad": 2}
+    given = TokenSequences("word", vocabulary=numbers)
+    assert given.transform(["good bad"])[0].tolist() == [3, 2]
+    assert given.vocabulary_ == numbers
+    given = TokenSequences("word", vocabulary={"so", "good", "bad"})
+    assert given.fit([]).vocabulary_ == {"bad": 2, "good": 3, "so": 4}
+    for wrong in ({"good": 1, "bad": 0}, {"good": 2, "bad": 4}, {"good": "x", "bad": 2}):
+        with pytest.raises(ValueError, match="must number its 2 tokens from 2 without"):
+            TokenSequences("word", vocabulary=wrong).fit([])
+
+
+def test_lists_of_tokens():
+    tokens = TokenSequences()
+    numbers = tokens.fit_transform([[10, 20], [30]])
+    assert [row.tolist() for row in numbers] == [[2, 3], [4]]
+    assert tokens.inverse_transform(numbers) == [[10, 20], [30]]
+    tokens = TokenSequences("word", ngram_range=(1, 2))
+    numbers = tokens.fit_transform([["很好", "吃"], ["很好", "看"]])
+    assert tokens.inverse_transform(numbers) == ["很好 吃", "很好 看"]
+    with pytest.raises(ValueError, match="Text 1 is a list with the token 'add to cart'"):
+        tokens.fit([["buy"], ["add to cart", "buy"]])
+    with pytest.raises(
+        ValueError, match=r"token 'abc'; ngram_range=.* single characters"
+    ):
+        TokenSequences(ngram_range=(1, 2)).fit([["abc", "de"]])
+    with pytest.raises(ValueError, match="Text 0 is a list with the token 10"):
+        TokenSequences(ngram_range=(1, 2)).fit([[10, 20]])
+
+
+def test_a_table_is_refused_also_in_a_pipeline():
+    table = pd.DataFrame({"text": ["so good", "bad"], "other": ["x", "y"]})
+    model = make_pipeline(TokenSequences("word"), LSTMClassifier(4, stem="embedding"))
+    with pytest.raises(
+        ValueError, match=r"X is a table with the columns \['text', 'other'"
+    ):
+        model.fit(table, [0, 1])
+
+
 # ------------------------------------------------------------------------- in pipelines
 def reviews(n=120, seed=0):
     """Chinese and English reviews; "not" and "不" turn the opinion round."""

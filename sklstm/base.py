@@ -50,6 +50,7 @@ from sklstm.devices import (
 )
 from sklstm.gradients import differentiate
 from sklstm.heads import (
+    ClassificationHead,
     step_gradient,
     step_loss,
 )
@@ -264,9 +265,12 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         """Fit; if that fails, what is known of the columns of X is what it was."""
         names = "n_features_in_", "feature_names_in_"
         before = {name: vars(self)[name] for name in names if name in vars(self)}
+        encoder = vars(self).get("encoder_")
         try:
             return self._fit_anew_or_on(X, y, sample_weight, **settings)
         except BaseException:
+            if vars(self).get("encoder_") is not encoder:
+                raise  # after all was kept: a callback at the end, say
             for name in names:
                 vars(self).pop(name, None)
             vars(self).update(before)
@@ -741,7 +745,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         return ""
 
     # --------------------------------------------------------------------- predict
-    def _answer(self, X, decode, method="forward"):
+    def _answer(self, X, decode, method="__call__"):
         """Return what the head's `decode` makes of the network's raw outputs for X.
 
         A row per sequence; with a target per time step, an object array of arrays.
@@ -769,9 +773,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         """Whether the fitted network says something of each time step."""
         return self.network_.config["pooling"] is None
 
+    def _check_before_score(self, X, y):
+        """Raise before `fit`, and where y has the instances of X in another order."""
+        check_is_fitted(self)
+        require_same_instances(X, y)
+
     def _flat_steps(self, X, y, sample_weight):
         """Return y, predictions and weights of all time steps, for `score`."""
-        require_same_instances(X, y)
         predicted = self.predict(X)
         lengths = np.array([len(row) for row in predicted])
         y = read_steps(y, lengths)
@@ -865,19 +873,30 @@ def _validate(network, head, rows, device):
 def _validate_steps(network, head, rows, device):
     """Return score and mean loss over all time steps, some rows at a time.
 
-    Accuracy and loss are means, so those of parts can be averaged; a regressor's raw
-    outputs are so few that there is one part.
+    Accuracy and loss are means, so those of parts can be averaged. R2 and D2 are not:
+    the raw outputs of a regressor, which are few, are kept and scored together.
     """
     parts, size = [], _rows_at_once(rows.encoded.n_timesteps, network)
     for start in range(0, len(rows), size):
         part = rows.take(np.arange(start, min(start + size, len(rows))))
         inside = part.encoded.mask()
         raw = forward(network, part.encoded, device)[inside]
-        target, weight = (a[:, : inside.shape[1]][inside] for a in part[1:])
-        score, loss = head.score(raw, target, weight), head.mean_loss(raw, target, weight)
-        parts.append((weight.sum(), score, len(raw), loss))
+        parts.append((raw, *(a[:, : inside.shape[1]][inside] for a in part[1:])))
+        if isinstance(head, ClassificationHead):
+            parts[-1] = _measured(head, *parts[-1])
+    if not isinstance(head, ClassificationHead):
+        parts = [_measured(head, *map(np.concatenate, zip(*parts, strict=True)))]
     total, score, n_steps, loss = np.transpose(parts)
-    return np.average(score, weights=total), np.average(loss, weights=n_steps)
+    return (
+        float(np.average(score, weights=total)),
+        float(np.average(loss, weights=n_steps)),
+    )
+
+
+def _measured(head, raw, target, weight):
+    """Return weight, score, number and mean loss of steps."""
+    score, loss = head.score(raw, target, weight), head.mean_loss(raw, target, weight)
+    return weight.sum(), score, len(raw), loss
 
 
 def _shrink(network, rows, left_out, device):

@@ -48,6 +48,17 @@ def new_axes(ax, n_rows=1, n_columns=1, *, size, titled=False, **settings):
     return grid.subplots(squeeze=False)
 
 
+def symmetric(values, share):
+    """Return limits of colours about 0, and the ends where the colour bar has arrows.
+
+    Beyond them lie values of 1 - `share`: a few extreme ones would leave the rest pale.
+    """
+    sizes = np.abs(values)
+    limit = np.quantile(sizes, share, method="higher") or sizes.max() or 1.0
+    beyond = (values < -limit).any() + 2 * (values > limit).any()
+    return {"vmin": -limit, "vmax": limit}, ("neither", "min", "max", "both")[beyond]
+
+
 def light(ax):
     """Take away what is not data."""
     ax.spines[["top", "right"]].set_visible(False)

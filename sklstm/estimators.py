@@ -16,7 +16,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import (
     check_consistent_length,
-    check_is_fitted,
     column_or_1d,
 )
 
@@ -411,7 +410,13 @@ default="one-cycle"
             y, accept_sparse=True, ensure_2d=False, dtype=None, input_name="y"
         )
         if type_of_target(y, input_name="y") == "multilabel-indicator":
-            return y.toarray() if hasattr(y, "toarray") else y
+            y = y.toarray() if hasattr(y, "toarray") else y
+            if not np.isin(y, (0, 1)).all():
+                raise ValueError(
+                    "A label indicator holds 0 and 1; y holds "
+                    f"{np.unique(y).tolist()}. Make it y == label."
+                )
+            return y
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         return y
@@ -547,7 +552,7 @@ default="one-cycle"
         ValueError
             If X or y cannot be used, or X has other channels than in `fit`.
         """
-        check_is_fitted(self)
+        self._check_before_score(X, y)
         if not self._per_step:
             return super().score(X, y, sample_weight)
         y, predicted, weight = self._flat_steps(X, y, sample_weight)
@@ -951,16 +956,14 @@ default="one-cycle"
         try:
             quantiles = np.asarray(self.quantile, dtype=np.float64)
         except (TypeError, ValueError):
-            raise ValueError(
-                f"quantile must be a number or a flat list; got {self.quantile!r}."
-            ) from None
-        if not quantiles.size or not ((quantiles > 0) & (quantiles < 1)).all():
-            raise ValueError(
-                f"quantile must lie strictly between 0 and 1; got {self.quantile!r}."
-            )
+            quantiles = np.empty((0, 0))
         if quantiles.ndim > 1:
             raise ValueError(
                 f"quantile must be a number or a flat list; got {self.quantile!r}."
+            )
+        if not quantiles.size or not ((quantiles > 0) & (quantiles < 1)).all():
+            raise ValueError(
+                f"quantile must lie strictly between 0 and 1; got {self.quantile!r}."
             )
 
     def _fixed_settings(self):
@@ -1044,7 +1047,7 @@ default="one-cycle"
         ValueError
             If X or y cannot be used, or X has other channels than in `fit`.
         """
-        check_is_fitted(self)
+        self._check_before_score(X, y)
         if self._per_step:
             y, predicted, sample_weight = self._flat_steps(X, y, sample_weight)
         else:

@@ -198,7 +198,7 @@ class _Layer(nn.Module):
     def __init__(self, layer, backwards=False):
         super().__init__()
         kinds = [name for name, kind in CELLS.items() if type(layer) is kind]
-        if not kinds or kinds[0] not in ("lstm", "peephole", "gru"):
+        if not kinds:
             raise NotImplementedError(
                 f"{type(layer).__name__} cannot be exported; cells that can are 'lstm', "
                 "'peephole' and 'gru'."

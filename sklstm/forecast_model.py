@@ -284,25 +284,21 @@ class ForecastModel:
 class WindowBatches:
     """Batches of windows drawn at random, `n_batches` of them in an epoch.
 
-    `n_steps` of the steps that the member decodes are trained; None: all.
+    `n_steps` of the steps that the member decodes are trained.
     """
 
     def __init__(
-        self, member, period, array, *, device, batch_size=1, n_batches=1, rng=None,
-        n_steps=None,
+        self, member, period, array, *, device, batch_size, n_batches, rng, n_steps
     ):  # fmt: skip
         self.member, self.period, self.array = member, period, array
-        self.n_steps = n_steps or member.horizon
-        self.batch_size, self.n_batches = batch_size, n_batches
+        self.batch_size, self.n_batches, self.n_steps = batch_size, n_batches, n_steps
         self.rng, self.device = rng, device
-        lengths = array.lengths
+        self.lengths = array.lengths
         # At least a few values before a window's end, and one after it.
         self.first = np.minimum(
-            np.maximum(2, np.minimum(period + 1, lengths // 2)), lengths - 1
+            np.maximum(2, np.minimum(period + 1, self.lengths // 2)), self.lengths - 1
         )
-        self.first = np.maximum(self.first, 0)
-        self.last = lengths
-        self.series = np.flatnonzero(lengths >= 2)
+        self.series = np.flatnonzero(self.lengths >= 2)
 
     def __len__(self):
         return self.n_batches
@@ -313,10 +309,12 @@ class WindowBatches:
         for first in range(0, self.n_batches, at_once):
             n = min(at_once, self.n_batches - first) * size
             series = self.rng.choice(self.series, size=n)
-            low, high = self.first[series], self.last[series]
+            low, high = self.first[series], self.lengths[series]
             ends = low + np.floor(self.rng.random(n) * (high - low)).astype(int)
             ends += self.array.starts[series]
-            (x, *inputs), *aims = self.windows(series, ends)
+            (x, *inputs), *aims = training_windows(
+                self.member, self.period, self.array, series, ends, self.device
+            )
             of_steps = [a[:, : self.n_steps].contiguous() for a in (*inputs, *aims)]
             parts = (a.split(size) for a in (x, *of_steps))
             for batch in zip(*parts, strict=True):
@@ -329,24 +327,24 @@ class WindowBatches:
                 base, future, target, weight = (a[:, steps] for a in batch[1:])
                 yield (x, base, future, steps), target, weight, size
 
-    def windows(self, series, ends):
-        """Return inputs, target and weight of the windows before `ends`."""
-        positions = ends[:, None] + np.arange(self.member.horizon)
-        future = self.array.gather_exog(series, positions)
-        windows, is_log = self.member.windows(self.array, self.period, series, ends)
-        target = _log(self.array.gather(series, positions), is_log[:, None])
-        divisor = np.where(windows.scale > 0, windows.scale, 1.0)
-        target = (target - windows.centre[:, None]) / divisor[:, None]
-        # A window that ends before anything moved says nothing of the scale.
-        weight = ~np.isnan(target) & (windows.scale > 0)[:, None]
-        target = np.clip(np.where(weight, target, 0.0), -50.0, 50.0)
-        inputs = (windows.inputs, windows.base, _filled(future))
-        inputs = tuple(torch.from_numpy(a).to(self.device) for a in inputs)
-        target, weight = (
-            torch.from_numpy(a.astype(np.float32)).to(self.device)
-            for a in (target, weight)
-        )
-        return inputs, target, weight
+
+def training_windows(member, period, array, series, ends, device):
+    """Return inputs, target and weight of the windows before `ends`."""
+    positions = ends[:, None] + np.arange(member.horizon)
+    future = array.gather_exog(series, positions)
+    windows, is_log = member.windows(array, period, series, ends)
+    target = _log(array.gather(series, positions), is_log[:, None])
+    divisor = np.where(windows.scale > 0, windows.scale, 1.0)
+    target = (target - windows.centre[:, None]) / divisor[:, None]
+    # A window that ends before anything moved says nothing of the scale.
+    weight = ~np.isnan(target) & (windows.scale > 0)[:, None]
+    target = np.clip(np.where(weight, target, 0.0), -50.0, 50.0)
+    inputs = (windows.inputs, windows.base, _filled(future))
+    inputs = tuple(torch.from_numpy(a).to(device) for a in inputs)
+    target, weight = (
+        torch.from_numpy(a.astype(np.float32)).to(device) for a in (target, weight)
+    )
+    return inputs, target, weight
 
 
 def _forward(network, windows, future, widths, device) -> np.ndarray:
@@ -390,9 +388,10 @@ class Validation:
 
     def __init__(self, member, period, array, device, n_steps):
         series = np.flatnonzero(array.lengths > n_steps + 1)
-        held = WindowBatches(member, period, array, device=device)
         ends = array.stops[series] - n_steps
-        self.inputs, self.target, self.weight = held.windows(series, ends)
+        self.inputs, self.target, self.weight = training_windows(
+            member, period, array, series, ends, device
+        )
         self.network, self.loss = member.network, ForecastHead(member.quantiles).loss
 
     def __call__(self):

@@ -55,6 +55,13 @@ def _series_of(frame, index=None):
 
 def _quantiles_of(frame):
     """Return {(*instance, variable): frame with a column per level}; of one, 0."""
+    columns = frame.columns if isinstance(frame, pd.DataFrame) else pd.Index([])
+    if columns.nlevels != 2 or columns.dtypes.iloc[-1].kind != "f":
+        raise ValueError(
+            "Expected quantiles as predict_quantiles returns them, a frame whose columns "
+            f"are (variable, level); got {type(frame).__name__} with the columns "
+            f"{list(columns[:3])}."
+        )
     out = {}
     for key, part in _parts(frame).items():
         variables = part.columns.unique(0)
@@ -183,11 +190,19 @@ class ForecastDisplay:
         Returns
         -------
         display : ForecastDisplay
+
+        Raises
+        ------
+        TypeError, NotFittedError
+            If this is no forecaster of this package, or it is not fitted.
+        ValueError
+            If fh, X or coverage do not fit it.
         """
         check_forecaster(forecaster, INSTEAD)
         coverage = np.atleast_1d(coverage)
         alpha = np.concatenate([(1 - coverage) / 2, [0.5], (1 + coverage) / 2])
-        y_quantiles = forecaster.predict_quantiles(
+        # Of a copy: what `predict` forecasts next is not changed by a picture.
+        y_quantiles = forecaster._aside().predict_quantiles(
             fh=fh, X=X, alpha=np.sort(alpha).round(10).tolist()
         )
         # A frame with times even where `predict` returns an array.
@@ -216,6 +231,11 @@ class ForecastDisplay:
         Returns
         -------
         display : ForecastDisplay
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `plot`.
         """
         return cls(
             y, y_pred, y_quantiles=y_quantiles, y_true=y_true, n_history=n_history,
@@ -232,6 +252,13 @@ class ForecastDisplay:
         Returns
         -------
         display : ForecastDisplay
+
+        Raises
+        ------
+        TypeError
+            If y or y_pred are no Series or frames.
+        ValueError
+            If y_pred has series that y has not, or y_quantiles are no quantiles.
         """
         history, forecasts = _series_of(self.y), _series_of(self.y_pred)
         fans = {} if self.y_quantiles is None else _quantiles_of(self.y_quantiles)
@@ -360,6 +387,13 @@ class BacktestDisplay:
         Returns
         -------
         display : BacktestDisplay
+
+        Raises
+        ------
+        TypeError, NotFittedError
+            If this is no forecaster of this package, or it is not fitted.
+        ValueError
+            As in `LSTMForecaster.backtest` and `plot`.
         """
         check_forecaster(forecaster, INSTEAD)
         forecasts = forecaster.backtest(
@@ -385,6 +419,11 @@ class BacktestDisplay:
         Returns
         -------
         display : BacktestDisplay
+
+        Raises
+        ------
+        ValueError
+            As in `plot`.
         """
         return cls(
             y, forecasts, instance=instance, column=column, max_cutoffs=max_cutoffs
@@ -400,8 +439,18 @@ class BacktestDisplay:
         Returns
         -------
         display : BacktestDisplay
+
+        Raises
+        ------
+        ValueError
+            If there is no forecast, or `instance` is not among those of y.
         """
         actual, forecasts = self._chosen()
+        if not len(forecasts):
+            raise ValueError(
+                f"There is no forecast to draw: of {len(actual)} rows of y none is left "
+                "after initial_window. Lower it, or give more rows."
+            )
         times = forecasts.index.get_level_values("time")
         error = (forecasts - actual.reindex(times).to_numpy()).abs()
         self.errors_ = error.groupby(level="cutoff").mean()
@@ -520,17 +569,25 @@ class QuantileCalibrationDisplay:
         Returns
         -------
         display : QuantileCalibrationDisplay
+
+        Raises
+        ------
+        ValueError
+            If the regressor has no quantiles, X or fh do not fit, or y has no value for
+            any step.
         """
         if is_forecaster(estimator):
             levels = list(estimator.model_.quantiles if levels is None else levels)
-            quantiles = estimator.predict_quantiles(fh=fh, X=X, alpha=levels)
+            # Of a copy: what `predict` forecasts next is not changed by a picture.
+            twin = estimator._aside()
+            quantiles = twin.predict_quantiles(fh=fh, X=X, alpha=levels)
             return cls.from_predictions(y, quantiles, ax=ax)
-        if getattr(estimator, "loss", None) != "quantile":
+        levels = getattr(getattr(estimator, "head_", None), "quantiles", None)
+        if levels is None:
             raise ValueError(
                 'The calibration of a regressor needs loss="quantile" and quantiles to '
                 "predict, such as quantile=[0.1, 0.5, 0.9]."
             )
-        levels = np.atleast_1d(estimator.quantile)
         n_samples = len(y)
         quantiles = estimator.predict(X).reshape(n_samples, -1, len(levels))
         y = np.asarray(y, dtype=np.float64).reshape(n_samples, -1)
@@ -553,6 +610,11 @@ class QuantileCalibrationDisplay:
         Returns
         -------
         display : QuantileCalibrationDisplay
+
+        Raises
+        ------
+        ValueError
+            If quantiles and levels do not fit y, or y has no value for any of them.
         """
         if hasattr(quantiles, "columns"):
             actual = _series_of(y, quantiles.index)

@@ -80,9 +80,10 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIXED_TOTAL = 20_000
 
 
-def steps_per_entry(max_steps):
-    """Return the steps of an entry of the history: about so many, divided evenly."""
-    return math.ceil(max_steps / max(1, round(max_steps / STEPS_PER_EPOCH)))
+def entries_of(max_steps):
+    """Return the entries of the history and the steps of each, divided evenly."""
+    n_entries = max(1, round(max_steps / STEPS_PER_EPOCH))
+    return n_entries, math.ceil(max_steps / n_entries)
 
 
 class ForecastTraining:
@@ -118,14 +119,15 @@ class ForecastTraining:
         array = model.standardize(array)
         training, aside = self._set_aside(array, random)
         history = self._train_networks(model, training, random, aside, checkpoint)
+        del model.trained[len(history) :]  # which an interrupt left untrained
         began = time.perf_counter()
         if shipped:
             model.pretrained = shipped
             model.pretrained_share = self._best_share(model, array, aside)
         if aside is not None:
-            self._calibrate(model, aside, model.horizon)
+            n_judged = self._calibrate(model, aside, model.horizon)
             self._report(
-                f"calibrated on {len(aside)} series; share of the pretrained network "
+                f"calibrated on {n_judged} windows; share of the pretrained network "
                 f"{model.pretrained_share:g}",
                 began,
             )
@@ -164,8 +166,9 @@ class ForecastTraining:
         model.pretrained, model.pretrained_share = shipped, 1.0
         self._report("took the pretrained network", began)
         if self.pretrained == "auto" and len(array) >= MIN_ASIDE_SERIES:
-            self._calibrate(model, array, n_steps)  # it was trained on none of them
-            self._report(f"calibrated on {len(array)} series", began)
+            # It was trained on none of them.
+            n_judged = self._calibrate(model, array, n_steps)
+            self._report(f"calibrated on {n_judged} windows", began)
 
     def _begin(self):
         """Return the source of randomness, and the checkpoint or None."""
@@ -274,7 +277,7 @@ class ForecastTraining:
             wanted = max(min(14 * period, LONGEST_WINDOW), 3 * period)
         if model.horizon <= 96:
             wanted = max(wanted, model.horizon)
-        window_length = self._auto("window_length", min(max(wanted, 8), longest))
+        window_length = self._auto("window_length", min(wanted, longest))
         segment = 1
         if window_length > 64:
             segment = period if 8 <= period <= 48 else 24
@@ -285,7 +288,10 @@ class ForecastTraining:
     def _train_networks(
         self, model, array, random, aside=None, checkpoint=None, *, update=False
     ):
-        """Train each network of a model in place; return their losses."""
+        """Train each network of a model in place; return the losses of those trained.
+
+        After an interrupt no further ones are.
+        """
         device = resolve_device(self.device)
         held = aside if self.early_stopping == "auto" or self._stops_early else None
         if held is not None and held.lengths.max() < model.horizon + 2:
@@ -293,7 +299,9 @@ class ForecastTraining:
         if held is None and self._stops_early:
             # Nothing was set aside: the last values of each series are held back.
             array, held = self._without_last(array, model.horizon), array
-        draws = [random.of_fit(i, device) for i in range(len(model.trained))]
+        # Each update draws windows of its own, as the rows that it knows are more.
+        first = len(model.trained) * int(array.lengths.sum()) if update else 0
+        draws = [random.of_fit(first + i, device) for i in range(len(model.trained))]
         generators = [np.random.default_rng(each.split_seed) for each in draws]
         ended = []  # networks of a fit that was stopped
         if checkpoint is not None:
@@ -317,16 +325,16 @@ class ForecastTraining:
                 member, model, array, held, device, drawn, rng, of_member, update=update
             )
             history.append(trained.loss_curve)
-            if trained.interrupted:
-                checkpoint = None  # the file stays as it is
-            elif checkpoint is not None:
-                weights = {k: v.numpy() for k, v in network.state_dict().items()}
-                ended.append({"network": weights, "loss_curve": trained.loss_curve})
             self._report(
                 f"trained network {i + 1} of {len(model.trained)}: {n_windows} windows, "
                 f"loss {trained.loss_curve[-1]:.4f}",
                 began,
             )
+            if trained.interrupted:
+                return history  # the file of a checkpoint stays as it is
+            if checkpoint is not None:
+                weights = {k: v.numpy() for k, v in network.state_dict().items()}
+                ended.append({"network": weights, "loss_curve": trained.loss_curve})
         if checkpoint is not None:
             checkpoint.remove()
         return history
@@ -351,13 +359,13 @@ class ForecastTraining:
         network, choices = member.network, self._choices(model, array)
         batch_size = choices["batch_size"]
         max_steps = self.update_steps if update else choices["max_steps"]
-        n_epochs = max(1, round(max_steps / STEPS_PER_EPOCH))
+        n_epochs, n_steps = entries_of(max_steps)
         rate = 0.1 if update else 1.0
         if model.fine_tuned:
             rate *= TUNED_RATE
         batches = WindowBatches(
             member, model.period, array, device=device, batch_size=batch_size,
-            n_batches=steps_per_entry(max_steps), rng=rng, n_steps=model.horizon,
+            n_batches=n_steps, rng=rng, n_steps=model.horizon,
         )  # fmt: skip
         validate = None
         if held is not None:
@@ -474,11 +482,12 @@ class ForecastTraining:
         Split conformal prediction, per step and level (Romano et al., 2019): the shift
         is that quantile of the errors, in units of how far the outer quantiles are apart,
         and at most `MOST_OFFSET`. The median is not shifted. Later steps are shifted as
-        the last of `n_steps`.
+        the last of `n_steps`. Returns on how many windows; of fewer than 8 nothing is
+        shifted.
         """
         series, ends = self._held_out(model, array, n_steps)
         if len(series) < 8:
-            return
+            return 0
         device = resolve_device(self.device)
         positions = ends[:, None] + np.arange(model.horizon)
         future = array.gather_exog(series, positions)
@@ -493,14 +502,15 @@ class ForecastTraining:
             offsets = np.stack(
                 [
                     np.nanquantile(error[:, :, q], alpha, axis=0)
-                    for q, alpha in enumerate(self.quantiles)
+                    for q, alpha in enumerate(model.quantiles)
                 ],
                 axis=1,
             )
-        offsets[:, len(self.quantiles) // 2] = 0.0
+        offsets[:, len(model.quantiles) // 2] = 0.0
         offsets[n_steps:] = offsets[n_steps - 1]
         # What happens to some series is no measure of how uncertain the others are.
         model.offsets = np.clip(np.nan_to_num(offsets), -MOST_OFFSET, MOST_OFFSET)
+        return len(series)
 
     def _auto(self, name, value):
         given = getattr(self, name)

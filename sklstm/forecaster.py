@@ -28,7 +28,7 @@ from sklstm.forecast_model import forecast_ahead, guarded
 from sklstm.forecast_training import (
     STEPS_PER_EPOCH,
     ForecastTraining,
-    steps_per_entry,
+    entries_of,
 )
 from sklstm.frames import from_plain, to_plain
 from sklstm.heads import ForecastHead
@@ -344,9 +344,10 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         table = self._read(y, X)
         model = copy.deepcopy(self.pretrained_model_)
         self._check_columns(table.frame, X, model, needed_by="pretrain")
-        array = model.standardize(table.flatten().up_to_last_observed())
-        random, checkpoint = self._begin()
-        self._train_networks(model, array, random, checkpoint=checkpoint)
+        if model.trained:
+            array = model.standardize(table.flatten().up_to_last_observed())
+            random, checkpoint = self._begin()
+            self._train_networks(model, array, random, checkpoint=checkpoint)
         self.pretrained_model_ = model
         return self
 
@@ -498,6 +499,11 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         Returns
         -------
         y_res : Series or DataFrame, of the type of y
+
+        Raises
+        ------
+        ValueError
+            If the data do not fit what was fitted.
         """
         return super(LSTMForecaster, self._aside()).predict_residuals(y=y, X=X)
 
@@ -639,12 +645,19 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         fh : int, sequence of int or ForecastingHorizon, default=None
             Steps ahead of the last row, or times. None: the last one given.
         X : DataFrame, default=None
-            Exogenous data for the steps of fh. Required if `fit` had X.
+            Exogenous data for the steps of fh. Required if `fit` had X, else ignored.
 
         Returns
         -------
         y_pred : Series or DataFrame, of the type of y
             The median of each step.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If fh does not continue the index of y, or X lacks rows or columns.
         """
         is_series = self.is_fitted and self._y_metadata["mtype"] == "pd.Series"
         if is_series and self._may_stay(X):
@@ -673,7 +686,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
 
     def _predict(self, fh, X):
         quantiles, index = self._forecast(fh, X)
-        median = quantiles[:, :, len(self.quantiles) // 2]
+        median = quantiles[:, :, len(self.model_.quantiles) // 2]
         if self._y_metadata["mtype"] == "pd.Series":
             name = self._converter_store_y.get("name")
             return pd.Series(median[:, 0], index=index, name=name)
@@ -698,7 +711,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         plan = Plan(fh, table, self._cutoff)
         known = self._known_exog(X, plan, table)
         device = resolve_device(self.device)
-        out = np.empty((len(plan.step), table.n_columns, len(self.quantiles)))
+        out = np.empty((len(plan.step), table.n_columns, len(model.quantiles)))
         with explain_out_of_memory(device, hidden_size=self.hidden_size_):
             for column in range(table.n_columns):
                 first = column * table.n_instances
@@ -864,7 +877,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
             starts = np.minimum(array.starts[some], stops)
             until = SeriesArray(array.values, starts, stops, array.exog)
             quantiles = forecast_ahead(model, until, last, future, device)
-            medians.append(quantiles[:, steps - 1, len(self.quantiles) // 2])
+            medians.append(quantiles[:, steps - 1, len(model.quantiles) // 2])
         return np.concatenate(medians)
 
     # ---------------------------------------------------------------------- checks
@@ -878,7 +891,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         self.pretrained_share_ = model.pretrained_share
         self.fine_tuned_ = model.fine_tuned
         max_steps = STEPS_PER_EPOCH if self.max_steps == "auto" else self.max_steps
-        self.steps_per_entry_ = steps_per_entry(max_steps)
+        _, self.steps_per_entry_ = entries_of(max_steps)
         self.transform_ = "log" if first.log else "none"
 
     def _check_parameters(self):
@@ -904,10 +917,10 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
                 f"the middle; got {self.quantiles!r}."
             )
 
-    def _check_columns(self, y, X, model=None, *, needed_by=None):
+    def _check_columns(self, y, X, model=None, *, needed_by):
         """Refuse columns other than those of fit, and no X where a method needs it."""
         model = model or self.model_
-        if X is None and model.exog_columns and needed_by is not None:
+        if X is None and model.exog_columns:
             of = "steps of fh" if needed_by == "predict" else "rows of y"
             raise ValueError(
                 f"LSTMForecaster was fitted with X, so {needed_by} needs X for the {of}; "

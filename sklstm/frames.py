@@ -50,8 +50,8 @@ def _fields(state, *names):
     return tuple(state[name] for name in names)
 
 
-def _array(values, dtype, ndim=1):
-    if type(values) is not np.ndarray or values.dtype != dtype or values.ndim != ndim:
+def _array(values, dtype):
+    if type(values) is not np.ndarray or values.dtype != dtype or values.ndim != 1:
         raise ValueError(f"its content has no array of {dtype}")
     return values
 

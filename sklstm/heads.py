@@ -394,16 +394,8 @@ class RegressionHead(_Head):
         return loss, (raw - target) * weight[:, None] / raw.numel()
 
     def decode(self, raw) -> np.ndarray:
-        """Return predictions (n[, n_outputs][, n_quantiles]), quantiles ascending.
-
-        Quantiles that cross are put in order, which never worsens the pinball loss
-        (Chernozhukov et al., 2010).
-        """
-        raw = raw.reshape(len(raw), self.n_outputs_, -1)
-        if self.several_quantiles:
-            by_level = np.argsort(np.argsort(self.quantiles, kind="stable"))
-            raw = np.sort(raw, axis=2)[:, :, by_level]
-        y = raw * self.scale_[:, None] + self.mean_[:, None]
+        """Return predictions (n[, n_outputs][, n_quantiles])."""
+        y = self._in_order(raw) * self.scale_[:, None] + self.mean_[:, None]
         if not self.several_quantiles:
             y = y[:, :, 0]
         return y[:, 0] if self.one_d_ else y
@@ -412,9 +404,18 @@ class RegressionHead(_Head):
         """Return R2, or with quantiles the mean D2 pinball score."""
         if self.quantiles is None:
             return _defined(r2_score, target, raw, sample_weight=weight)
-        raw = np.sort(raw.reshape(len(raw), self.n_outputs_, -1), axis=2)
-        order = np.argsort(self.quantiles)
-        return pinball_skill(target, raw[:, :, np.argsort(order)], self.quantiles, weight)
+        return pinball_skill(target, self._in_order(raw), self.quantiles, weight)
+
+    def _in_order(self, raw):
+        """(n, n_raw) -> (n, n_outputs, n_quantiles), those that cross put in order.
+
+        That never worsens the pinball loss (Chernozhukov et al., 2010).
+        """
+        raw = raw.reshape(len(raw), self.n_outputs_, -1)
+        if not self.several_quantiles:
+            return raw
+        by_level = np.argsort(np.argsort(self.quantiles, kind="stable"))
+        return np.sort(raw, axis=2)[:, :, by_level]
 
 
 def pinball_skill(y, predicted, quantiles, weight=None) -> float:

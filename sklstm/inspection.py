@@ -108,6 +108,10 @@ def integrated_gradients(
     ------
     ValueError
         If the target or the baseline does not fit the estimator.
+    TypeError
+        If `estimator` is no LSTMClassifier or LSTMRegressor.
+    NotFittedError
+        If it is not fitted.
 
     Warns
     -----
@@ -134,7 +138,7 @@ def integrated_gradients(
     True
     """
     check_sequence_estimator(estimator)
-    if estimator.target == "sequence":
+    if estimator._per_step:
         raise ValueError(
             "integrated_gradients explains one answer for a sequence, but the estimator "
             'was fitted with target="sequence".'
@@ -374,7 +378,7 @@ def window_importance(
     Raises
     ------
     ValueError
-        If a number is below 1, or X or y cannot be used.
+        If a number is below 1, scoring is several, or X or y cannot be used.
     TypeError
         If `estimator` is no LSTMClassifier or LSTMRegressor.
     NotFittedError
@@ -452,7 +456,8 @@ def channel_importance(
     Raises
     ------
     ValueError
-        If a number is below 1, or X holds tokens, which have no channels.
+        If a number is below 1, scoring is several, or X holds tokens, which have no
+        channels.
     TypeError
         If `estimator` is no LSTMClassifier or LSTMRegressor.
     NotFittedError
@@ -491,6 +496,8 @@ def _importance(
 ):
     if n_repeats < 1:
         raise ValueError(f"n_repeats must be at least 1, got {n_repeats}.")
+    if isinstance(scoring, (list, tuple, set, dict)):
+        raise ValueError(f"scoring must be one metric, or None; got {scoring!r}.")
     scorer = check_scoring(estimator, scoring)
     weights = {} if sample_weight is None else {"sample_weight": sample_weight}
     rng = check_random_state(random_state)
@@ -564,6 +571,10 @@ def attention_weights(estimator, X):
     ------
     ValueError
         If the estimator pools otherwise.
+    TypeError
+        If `estimator` is no LSTMClassifier or LSTMRegressor.
+    NotFittedError
+        If it is not fitted.
 
     Examples
     --------
@@ -645,6 +656,10 @@ def gate_activations(estimator, X=None, *, layer=0, direction="forward"):
     ------
     ValueError
         If there is no such layer or direction.
+    TypeError
+        If `estimator` is no LSTMClassifier, LSTMRegressor or LSTMForecaster.
+    NotFittedError
+        If it is not fitted.
 
     References
     ----------
@@ -810,7 +825,7 @@ def _encode(estimator, X) -> Sequences:
 def _rows_of(estimator, values, lengths):
     """Return sequences as a ragged X that the estimator reads as they are."""
     rows = [row[:length] for row, length in zip(values, lengths, strict=True)]
-    if estimator.layout == "channel-major" and not estimator.encoder_.tokens:
+    if estimator.encoder_.layout == "channel-major" and not estimator.encoder_.tokens:
         return [row.T for row in rows]
     return rows
 

@@ -281,7 +281,7 @@ class RecurrentNetwork(_LaidOut, _Portable):
 
         Those of all members, side by side.
         """
-        states = self._embed(x, lengths, generator)
+        states, _ = self._read(x, lengths, generator)
         if not self.others:
             return states
         others = [other.embed(x, lengths, generator) for other in self.others]
@@ -331,11 +331,12 @@ class RecurrentNetwork(_LaidOut, _Portable):
             readout=(self.readout.weight, self.readout.bias), n_channels=n_channels,
         )  # fmt: skip
 
-    def _embed(self, x, lengths, generator=None):
+    def _read(self, x, lengths, generator):
+        """Return what the first member pools, and raw outputs where it has them."""
         if lengths is not None:  # our kernels read them from memory
             lengths = lengths.to(torch.int64).contiguous()
         at_once = self._by_one_call(x, lengths)
-        return self._by_modules(x, lengths, generator) if at_once is None else at_once[0]
+        return at_once or (self._by_modules(x, lengths, generator), None)
 
     def _by_modules(self, x, lengths, generator):
         """(N, T, C) -> pooled state (N, P), module after module."""
@@ -365,12 +366,8 @@ class RecurrentNetwork(_LaidOut, _Portable):
 
     def alone(self, x, lengths=None, generator=None):
         """Return the raw outputs of the first member."""
-        if lengths is not None:  # our kernels read them from memory
-            lengths = lengths.to(torch.int64).contiguous()
-        at_once = self._by_one_call(x, lengths)
-        if at_once is not None:
-            return at_once[1]
-        return self.readout(self._by_modules(x, lengths, generator))
+        pooled, raw = self._read(x, lengths, generator)
+        return self.readout(pooled) if raw is None else raw
 
     @torch.no_grad()
     def shrink(self, factor, centre):

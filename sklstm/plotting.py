@@ -7,9 +7,10 @@ Each has ``from_estimator`` and, where numbers may come from elsewhere,
 from __future__ import annotations
 
 import textwrap
+from numbers import Real
 
 import numpy as np
-from sklearn.base import is_classifier
+from sklearn.base import is_classifier, is_regressor
 from sklearn.utils.multiclass import type_of_target
 
 from sklstm.base import check_sequence_estimator, is_forecaster
@@ -24,6 +25,7 @@ from sklstm.drawing import (
     light,
     lone,
     new_axes,
+    symmetric,
 )
 from sklstm.forecast_plotting import (
     BacktestDisplay,
@@ -267,13 +269,20 @@ class AttributionDisplay:
         Returns
         -------
         display : AttributionDisplay
+
+        Raises
+        ------
+        TypeError, NotFittedError
+            If this is no classifier or regressor of this package, or it is not fitted.
+        ValueError
+            As in `inspection.integrated_gradients`, or if X has no such sample.
         """
         check_sequence_estimator(estimator)
         sequences = estimator.encoder_.read(X, estimator, reset=False)
         sample = _checked_sample(sample, len(sequences))
         length = sequences.lengths[sample]
         values = sequences.values[sample, :length]
-        row = [values.T if estimator.layout == "channel-major" else values]
+        row = [values.T if estimator.encoder_.layout == "channel-major" else values]
         result = integrated_gradients(
             estimator, row, target=target, baseline=baseline, n_steps=n_steps
         )
@@ -309,13 +318,9 @@ class AttributionDisplay:
         if names is None:
             names = [f"channel {c}" for c in range(n_channels)]
             names = names if n_channels > 1 else ["value"]
-        # A few extreme values would leave the rest pale.
-        sizes = np.abs(attributions)
-        limit = np.quantile(sizes, 0.99, method="higher") or sizes.max() or 1.0
-        beyond = (attributions < -limit).any() + 2 * (attributions > limit).any()
+        limits, extend = symmetric(attributions, 0.99)
         shading = {
-            "cmap": DIVERGING, "vmin": -limit, "vmax": limit, "aspect": "auto",
-            "interpolation": "nearest",
+            "cmap": DIVERGING, "aspect": "auto", "interpolation": "nearest", **limits,
         }  # fmt: skip
         curves = n_channels <= MAX_CURVES
         n_rows = n_channels if curves else 1
@@ -349,7 +354,7 @@ class AttributionDisplay:
         figure.align_ylabels(list(axes))
         figure.colorbar(
             image, ax=list(axes), label=f"Attribution\n({self.response_name})",
-            pad=0.02, aspect=30, extend=("neither", "min", "max", "both")[beyond],
+            pad=0.02, aspect=30, extend=extend,
         )  # fmt: skip
         self.ax_ = axes if len(axes) > 1 else axes[0]
         self.figure_ = figure
@@ -436,6 +441,11 @@ class GateDisplay:
         Returns
         -------
         display : GateDisplay
+
+        Raises
+        ------
+        TypeError, NotFittedError, ValueError
+            As in `inspection.gate_activations`; ValueError if there is no such sample.
         """
         gates = gate_activations(estimator, X, layer=layer, direction=direction)
         sample = _checked_sample(sample, len(gates.lengths))
@@ -462,10 +472,11 @@ class GateDisplay:
         # Units in the order of their last state, so that rows that go together meet.
         order = np.argsort([*self.activations.values()][-1].mean(axis=0))
         for axis, (name, values) in zip(axes, self.activations.items(), strict=True):
-            limit = np.abs(values).max() or 1.0
-            shading = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
             if name.endswith("gate"):
-                shading = {"cmap": SEQUENTIAL, "vmin": 0, "vmax": 1}
+                shading, extend = {"cmap": SEQUENTIAL, "vmin": 0, "vmax": 1}, "neither"
+            else:  # of a few units the state grows far beyond that of the others
+                limits, extend = symmetric(values, 0.95)
+                shading = {"cmap": DIVERGING, **limits}
             n_states, hidden_size = values.shape
             edge = self.stride / 2
             image = axis.imshow(
@@ -475,7 +486,7 @@ class GateDisplay:
             axis.set_title(GATE_TITLES.get(name, name), loc="left", fontsize="medium")
             axis.set_ylabel("Unit")
             axis.set_yticks([])
-            axis.figure.colorbar(image, ax=axis, pad=0.02, aspect=8)
+            axis.figure.colorbar(image, ax=axis, pad=0.02, aspect=8, extend=extend)
             if axis is not axes[-1]:
                 axis.tick_params(labelbottom=False)
         axes[-1].set_xlabel("Time step")
@@ -496,6 +507,9 @@ class EmbeddingDisplay:
         Share of the variance along each.
     y : ndarray of shape (n_samples,), default=None
         Labels, or numbers, to colour by.
+    is_numeric : bool, default=None
+        Whether y are numbers, on a scale of colours, rather than labels. None: as
+        scikit-learn's `type_of_target` says.
 
     Attributes
     ----------
@@ -512,10 +526,11 @@ class EmbeddingDisplay:
     (20, 2)
     """
 
-    def __init__(self, components, explained, *, y=None):
+    def __init__(self, components, explained, *, y=None, is_numeric=None):
         self.components = components
         self.explained = explained
         self.y = y
+        self.is_numeric = is_numeric
 
     @classmethod
     def from_estimator(cls, estimator, X, y=None, *, ax=None):
@@ -527,29 +542,54 @@ class EmbeddingDisplay:
             Fitted.
         X : array-like, ragged list or frame of n_samples sequences
         y : array-like of shape (n_samples,), default=None
-            Labels, or numbers, to colour by.
+            Labels to colour by, or, of a regressor, numbers.
         ax : Axes, default=None
 
         Returns
         -------
         display : EmbeddingDisplay
+
+        Raises
+        ------
+        TypeError, NotFittedError
+            If this is no classifier or regressor of this package, or it is not fitted.
+        ValueError
+            If it was fitted with ``target="sequence"``, or X or y cannot be used.
         """
         check_sequence_estimator(estimator)
-        return cls.from_predictions(estimator.embed(X), y=y, ax=ax)
+        if estimator._per_step:
+            raise ValueError(
+                "EmbeddingDisplay draws a point per sequence, but the estimator was "
+                'fitted with target="sequence", which embeds every step. Pass those '
+                "that you choose of np.concatenate(estimator.embed(X)) to "
+                "from_predictions."
+            )
+        is_numeric = is_regressor(estimator) and np.asarray(y).dtype.kind in "buif"
+        return cls.from_predictions(
+            estimator.embed(X), y=y, is_numeric=is_numeric or None, ax=ax
+        )
 
     @classmethod
-    def from_predictions(cls, embedding, *, y=None, ax=None):
+    def from_predictions(cls, embedding, *, y=None, is_numeric=None, ax=None):
         """Draw embedded sequences.
 
         Parameters
         ----------
         embedding : array-like of shape (n_samples, n_embedding)
         y : array-like of shape (n_samples,), default=None
+        is_numeric : bool, default=None
+            As in the class.
         ax : Axes, default=None
 
         Returns
         -------
         display : EmbeddingDisplay
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two sequences or dimensions, or y has not one label,
+            or number, for each.
         """
         embedding = np.asarray(embedding, dtype=np.float64)
         if min(embedding.shape) < 2:
@@ -563,10 +603,17 @@ class EmbeddingDisplay:
                 "y must have one label, or number, for each of the "
                 f"{len(embedding)} embedded sequences; got the shape {y.shape}."
             )
+        for i, value in enumerate([] if y is None else y):
+            if value is None or (isinstance(value, Real) and np.isnan(value)):
+                raise ValueError(
+                    f"y has no label, or number, in row {i}. Leave such rows out of "
+                    "both, or give them a label."
+                )
         centred = embedding - embedding.mean(axis=0)
         left, size, _ = np.linalg.svd(centred, full_matrices=False)
         explained = size[:2] ** 2 / max((size**2).sum(), np.finfo(float).tiny)
-        return cls(left[:, :2] * size[:2], explained, y=y).plot(ax=ax)
+        components = left[:, :2] * size[:2]
+        return cls(components, explained, y=y, is_numeric=is_numeric).plot(ax=ax)
 
     def plot(self, *, ax=None):
         """Draw.
@@ -584,7 +631,7 @@ class EmbeddingDisplay:
         style = {"s": 28, "alpha": 0.85, "edgecolors": "white", "linewidths": 0.5}
         if self.y is None:
             ax.scatter(x, y, color=BLUE, **style)
-        elif type_of_target(self.y) in ("binary", "multiclass"):
+        elif not self._has_numbers():
             labels = np.unique(self.y)
             for k, label in enumerate(labels):
                 of = self.y == label
@@ -597,10 +644,15 @@ class EmbeddingDisplay:
                 ncols=1 + len(labels) // 16,
             )  # fmt: skip
         else:
-            drawn = ax.scatter(x, y, c=self.y, cmap=SEQUENTIAL, **style)
+            drawn = ax.scatter(x, y, c=self.y.astype(float), cmap=SEQUENTIAL, **style)
             ax.figure.colorbar(drawn, ax=ax, label="y", pad=0.02)
         for axis, number, share in zip("xy", (1, 2), self.explained, strict=True):
             ax.set(**{f"{axis}label": f"Component {number} ({share:.0%} of variance)"})
         light(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _has_numbers(self):
+        if self.is_numeric is not None:
+            return self.is_numeric
+        return type_of_target(self.y) not in ("binary", "multiclass")

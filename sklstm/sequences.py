@@ -596,7 +596,7 @@ def require_same_instances(X, y) -> None:
     if (
         levels not in (1, 2)
         or not hasattr(X, "columns")
-        or getattr(X.index, "nlevels", 1) != 2
+        or getattr(getattr(X, "index", None), "nlevels", 1) != 2
     ):
         return
     of_X, of_y = (a.index.get_level_values(0).unique() for a in (X, y))

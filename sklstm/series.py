@@ -325,8 +325,8 @@ def frequency_period(index) -> int | None:
             key, step = longer, step // n_steps  # noqa: PLW2901
         if key in PERIOD_OF_FREQUENCY:
             period = PERIOD_OF_FREQUENCY[key]
-            if key in ("min", "T"):  # a day of minutes; an hour where they are fine
-                return 1440 // step if 1440 % step == 0 and step >= 5 else 60
+            if key in ("min", "T") and step >= 5:  # of coarser ones a day, not an hour
+                period = 1440
             if period == 1:
                 return 1
             # Of steps that are no part of a season, or all of it, the values tell.

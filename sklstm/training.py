@@ -545,13 +545,15 @@ def train(
     planned = learning_rate in ("one-cycle", "cosine")
     try:
         for epoch in range(history.n_iter + 1, max_iter + 1):
-            history.loss_curve.append(steps.run_epoch())
-            _require_finite(history, learning_rate_init)
-            score, monitored = 0.0, history.loss_curve[-1]
+            loss_of_epoch = steps.run_epoch()
+            _require_finite(loss_of_epoch, epoch, learning_rate_init)
+            score, monitored = 0.0, loss_of_epoch
             if validate is not None:
                 network.eval()
                 score, monitored = validate()
                 history.validation_scores.append(score)
+            # Only now: of an epoch that is interrupted nothing is kept.
+            history.loss_curve.append(loss_of_epoch)
             if best.update(score, monitored) and validate is not None:
                 history.best_iter = epoch
             if verbose:
@@ -607,13 +609,13 @@ def train(
     return history
 
 
-def _require_finite(history, learning_rate_init):
-    """Raise where the loss of the last epoch is not finite."""
-    if not math.isfinite(history.loss_curve[-1]):
+def _require_finite(loss, epoch, learning_rate_init):
+    """Raise where the loss of an epoch is not finite."""
+    if not math.isfinite(loss):
         raise ValueError(
-            f"The training loss became {history.loss_curve[-1]} in epoch "
-            f"{history.n_iter}. Lower learning_rate_init (now {learning_rate_init}) or "
-            "max_grad_norm, and check that X and y hold no extreme values."
+            f"The training loss became {loss} in epoch {epoch}. Lower "
+            f"learning_rate_init (now {learning_rate_init}) or max_grad_norm, and "
+            "check that X and y hold no extreme values."
         )
 
 

@@ -909,9 +909,82 @@ def test_labels_of_a_panel_in_another_order():
     y = pd.Series([0, 1, 0, 1], index=[0, 1, 2, 3])
     with pytest.raises(ValueError, match="instances in another order"):
         LSTMClassifier(**QUICK).fit(X, y)
-    ordered = LSTMClassifier(**QUICK).fit(X, y.loc[[3, 1, 2, 0]]).predict_proba(X)
+    fitted = LSTMClassifier(**QUICK).fit(X, y.loc[[3, 1, 2, 0]])
     numbered = LSTMClassifier(**QUICK).fit(X, [1, 1, 0, 0]).predict_proba(X)
-    np.testing.assert_array_equal(ordered, numbered)
+    np.testing.assert_array_equal(fitted.predict_proba(X), numbered)
+    for model in (fitted, LSTMRegressor(**QUICK).fit(X, y.loc[[3, 1, 2, 0]])):
+        with pytest.raises(ValueError, match="instances in another order"):
+            model.score(X, y)
+        model.score(X, y.loc[[3, 1, 2, 0]])
+
+
+def test_a_frame_without_an_index_and_a_series():
+    class Table:  # as of pyarrow or polars
+        columns = ("a", "b")
+
+        def __init__(self, values):
+            self.values = values
+
+        def __array__(self, dtype=None, copy=None):
+            return self.values if dtype is None else self.values.astype(dtype)
+
+        def __len__(self):
+            return len(self.values)
+
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    y = pd.Series(X[:, 0] > 0)
+    model = LSTMClassifier(**QUICK).fit(Table(X), y)
+    np.testing.assert_array_equal(
+        model.predict(X), LSTMClassifier(**QUICK).fit(X, y).predict(X)
+    )
+
+
+@pytest.mark.parametrize("values", [(-1, 1), (0, 2)])
+def test_an_indicator_of_other_numbers_is_refused(values):
+    X = np.random.default_rng(0).normal(size=(20, 5))
+    with pytest.raises(ValueError, match=r"label indicator holds 0 and 1; y holds \["):
+        LSTMClassifier(**QUICK).fit(X, np.where(X[:, :3] > 0, *values))
+
+
+def test_an_interrupted_epoch_leaves_no_trace(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(60, 5))
+    validate, calls = base._validate, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return validate(*args)
+
+    monkeypatch.setattr(base, "_validate", interrupted)
+    model = LSTMClassifier(**QUICK, early_stopping=True)
+    with pytest.warns(UserWarning, match="interrupted in epoch 4 of 12"):
+        model.fit(X, X[:, 0] > 0)
+    assert len(model.loss_curve_) == len(model.validation_scores_) == model.n_iter_ == 3
+
+
+def test_what_fails_after_a_refit_leaves_the_refit(tmp_path, monkeypatch):
+    X = np.random.default_rng(0).normal(size=(20, 7))
+    model = LSTMClassifier(**QUICK, checkpoint=tmp_path / "fit")
+    model.fit(X[:, :5], X[:, 0] > 0)
+
+    def refuse(self):
+        raise OSError("the file is in use")
+
+    monkeypatch.setattr(base.Checkpoint, "remove", refuse)
+    with pytest.raises(OSError, match="in use"):
+        model.fit(X, X[:, 0] > 0)
+    assert model.n_features_in_ == 7
+    assert model.predict(X).shape == (20,)
+
+
+def test_hooks_of_the_network_are_called_in_predict():
+    X = np.random.default_rng(0).normal(size=(20, 5))
+    model = LSTMClassifier(**QUICK).fit(X, X[:, 0] > 0)
+    seen = []
+    model.network_.register_forward_hook(lambda *given: seen.append(given))
+    model.predict(X)
+    assert len(seen) == 1
 
 
 def test_a_series_of_arrays_is_read_as_a_list_of_them():

@@ -557,3 +557,23 @@ def test_bad_settings_of_effects(airline):
     forecaster = LSTMForecaster().fit(y)
     with pytest.raises(ValueError, match="fh has in-sample steps"):
         forecast_effects(forecaster, fh=[-1, 1])
+
+
+def test_the_layout_is_that_of_the_fit():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3, 3))
+    y = X[:, 0, 1] > 0
+    model = LSTMClassifier(hidden_size=4, max_iter=12, random_state=0).fit(X, y)
+    settings = {"n_windows": 3, "n_repeats": 2, "random_state": 0}
+    expected = window_importance(model, X, y, **settings).importances
+    model.set_params(layout="channel-major")
+    found = window_importance(model, X, y, **settings).importances
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_importance_by_several_metrics_is_refused():
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    y = X[:, 0] > 0
+    model = LSTMClassifier(hidden_size=4, max_iter=12, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match=r"scoring must be one metric, or None; got \["):
+        window_importance(model, X, y, scoring=["accuracy", "roc_auc"])

@@ -65,7 +65,7 @@ def test_raw_outputs_are_those_of_the_mean_probability(link, probability):
     network = made(n_members=3, link=link)
     x = torch.randn(50, 9, 2, generator=torch.Generator().manual_seed(1))
     each = torch.stack(
-        [member.readout(member._embed(x, None)) for member in network.members]
+        [member.readout(member._read(x, None, None)[0]) for member in network.members]
     )
     mean = probability(each).mean(0)
     assert not torch.allclose(mean, probability(each.mean(0)), atol=1e-6)

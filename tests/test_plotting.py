@@ -512,3 +512,56 @@ def test_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r'pip install "sklstm\[plot\]"'):
         TrainingDisplay([[1.0, 0.5]]).plot()
+
+
+def test_a_picture_changes_no_forecaster():
+    forecaster = LSTMForecaster().fit(load_airline()[:-12], fh=range(1, 13))
+    ForecastDisplay.from_estimator(forecaster, fh=[-3, 1])
+    QuantileCalibrationDisplay.from_estimator(
+        forecaster, None, load_airline()[-12:-9], fh=[1, 2, 3]
+    )
+    assert len(forecaster.predict()) == 12
+
+
+@pytest.mark.parametrize("what", ["predict_interval", "predict"])
+def test_what_are_no_quantiles_is_said(forecaster, what):
+    y, y_pred, other = load_airline(), forecaster.predict(), getattr(forecaster, what)()
+    with pytest.raises(
+        ValueError, match="Expected quantiles as predict_quantiles returns"
+    ):
+        ForecastDisplay.from_predictions(y, y_pred, y_quantiles=other)
+    if what == "predict_interval":
+        with pytest.raises(ValueError, match="Expected quantiles as predict_quantiles"):
+            QuantileCalibrationDisplay.from_predictions(y, other)
+
+
+def test_a_backtest_without_a_cutoff(forecaster):
+    with pytest.raises(ValueError, match="no forecast to draw: of 60 rows of y none is"):
+        BacktestDisplay.from_estimator(
+            forecaster, load_airline()[:60], initial_window=200
+        )
+
+
+def test_levels_of_a_regressor_are_those_of_the_fit():
+    X = np.random.default_rng(0).normal(size=(40, 5))
+    model = LSTMRegressor(**QUICK, loss="quantile", quantile=[0.1, 0.5, 0.9])
+    model.fit(X, X[:, 0]).set_params(quantile=[0.2, 0.5, 0.8])
+    display = QuantileCalibrationDisplay.from_estimator(model, X, X[:, 0])
+    np.testing.assert_array_equal(display.levels, [0.1, 0.5, 0.9])
+
+
+def test_embeddings_of_whole_numbers_and_of_what_has_no_colour():
+    X = np.random.default_rng(0).normal(size=(40, 5))
+    y = np.arange(40) % 30
+    model = LSTMRegressor(**QUICK).fit(X, y)
+    display = EmbeddingDisplay.from_estimator(model, X, y)
+    assert "y" in texts(display)
+    assert display.ax_.get_legend() is None
+    display = EmbeddingDisplay.from_estimator(model, X, ["a", "b"] * 20)
+    assert {"a", "b"} <= texts(display)
+    for missing in (np.where(y == 3, np.nan, y), [None if v == 3 else "a" for v in y]):
+        with pytest.raises(ValueError, match="y has no label, or number, in row 3"):
+            EmbeddingDisplay.from_estimator(model, X, missing)
+    per_step = LSTMRegressor(**QUICK, target="sequence").fit(X, X)
+    with pytest.raises(ValueError, match="EmbeddingDisplay draws a point per sequence"):
+        EmbeddingDisplay.from_estimator(per_step, X)

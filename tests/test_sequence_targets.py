@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 
-from sklstm import LSTMClassifier, LSTMRegressor, stream
+from sklstm import LSTMClassifier, LSTMRegressor, base, stream
 
 QUICK = {"target": "sequence", "hidden_size": 6, "max_iter": 12, "random_state": 0}
 BRACKETS = {"(": ")", "[": "]"}
@@ -293,3 +293,22 @@ def test_values_are_no_labels():
         LSTMClassifier(**QUICK).fit(X, y)
     with pytest.raises(ValueError, match="Input y contains NaN"):
         LSTMRegressor(**QUICK).fit(X, [*y[:-1], y[-1] * np.nan])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "settings"),
+    [
+        (LSTMClassifier, {}),
+        (LSTMRegressor, {}),
+        (LSTMRegressor, {"loss": "quantile", "quantile": [0.1, 0.5, 0.9]}),
+    ],
+)
+def test_validation_in_parts_scores_as_in_one(estimator, settings, monkeypatch):
+    settings = settings | {"early_stopping": True}
+    X, y = labelled_steps(estimator)
+    model = estimator(**QUICK, **settings).fit(X, y)
+    monkeypatch.setattr(base, "_rows_at_once", lambda n_timesteps, network: 1)
+    in_parts = estimator(**QUICK, **settings).fit(X, y)
+    np.testing.assert_allclose(
+        in_parts.validation_scores_, model.validation_scores_, rtol=1e-6
+    )

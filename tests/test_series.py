@@ -132,8 +132,10 @@ def test_period_of_dates_at_the_end_or_start_of_something(frequency, period):
 
 
 @pytest.mark.parametrize(("frequency", "period"), [
-    ("24h", 7), ("7D", 52), ("14D", 26), ("168h", 52), ("60min", 24), ("3MS", 4),
+    ("24h", 7), ("7D", 52), ("14D", 26), ("168h", 52), ("3MS", 4),
     ("2h", 12), ("4QS", 1), ("12MS", 1), ("2D", None), ("7h", None), ("52W", None),
+    ("min", 60), ("2min", 30), ("4min", 15), ("5min", 288), ("15min", 96), ("60min", 24),
+    ("7min", None), ("11min", None), ("100min", None), ("2s", 30), ("7s", None),
 ])  # fmt: skip
 def test_period_of_multiples(frequency, period):
     """What is another frequency has its season; what is no part of one is looked at."""

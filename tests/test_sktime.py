@@ -1201,3 +1201,58 @@ def test_an_exogenous_column_without_a_value_is_as_if_it_were_0():
     X = pd.DataFrame({"x": np.full(42, np.nan)})
     forecaster = LSTMForecaster(**TINY).fit(y, X=X[:40], fh=[1, 2])
     assert np.isfinite(forecaster.predict(X=X[40:])).all()
+
+
+def test_each_update_draws_windows_of_its_own(monkeypatch):
+    from sklstm import forecast_training  # noqa: PLC0415 - its class is replaced
+
+    drawn = []
+
+    class Noted(forecast_training.WindowBatches):
+        def __iter__(self):
+            state = self.rng.bit_generator.state["state"]["state"]
+            drawn.append(state)
+            return super().__iter__()
+
+    monkeypatch.setattr(forecast_training, "WindowBatches", Noted)
+    y = load_airline()
+    forecaster = LSTMForecaster(**TINY, pretrained=None).fit(y[:100], fh=[1])
+    forecaster.update(y[100:101]).update(y[101:102])
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_an_interrupt_ends_all_networks(monkeypatch):
+    from sklstm import forecast_training  # noqa: PLC0415 - its function is replaced
+
+    train, n_calls = forecast_training.train, []
+
+    def interrupted(*args, **kwargs):
+        history = train(*args, **kwargs)
+        n_calls.append(history)
+        history.interrupted = len(n_calls) == 2
+        return history
+
+    monkeypatch.setattr(forecast_training, "train", interrupted)
+    settings = TINY | {"n_members": 4}
+    forecaster = LSTMForecaster(**settings, pretrained=None)
+    forecaster.fit(load_airline(), fh=[1])
+    assert len(forecaster.history_) == len(forecaster.model_.trained) == 2
+    assert np.isfinite(forecaster.predict()).all()
+    n_calls[:] = [None]
+    forecaster.update(load_airline()[-1:])
+    assert len(forecaster.model_.trained) == 2
+
+
+def test_pretrained_alone_is_pretrained_twice(tmp_path):
+    panel = _make_hierarchical((3,), min_timepoints=30, max_timepoints=30, random_state=0)
+    forecaster = LSTMForecaster(pretrained="only", checkpoint=tmp_path / "fit")
+    forecaster.pretrain(panel, fh=[1]).pretrain(panel, fh=[1])
+    assert np.isfinite(forecaster.fit(load_airline(), fh=[1]).predict()).all()
+
+
+def test_quantiles_are_those_of_the_fit():
+    y = load_airline()
+    forecaster = LSTMForecaster().fit(y, fh=[1, 2])
+    expected = forecaster.predict()
+    forecaster.quantiles = (0.4,)
+    pd.testing.assert_series_equal(forecaster.predict(), expected)

@@ -353,14 +353,34 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
     def _train(
         self, network, head, training, validation, left_out, draws, encoder, **settings
     ):
+        device = draws[1][0].device
+        loss, learners = self._learners(network, head, training, left_out, draws, encoder)
+        validate = None
+        if validation is not None:
+            of_rows = _validate_steps if self.target == "sequence" else _validate
+            validate = functools.partial(of_rows, network, head, validation, device)
+        own = {name: getattr(self, name) for name in TRAIN_SETTINGS}
+        batch_size, bfloat16 = self._batch_size(len(training)), self.dtype == "bfloat16"
+        # The last of them is never all of them: its weights are those of one.
+        n_threads = threads_for(
+            batch_size, training.encoded.n_timesteps, network.members[-1]
+        )
+        with (
+            side_by_side(len(learners), n_threads, network, bfloat16) as run,
+            retained_memory(),
+            explain_out_of_memory(
+                device, batch_size=batch_size, hidden_size=self.hidden_size
+            ),
+        ):
+            return train(
+                network, loss, learners, run=run, bfloat16=bfloat16, validate=validate,
+                **own, **settings,
+            )  # fmt: skip
+
+    def _learners(self, network, head, training, left_out, draws, encoder):
+        """Return the loss, and what trains each member by it."""
         orders, dropouts = draws
-        device = dropouts[0].device
-        batches = self._batches(training, left_out, orders, device)
-        per_step = self.target == "sequence"
-        loss = functools.partial(step_loss, head.loss) if per_step else head.loss
-        loss_gradient = head.loss_gradient
-        if per_step:
-            loss_gradient = functools.partial(step_gradient, loss_gradient)
+        batches = self._batches(training, left_out, orders, dropouts[0].device)
         augmentations = self._augmentations(network, encoder, training.encoded)
         batches = [
             AugmentedBatches(each, names, encoder.n_channels_in_, dropout)
@@ -368,9 +388,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             else each
             for each, names, dropout in zip(batches, augmentations, dropouts, strict=True)
         ]
-        if "mixup" in augmentations[0]:
-            loss = functools.partial(mixed_loss, loss)
-            loss_gradient = functools.partial(mixed_gradient, loss_gradient)
+        loss, loss_gradient = self._losses(head, "mixup" in augmentations[0])
         bptt_steps = self._bptt_steps(training.encoded.n_timesteps, network)
 
         def differentiate_of(member):
@@ -378,42 +396,21 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
                 return functools.partial(member.differentiate_truncated, loss, bptt_steps)
             return functools.partial(differentiate, member, loss_gradient)
 
-        learners = [
+        return loss, [
             Learner(member.alone, *drawn, differentiate_of(member))
             for member, *drawn in zip(network.members, batches, dropouts, strict=True)
         ]
-        own = {name: getattr(self, name) for name in TRAIN_SETTINGS}
-        batch_size = self._batch_size(len(training))
-        n_timesteps = training.encoded.n_timesteps
-        # The last of them is never all of them: its weights are those of one.
-        n_threads = threads_for(batch_size, n_timesteps, network.members[-1])
-        with (
-            side_by_side(
-                len(learners), n_threads, network, self.dtype == "bfloat16"
-            ) as run,
-            retained_memory(),
-            explain_out_of_memory(
-                device, batch_size=batch_size, hidden_size=self.hidden_size
-            ),
-        ):
-            return train(
-                network,
-                loss,
-                learners,
-                run=run,
-                bfloat16=self.dtype == "bfloat16",
-                validate=None
-                if validation is None
-                else functools.partial(
-                    _validate_steps if per_step else _validate,
-                    network,
-                    head,
-                    validation,
-                    device,
-                ),
-                **own,
-                **settings,
-            )
+
+    def _losses(self, head, mixes):
+        """Return the loss of a batch, and what differentiates it in closed form."""
+        loss, loss_gradient = head.loss, head.loss_gradient
+        if self.target == "sequence":
+            loss = functools.partial(step_loss, loss)
+            loss_gradient = functools.partial(step_gradient, loss_gradient)
+        if mixes:
+            loss = functools.partial(mixed_loss, loss)
+            loss_gradient = functools.partial(mixed_gradient, loss_gradient)
+        return loss, loss_gradient
 
     def _batches(self, training, left_out, orders, device):
         """Return the batches of each member."""

@@ -188,7 +188,9 @@ default="one-cycle"
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the sequences (by class, where
         that can be done), stop after `n_iter_no_change` epochs without a better score
-        on them, and keep the best epoch's weights.
+        on them, and keep the best epoch's weights. Of scores within `tol` of each other
+        that with the lower loss on them is better; epochs in which "one-cycle" still
+        raises the rate are not counted.
     validation_fraction : float in (0, 1), default=0.1
         Ignored unless `early_stopping`.
     n_iter_no_change : int, default=10
@@ -730,7 +732,9 @@ default="one-cycle"
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the sequences (by class, where
         that can be done), stop after `n_iter_no_change` epochs without a better score
-        on them, and keep the best epoch's weights.
+        on them, and keep the best epoch's weights. Of scores within `tol` of each other
+        that with the lower loss on them is better; epochs in which "one-cycle" still
+        raises the rate are not counted.
     validation_fraction : float in (0, 1), default=0.1
         Ignored unless `early_stopping`.
     n_iter_no_change : int, default=10

@@ -51,7 +51,9 @@ def _row(context, fitted_estimator):
 
 
 class FileMonitor:
-    """Append a row per epoch to a file of JSON lines or a CSV file.
+    """Append a row per epoch of `fit` to a file of JSON lines or a CSV file.
+
+    `partial_fit` calls no callbacks.
 
     Each row has
 

@@ -354,6 +354,11 @@ class SequenceEncoder:
                 "Tokens must be positive integers (0 is padding), but row "
                 f"{int((values < 0).any(axis=1).argmax())} of X has a negative one."
             )
+        if (values >= 2**63).any():
+            raise ValueError(
+                "Tokens must be integers below 2**63, but row "
+                f"{int((values >= 2**63).any(axis=1).argmax())} of X has a larger one."
+            )
         tokens = values.astype(np.int64)
         inside = (tokens != PADDING) & (np.arange(tokens.shape[1]) < lengths[:, None])
         stop = _last_true(inside) + 1

@@ -232,7 +232,7 @@ def to_table(y, X=None) -> SeriesTable:
     Raises
     ------
     ValueError
-        If X lacks rows of y, or an instance has gaps in a DatetimeIndex.
+        If X lacks rows of y.
     """
     if y.index.nlevels > 1:
         codes = y.index.droplevel(-1).factorize()[0]

@@ -151,7 +151,18 @@ class Stream:
         return answer[0] if self._single else answer
 
     def reset(self, streams=None):
-        """Start anew, all streams or those with the given numbers."""
+        """Start anew.
+
+        Parameters
+        ----------
+        streams : int or array-like of int, default=None
+            Which streams, from 0. None: all.
+
+        Raises
+        ------
+        IndexError
+            If there is no such stream.
+        """
         rows = slice(None) if streams is None else np.atleast_1d(streams)
         if streams is not None and not rows.size:
             return

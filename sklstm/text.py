@@ -173,6 +173,8 @@ class TokenSequences(TransformerMixin, BaseEstimator):
     def _given_tokens(self):
         """Return the tokens of `vocabulary`, in the order of their numbers."""
         given = self.vocabulary
+        if not len(given):
+            raise ValueError("vocabulary is empty. Give it tokens, or None to learn it.")
         if isinstance(given, Mapping):
             numbers = range(N_RESERVED_TOKENS, N_RESERVED_TOKENS + len(given))
             if set(given.values()) != set(numbers):
@@ -183,9 +185,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
                     "them numbered."
                 )
             return sorted(given, key=given.get)
-        if isinstance(given, Set):
-            return sorted(given)
-        kept = list(given)
+        kept = sorted(given) if isinstance(given, Set) else list(given)
         if len(set(kept)) < len(kept):
             twice = Counter(kept).most_common(1)[0][0]
             raise ValueError(f"vocabulary holds {twice!r} more than once.")
@@ -205,6 +205,11 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         -------
         sequences : ndarray of shape (n_samples,), object
             As `transform` returns them.
+
+        Raises
+        ------
+        ValueError
+            As in `fit`.
         """
         X = X if isinstance(X, str) or hasattr(X, "columns") else list(X)
         return self.fit(X).transform(X)
@@ -222,6 +227,13 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         sequences : ndarray of shape (n_samples,), object
             Arrays of shape (n_tokens_i,), int64. A text without tokens becomes one
             unknown token, since a sequence has at least one step.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`, unless `vocabulary` is given.
+        ValueError
+            If X is not as said.
         """
         self._number_vocabulary()
         texts = self.tokenize(X)
@@ -263,6 +275,13 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         texts : list of str
             Words are joined with spaces. With a callable `analyzer`, or of tokens that
             are not strings, a list of lists of tokens.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`, unless `vocabulary` is given.
+        ValueError
+            If X holds the number of no token.
         """
         self._number_vocabulary()
         token = {number: token for token, number in self.vocabulary_.items()}
@@ -299,6 +318,11 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         Returns
         -------
         tokens : list of list
+
+        Raises
+        ------
+        ValueError
+            If X is a string, a table, or holds what is no text.
         """
         if isinstance(X, str):
             raise ValueError(

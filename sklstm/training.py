@@ -569,14 +569,7 @@ def train(
                     break
                 steps.rate, best.n_stale = steps.rate / 5, 0
             if checkpoint is not None and checkpoint.is_due():
-                progress = steps.rate, best.n_stale, best.score, best.loss, steps.n_done
-                checkpoint.write({
-                    "network": _to_arrays(network.state_dict()),
-                    "optimizer": steps.optimizer.state(),
-                    "best": _to_arrays(best.weights),
-                    "history": vars(history),
-                    "progress": progress,
-                })  # fmt: skip
+                checkpoint.write(_state_between_epochs(network, steps, best, history))
         else:
             # A plan that was run to its end has converged, unless it was too short to
             # tell.
@@ -607,6 +600,17 @@ def train(
         history.best_loss = min(history.loss_curve)
     history.optimizer_state = steps.optimizer.state()
     return history
+
+
+def _state_between_epochs(network, steps, best, history):
+    """Return what `train` goes on from, as arrays and plain values."""
+    return {
+        "network": _to_arrays(network.state_dict()),
+        "optimizer": steps.optimizer.state(),
+        "best": _to_arrays(best.weights),
+        "history": vars(history),
+        "progress": (steps.rate, best.n_stale, best.score, best.loss, steps.n_done),
+    }
 
 
 def _require_finite(loss, epoch, learning_rate_init):

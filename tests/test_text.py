@@ -129,6 +129,8 @@ def test_a_vocabulary_given_as_a_mapping_or_a_set():
     assert given.vocabulary_ == numbers
     given = TokenSequences("word", vocabulary={"so", "good", "bad"})
     assert given.fit([]).vocabulary_ == {"bad": 2, "good": 3, "so": 4}
+    with pytest.raises(ValueError, match=r"vocabulary is empty\. Give it tokens"):
+        TokenSequences("word", vocabulary=[]).fit([])
     for wrong in ({"good": 1, "bad": 0}, {"good": 2, "bad": 4}, {"good": "x", "bad": 2}):
         with pytest.raises(ValueError, match="must number its 2 tokens from 2 without"):
             TokenSequences("word", vocabulary=wrong).fit([])

@@ -873,15 +873,15 @@ def _validate_steps(network, head, rows, device):
     Accuracy and loss are means, so those of parts can be averaged. R2 and D2 are not:
     the raw outputs of a regressor, which are few, are kept and scored together.
     """
+    in_parts = isinstance(head, ClassificationHead)
     parts, size = [], _rows_at_once(rows.encoded.n_timesteps, network)
     for start in range(0, len(rows), size):
         part = rows.take(np.arange(start, min(start + size, len(rows))))
         inside = part.encoded.mask()
         raw = forward(network, part.encoded, device)[inside]
-        parts.append((raw, *(a[:, : inside.shape[1]][inside] for a in part[1:])))
-        if isinstance(head, ClassificationHead):
-            parts[-1] = _measured(head, *parts[-1])
-    if not isinstance(head, ClassificationHead):
+        steps = raw, *(a[:, : inside.shape[1]][inside] for a in part[1:])
+        parts.append(_measured(head, *steps) if in_parts else steps)
+    if not in_parts:
         parts = [_measured(head, *map(np.concatenate, zip(*parts, strict=True)))]
     total, score, n_steps, loss = np.transpose(parts)
     return (

@@ -451,6 +451,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             tokens=self.stem == "embedding",
             n_tokens=None if self.embedding is None else len(self.embedding),
             dtype="float64" if self.dtype == "float64" else "float32",
+            keeps_ends=self.target == "sequence",
         )
 
     def _distinct_rows(self, sequences, y, sample_weight):

@@ -124,7 +124,8 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
     missing : {"error", "mask"}, default="error"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more
-        channel per channel, which other values are missing. Infinity is an error.
+        channel per channel, which other values are missing. Infinity is an error. With
+        ``target="sequence"`` only the rows of an array end so.
     n_members : int or "auto", default="auto"
         Networks to train, each from a start and with orders of its own, side by side
         where the CPU has several cores; probabilities or predictions are averaged.
@@ -656,7 +657,8 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
     missing : {"error", "mask"}, default="error"
         What to do about NaN: raise an error; or take trailing steps that are NaN in
         every channel as the end of the sequence and show the network, in one more
-        channel per channel, which other values are missing. Infinity is an error.
+        channel per channel, which other values are missing. Infinity is an error. With
+        ``target="sequence"`` only the rows of an array end so.
     loss : {"squared_error", "absolute_error", "huber", "quantile"}, \
 default="squared_error"
         What is minimised. The median follows from "absolute_error"; "huber" [13]_ is

@@ -114,6 +114,8 @@ def _encoder(state):
         learned = {
             "vocabulary_": lambda v: is_vector("i")(v) and bool((np.diff(v) > 0).all())
         }
+    if "keeps_ends" in state:  # files from before there was a choice have it not
+        learned["keeps_ends"] = is_flag
     require_fields("encoder", state, {
         "n_channels": is_count,
         "layout": is_one_of("time-major", "channel-major"),

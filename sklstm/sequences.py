@@ -85,6 +85,9 @@ class SequenceEncoder:
         others. Only for tokens.
     dtype : {"float32", "float64"}
         Type of the encoded values. Ignored for tokens.
+    keeps_ends : bool
+        Whether trailing steps that are NaN in every channel stay steps in rows that have
+        a length of their own (all but arrays).
 
     Attributes
     ----------
@@ -103,10 +106,12 @@ class SequenceEncoder:
     """
 
     curve_: Any = None
+    keeps_ends = False  # of encoders saved before there was a choice
 
     def __init__(
-        self, n_channels, layout, standardize, missing, tokens, dtype, n_tokens=None
-    ):
+        self, n_channels, layout, standardize, missing, tokens, dtype, n_tokens=None,
+        keeps_ends=False,
+    ):  # fmt: skip
         self.n_channels = n_channels
         self.layout = layout
         self.standardize = standardize
@@ -114,6 +119,7 @@ class SequenceEncoder:
         self.tokens = tokens
         self.n_tokens = n_tokens
         self.dtype = dtype
+        self.keeps_ends = keeps_ends
 
     @property
     def n_encoded_channels_(self) -> int:
@@ -155,7 +161,8 @@ class SequenceEncoder:
             values, lengths = self._pad(rows, by_columns=hasattr(X, "columns"))
         else:
             values, lengths, flat = self._read_array(X, estimator, reset)
-        values, lengths = self._trim(values, lengths)
+        if self.tokens or rows is None or not self.keeps_ends:
+            values, lengths = self._trim(values, lengths)
         if reset:
             # Padding makes token sequences of any length a table of any width.
             self.flat_ = flat and not self.tokens

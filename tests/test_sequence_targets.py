@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 
-from sklstm import LSTMClassifier, LSTMRegressor, base, stream
+from sklstm import LSTMClassifier, LSTMRegressor, base, load, save, stream
 
 QUICK = {"target": "sequence", "hidden_size": 6, "max_iter": 12, "random_state": 0}
 BRACKETS = {"(": ")", "[": "]"}
@@ -293,6 +293,29 @@ def test_values_are_no_labels():
         LSTMClassifier(**QUICK).fit(X, y)
     with pytest.raises(ValueError, match="Input y contains NaN"):
         LSTMRegressor(**QUICK).fit(X, [*y[:-1], y[-1] * np.nan])
+
+
+def test_steps_without_a_value_at_the_end_are_answered(estimator, tmp_path):
+    X, y = labelled_steps(estimator)
+    for i in (0, 3):
+        X[i][-2:] = np.nan
+    settings = QUICK | {"missing": "mask", "stem": None}
+    model = estimator(**settings).fit(X, y)
+    save(model, tmp_path / "model")
+    method = "predict_proba" if estimator is LSTMClassifier else "predict"
+    for fitted in (model, load(tmp_path / "model")):
+        found = outputs(fitted, X)
+        assert [len(row) for row in found] == [len(row) for row in y]
+        live = stream(fitted, method=method)
+        streamed = np.array([live.push(step) for step in X[3]])
+        np.testing.assert_allclose(found[3], streamed, atol=1e-6)
+    assert np.isfinite(model.score(X, y))
+    # The rows of an array have no other end.
+    padded = np.full((2, 20, 2), np.nan)
+    for row, x in zip(padded, X[:2], strict=True):
+        row[: len(x)] = x
+    n_observed = [len(X[0]) - 2, len(X[1])]
+    assert [len(row) for row in model.predict(padded)] == n_observed
 
 
 @pytest.mark.parametrize(

@@ -386,6 +386,9 @@ TABLES = {
 }
 
 if __name__ == "__main__":
+    unknown = {*sys.argv[1:]} - {*TABLES, "--zero-shot", "--scratch"}
+    if unknown:
+        sys.exit(f"No table or option {sorted(unknown)[0]!r}.\n{__doc__}")
     for name in [a for a in sys.argv[1:] if a[0] != "-"] or TABLES:
         try:
             print(f"{name:12s} {TABLES[name]()}", flush=True)

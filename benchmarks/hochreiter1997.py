@@ -122,6 +122,9 @@ def run_reber(n_strings=256, max_iter=60):
 EXPERIMENTS = {"adding": run_adding, "order": run_order, "reber": run_reber}
 
 if __name__ == "__main__":
+    unknown = sorted({*sys.argv[1:]} - {*EXPERIMENTS})
+    if unknown:
+        sys.exit(f"No table {unknown[0]!r}.\n{__doc__}")
     for name in sys.argv[1:] or EXPERIMENTS:
         start = time.perf_counter()
         print(EXPERIMENTS[name](), f"in {time.perf_counter() - start:.0f} s", flush=True)

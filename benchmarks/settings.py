@@ -286,6 +286,9 @@ def run(problem, make, settings, n_splits):
 
 def main():
     warnings.simplefilter("ignore")
+    unknown = sorted({*sys.argv[1:]} - {*ROWS})
+    if unknown:
+        sys.exit(f"No table {unknown[0]!r}.\n{__doc__}")
     for name in sys.argv[1:] or ROWS:
         if name in ("few", "many", "spectra", "counts", "numbers") and not DATA.exists():
             print(f"\n{name}: {DATA} is absent")

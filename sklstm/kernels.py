@@ -157,20 +157,26 @@ def library(cell=LSTM):
             native = ctypes.CDLL(str(path))
             if native.sklstm_version() != VERSION:
                 continue
-        except (OSError, AttributeError):  # no such file; from before there were versions
+            _declare(native)
+        except (OSError, AttributeError):  # no such file, or not all of its functions
             continue
-        native.sklstm_lanes.restype = native.sklstm_room.restype = ctypes.c_ssize_t
-        native.sklstm_room.argtypes = [ctypes.c_ssize_t]
-        for name, arguments in _ARGUMENTS.items():
-            function = getattr(native, f"sklstm_{name}")
-            function.argtypes, function.restype = [_TYPES[a] for a in arguments], None
-        native.sklstm_learn.restype = ctypes.c_double
-        native.sklstm_forecast.restype = native.sklstm_read.restype = ctypes.c_ssize_t
         proofs = _convolutions_agree, _pooling_agrees, _adam_agrees, _drop_agrees
-        if _agrees(native, LSTM) and all(proof(native) for proof in proofs):
-            return native
+        with torch.autocast("cpu", enabled=False):  # which the caller may be under
+            if _agrees(native, LSTM) and all(proof(native) for proof in proofs):
+                return native
         warn_of_disagreement(native)
     return None
+
+
+def _declare(native):
+    """Tell ctypes what the functions of the library take and return."""
+    native.sklstm_lanes.restype = native.sklstm_room.restype = ctypes.c_ssize_t
+    native.sklstm_room.argtypes = [ctypes.c_ssize_t]
+    for name, arguments in _ARGUMENTS.items():
+        function = getattr(native, f"sklstm_{name}")
+        function.argtypes, function.restype = [_TYPES[a] for a in arguments], None
+    native.sklstm_learn.restype = ctypes.c_double
+    native.sklstm_forecast.restype = native.sklstm_read.restype = ctypes.c_ssize_t
 
 
 def warn_of_disagreement(native):
@@ -312,8 +318,7 @@ def available(*weights: torch.Tensor) -> bool:
     Those of a layer, or one of anything else.
     """
     return (
-        weights[0].device.type == "cpu"
-        and weights[0].dtype == torch.float32
+        all(w.is_cpu and w.dtype == torch.float32 for w in weights)
         and are_used()
         and (len(weights) == 1 or library(cell_of(weights)) is not None)
     )
@@ -321,7 +326,8 @@ def available(*weights: torch.Tensor) -> bool:
 
 def applies(x: torch.Tensor, *weights: torch.Tensor) -> bool:
     """Tell whether our kernels can take an input and weights like these."""
-    return x.dtype == torch.float32 and x.numel() > 0 and available(*weights)
+    is_like = x.is_cpu and x.dtype == torch.float32
+    return is_like and x.numel() > 0 and available(*weights)
 
 
 def layer(x, state, *weights, lengths=None):

@@ -346,8 +346,12 @@ class Forecaster:
                 None if lengths is None else lengths[piece].data_ptr(), n_steps,
                 pointer(steps), of_known,
             )  # fmt: skip
-            arena = x.new_empty(self.native.sklstm_forecast(*arguments, None, to))
-            return lambda: self.native.sklstm_forecast(*arguments, pointer(arena), to)
+
+            def run():
+                arena = x.new_empty(self.native.sklstm_forecast(*arguments, None, to))
+                self.native.sklstm_forecast(*arguments, pointer(arena), to)
+
+            return run
 
         n_chunks = int(n_rows * n_segments * self.work / kernels.CHUNK_WORK)
         n_chunks = max(1, min(n_chunks, n_rows // kernels.CHUNK_ROWS))

@@ -1023,3 +1023,37 @@ def test_what_weighs_nothing_is_not_held_out(seed):
         2, class_weight={"none": 0}, early_stopping=True, max_iter=11, random_state=seed
     )
     assert len(model.fit(X, y).validation_scores_) == model.n_iter_
+
+
+def test_training_is_given_the_parameters(monkeypatch):
+    given = {
+        "solver": "sgd", "learning_rate": "constant", "learning_rate_init": 0.02,
+        "alpha": 0.3, "tol": 0.7, "max_grad_norm": 0.4, "n_iter_no_change": 3,
+        "max_iter": 12,
+    }  # fmt: skip
+    train, seen = base.train, []
+
+    def spied(network, loss, learners, **settings):
+        seen.append((learners[0].batches, network.config, settings))
+        return train(network, loss, learners, **settings)
+
+    monkeypatch.setattr(base, "train", spied)
+    X = np.random.default_rng(0).normal(size=(40, 5))
+    dropouts = {"dropout": 0.1, "recurrent_dropout": 0.2, "variational_dropout": True}
+    settings = {"batch_size": 7, "stem": None, "num_layers": 2, "random_state": 0}
+    LSTMRegressor(4, **given, **settings, **dropouts).fit(X, X[:, 0])
+    (batches, config, settings) = seen[0]
+    assert {name: settings[name] for name in given} == given
+    assert len(batches) == -(-40 // 7)
+    assert {name: config[name] for name in dropouts} == dropouts
+    assert not settings["bfloat16"]
+    LSTMRegressor(4, max_iter=12, dtype="bfloat16").fit(X, X[:, 0])
+    assert seen[1][2]["bfloat16"]
+
+
+def test_only_the_relation_of_weights_counts():
+    rng = np.random.default_rng(0)
+    X, weight = 5 + 3 * rng.normal(size=(40, 5)), rng.uniform(1, 2, size=40)
+    model = LSTMRegressor(**QUICK).fit(X, X[:, 0], weight)
+    small = LSTMRegressor(**QUICK).fit(X, X[:, 0], weight * 2.0**-20)
+    np.testing.assert_allclose(small.predict(X), model.predict(X), rtol=1e-4)

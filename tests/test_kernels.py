@@ -1045,3 +1045,18 @@ def test_an_error_in_any_thread_is_raised():
             with pytest.raises(MemoryError, match="no room"):
                 kernels.share(jobs)
     assert sorted(ended) == [1, 2]
+
+
+@needs_library
+def test_the_library_is_proven_under_autocast_too():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert kernels.library.__wrapped__() is not None
+
+
+@needs_library
+def test_what_lies_elsewhere_or_is_of_another_type_is_left_to_torch():
+    weights = [*torch.nn.LSTM(3, 5).parameters()]
+    x = torch.randn(4, 2, 3)
+    assert kernels.applies(x, *weights)
+    assert not kernels.applies(x.to("meta"), *weights)
+    assert not kernels.applies(x, weights[0], weights[1].double(), *weights[2:])

@@ -1052,3 +1052,25 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path):
     assert not checkpoint.is_due()
     checkpoint._written_at -= 201
     assert checkpoint.is_due()
+
+
+def test_a_checkpoint_is_of_one_y_and_one_weighting(tmp_path, monkeypatch):
+    X, y = rows(), np.arange(30) % 2
+    model = LSTMClassifier(hidden_size=4, max_iter=12, checkpoint=tmp_path / "fit")
+    model.set_params(random_state=0)
+    write = Checkpoint.write
+
+    def stop(self, training):
+        write(self, training)
+        raise OSError("the machine goes down")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "write", stop)
+        patched.setattr(Checkpoint, "is_due", lambda self: True)
+        with pytest.raises(OSError, match="goes down"):
+            model.fit(X, y)
+    with pytest.raises(ValueError, match="is of another fit"):
+        model.fit(X, np.arange(30) // 15)
+    with pytest.raises(ValueError, match="is of another fit"):
+        model.fit(X, y, np.linspace(1, 2, 30))
+    assert model.fit(X, y).n_iter_ == 12

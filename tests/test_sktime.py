@@ -1256,3 +1256,26 @@ def test_quantiles_are_those_of_the_fit():
     expected = forecaster.predict()
     forecaster.quantiles = (0.4,)
     pd.testing.assert_series_equal(forecaster.predict(), expected)
+
+
+def test_update_and_a_second_pretrain_train():
+    y = load_airline()
+
+    def weights(model):
+        return [w.detach().clone() for m in model.trained for w in m.network.parameters()]
+
+    def moved(before, after):
+        return max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
+
+    forecaster = LSTMForecaster(**TINY, pretrained=None).fit(y[:120], fh=[1])
+    before = weights(forecaster.model_)
+    forecaster.update(y[120:], update_params=False)
+    assert moved(before, weights(forecaster.model_)) == 0
+    forecaster = LSTMForecaster(**TINY, pretrained=None).fit(y[:120], fh=[1])
+    forecaster.update(y[120:])
+    assert moved(before, weights(forecaster.model_)) > 0
+    panel = _make_hierarchical((3,), min_timepoints=30, max_timepoints=30, random_state=0)
+    forecaster = LSTMForecaster(**TINY, pretrained=None).pretrain(panel, fh=[1])
+    before = weights(forecaster.pretrained_model_)
+    forecaster.pretrain(panel, fh=[1])
+    assert moved(before, weights(forecaster.pretrained_model_)) > 0

@@ -58,6 +58,10 @@ def test_rare_tokens_are_left_out():
     assert vocabulary(min_df=0.5) == vocabulary(min_df=2)
     # "a" is as frequent as they are, and first of the four.
     assert vocabulary(max_features=1) == {"a"}
+    frequent = (
+        TokenSequences("word", lowercase=True, max_features=4).fit(TEXTS).vocabulary_
+    )
+    assert [*frequent] == sorted(frequent)
     assert vocabulary(max_features=4) == {"a", "cat", "dog", "the"}
 
 

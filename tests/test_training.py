@@ -196,6 +196,31 @@ def test_interrupt_keeps_the_best_model_and_warns():
     torch.testing.assert_close(network.weight, fit(max_iter=5)[0].weight)
 
 
+def test_the_best_epoch_is_counted_from_1_and_comes_back_after_an_interrupt():
+    network, scores = Line(), iter([0.1, 0.9, 0.3])
+    weights = []
+
+    def validate():
+        weights.append(network.weight.detach().clone())
+        return next(scores), 1.0
+
+    _, history = fit(network, validate=validate, max_iter=3)
+    assert history.best_iter == 2
+    torch.testing.assert_close(network.weight.detach(), weights[1], rtol=0, atol=0)
+    assert not torch.equal(weights[1], weights[2])
+
+    network, scores = Line(), iter([0.1, 0.9, 0.3])
+    weights.clear()
+
+    def interrupt(history):
+        if history.n_iter == 3:
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="interrupted"):
+        fit(network, validate=validate, max_iter=9, on_epoch=interrupt)
+    torch.testing.assert_close(network.weight.detach(), weights[1], rtol=0, atol=0)
+
+
 def test_an_interrupt_before_there_is_a_model_is_raised():
     def interrupting(raw, target, weight):
         raise KeyboardInterrupt

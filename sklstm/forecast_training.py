@@ -102,7 +102,7 @@ class ForecastTraining:
             began,
         )
         shipped, is_short_season = self._shipped(model, X), model.period < TUNED_PERIOD
-        n_values = array.lengths.sum()
+        n_values = int(array.lengths.sum())
         is_short = n_values <= (MIXED_TOTAL if is_short_season else SHORT_TOTAL)
         if shipped and (self.pretrained == "only" or (is_short and not always)):
             self._take_shipped(model, shipped, array, began)

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import ndtri
-from sklearn.metrics import log_loss, mean_pinball_loss
+from sklearn.metrics import (
+    accuracy_score,
+    d2_pinball_score,
+    log_loss,
+    mean_pinball_loss,
+    r2_score,
+)
+from sklearn.utils.class_weight import compute_class_weight
 
 from sklstm.heads import ClassificationHead, ForecastHead, RegressionHead
 
@@ -160,3 +167,92 @@ def test_quantiles_between_and_beyond_are_those_of_a_normal():
     known = 3 + 2 * ndtri(levels)
     wanted = [0.01, 0.1, 0.3, 0.5, 0.8, 0.99]
     np.testing.assert_allclose(head.interpolate(known, wanted), 3 + 2 * ndtri(wanted))
+
+
+def test_quantiles_that_cross_by_rounding_do_not_afterwards():
+    head = ForecastHead((0.1, 0.5, 0.9))
+    crossed = np.array([1.0, np.nextafter(1, 0), 2.0])
+    # Levels in any order.
+    values = head.interpolate(crossed, [0.9, 0.1, 0.5, 0.7])
+    assert (np.diff(values[[1, 2, 3, 0]]) >= 0).all()
+
+
+WEIGHT = np.array([0.0, 1.0, 2.5, 4.0, 0.5])
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_accuracy_is_weighted_as_scikit_learns(n_classes):
+    head = ClassificationHead().fit(np.arange(n_classes))
+    rng = np.random.default_rng(3)
+    raw = rng.normal(size=(5, head.n_raw))
+    target = rng.integers(n_classes, size=5)
+    expected = accuracy_score(target, head.decode(raw), sample_weight=WEIGHT)
+    assert head.score(raw, target, WEIGHT) == pytest.approx(expected)
+    assert expected != accuracy_score(target, head.decode(raw))
+
+
+def test_accuracy_of_labels_is_that_of_whole_rows_weighted():
+    y = np.array([[1, 0], [0, 1], [1, 1], [0, 0], [1, 0]])
+    head = ClassificationHead().fit(y)
+    raw = np.where(y == 1, 1.0, -1.0)
+    raw[[1, 3], 0] *= -1
+    # What its labels weigh on average is what a row weighs.
+    weight = WEIGHT[:, None] * [0.5, 1.5]
+    expected = accuracy_score(y, raw > 0, sample_weight=WEIGHT)
+    assert head.score(raw, y, weight) == pytest.approx(expected) == 3 / 8
+
+
+def test_r2_is_weighted_as_scikit_learns():
+    head = regression().fit(np.zeros((5, 2)), np.ones(5))
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(5, 2))
+    raw = target + 0.3 * rng.normal(size=(5, 2))
+    expected = r2_score(target, raw, sample_weight=WEIGHT)
+    assert head.score(raw, target, WEIGHT) == pytest.approx(expected)
+
+
+def test_skill_of_quantiles_is_weighted_and_of_those_that_predict_gives():
+    levels = np.array([0.9, 0.5])
+    head = regression("quantile", quantile=levels).fit(np.zeros((5, 2)), np.ones(5))
+    rng = np.random.default_rng(0)
+    target, raw = rng.normal(size=(5, 2)), rng.normal(size=(5, 4))
+    predicted = head.decode(raw)  # (5, 2, 2), in order
+    expected = np.mean(
+        [
+            d2_pinball_score(target, predicted[:, :, k], sample_weight=WEIGHT, alpha=q)
+            for k, q in enumerate(levels)
+        ]
+    )
+    assert head.score(raw, target, WEIGHT) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "quantile"])
+def test_the_score_of_one_row_is_0(loss):
+    head = regression(loss).fit(np.zeros(1), np.ones(1))
+    assert head.score(np.array([[0.0]]), np.array([[3.0]]), np.ones(1)) == 0.0
+
+
+def test_balanced_weights_are_scikit_learns_where_a_class_is_absent():
+    head = ClassificationHead().fit(np.arange(3), classes=np.arange(4))
+    target = np.array([0, 0, 3, 3, 3, 1])
+    expected = compute_class_weight("balanced", classes=np.unique(target), y=target)
+    weight = head.row_weight("balanced", target, np.ones(6))
+    table = dict(zip([0, 1, 3], expected, strict=True))
+    np.testing.assert_allclose(weight, [table[t] for t in target])
+
+
+@pytest.mark.parametrize("value", [0.3, 1e-9, -3e7, 0.7])
+@pytest.mark.parametrize("n", [7, 11])
+def test_a_mean_that_rounds_is_no_spread(value, n):
+    y = np.full(n, value)
+    head = regression(normalize_y=True).fit(y, np.random.default_rng(n).random(n))
+    np.testing.assert_array_equal(head.scale_, [1.0])
+
+
+def test_probabilities_of_labels_are_never_0_or_1():
+    head = ClassificationHead().fit(np.eye(2, dtype=int))
+    probability = head.proba(np.array([[-2000.0, 2000.0]]))
+    assert 0 < probability[0, 0] < probability[0, 1] < 1
+    np.testing.assert_array_equal(
+        head.log_proba(np.array([[-2000.0, 2000.0]])), [[-2000.0, 0.0]]
+    )

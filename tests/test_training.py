@@ -6,6 +6,7 @@ from sklstm.training import (
     FlatParameters,
     Learner,
     Optimizer,
+    Randomness,
     SequenceBatches,
     forward,
     padded_length,
@@ -359,3 +360,113 @@ def test_oversampling_keeps_what_columns_and_steps_weigh():
     )  # fmt: skip
     for row, its_weight in zip(data.weight.tolist(), weight, strict=True):
         np.testing.assert_allclose(row, its_weight / its_weight.mean() * weight.mean())
+
+
+def scripted(results):
+    """Return what validates as `results` say, one (score, loss) an epoch."""
+    results = iter(results)
+    return lambda: next(results)
+
+
+def test_of_scores_within_tol_the_lower_loss_is_better():
+    settings = {"max_iter": 3, "tol": 1e-2, "n_iter_no_change": 9}
+    results = [(0.900, 3.0), (0.895, 1.0), (0.885, 0.5)]
+    # The third is below the best score by more than tol, if not below the second's.
+    assert fit(validate=scripted(results), **settings)[1].best_iter == 2
+    results = [(0.900, 3.0), (0.885, 1.0)] + [(0.8, 9.0)]
+    assert fit(validate=scripted(results), **settings)[1].best_iter == 1
+
+
+def test_a_gain_of_less_than_tol_does_not_put_off_the_end():
+    results = [(0.5, 1.0)] + [(0.5, 1 - 1e-3 * n) for n in range(1, 50)]
+    _, history = fit(validate=scripted(results), tol=1e-2, n_iter_no_change=3)
+    assert history.n_iter == 5
+    assert history.best_iter == 5  # it is kept all the same
+
+
+def test_adaptive_divides_the_rate_by_5_until_it_is_tiny(monkeypatch):
+    rates, step = [], Optimizer.step
+
+    def noted(self, rate, part=0):
+        rates.append(rate)
+        step(self, rate, part)
+
+    monkeypatch.setattr(Optimizer, "step", noted)
+    fit(learning_rate="adaptive", learning_rate_init=1e-4, tol=1e9, n_iter_no_change=2,
+        max_iter=500)  # fmt: skip
+    expected = [1e-4, 2e-5, 4e-6, 8e-7]  # the last is at most 1e-6
+    np.testing.assert_allclose(sorted(set(rates), reverse=True), expected)
+    # The first epoch of all gains on nothing; then 2 + 1 stale ones at each rate.
+    assert [sum(np.isclose(rates, rate, rtol=1e-6)) for rate in expected] == [4, 3, 3, 3]
+
+
+def test_epochs_of_warming_up_are_not_counted_as_stale():
+    results = [(1.0, 1.0)] + [(0.0, 2.0)] * 99
+    settings = {"max_iter": 100, "n_iter_no_change": 3}
+    _, history = fit(learning_rate="one-cycle", validate=scripted(results), **settings)
+    assert history.n_iter == 18  # 14 of warming up, then 3 + 1
+    _, history = fit(learning_rate="cosine", validate=scripted(results), **settings)
+    assert history.n_iter == 5
+
+
+@pytest.mark.parametrize(("loss", "n_iter"), [(0.0, 12), (1.0, 40)])
+def test_a_plan_ends_early_only_where_nothing_is_left_to_learn(loss, n_iter):
+    def constant(raw, target, weight):
+        return raw[:, 0] * 0 + loss
+
+    _, history = fit(loss=constant, learning_rate="cosine", max_iter=40)
+    assert history.n_iter == n_iter
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_rows():
+    data = batches(n=50, batch_size=16)  # of 12 and 13 rows
+    network = Line()
+    expected = np.concatenate(
+        [squared_error(network(*x), y, w).tolist() for x, y, w, _ in data]
+    ).mean()
+    _, history = fit(network, data, solver="sgd", learning_rate_init=0.0, max_iter=1)
+    assert history.loss_curve[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_members_and_fits_draw_apart():
+    random = Randomness(0, CPU, 0)
+    again = random.of_fit(1)
+    drawn = [random.order, random.dropout, random.start]
+    drawn += [again.order, again.dropout, again.start]
+    orders, dropouts = random.of_members(4)
+    drawn += orders[1:] + dropouts[1:]
+    assert len({each.initial_seed() for each in drawn}) == len(drawn)
+    assert orders[0] is random.order
+    assert random.split_seed != again.split_seed
+    twin = Randomness(0, CPU, 1)
+    assert twin.order.initial_seed() == again.order.initial_seed()
+
+
+def test_rows_of_similar_length_have_other_neighbours_every_epoch():
+    lengths = np.arange(1, 257)
+    data = SequenceBatches(
+        Rows(np.zeros((256, 256, 1), dtype=np.float32), lengths), lengths, np.ones(256),
+        batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(0),
+        device=CPU, dtype=torch.float32,
+    )  # fmt: skip
+    first, second = ({tuple(y.tolist()) for _, y, *_ in data} for _ in range(2))
+    assert len(first & second) < 3
+
+
+def test_an_interrupt_brings_the_lowest_loss_back():
+    losses, weights = [1.0, 0.5, 2.0], []
+
+    def rising(raw, target, weight):
+        # Of a value that is given, and a gradient that is that of raw.
+        return raw[:, 0] - raw[:, 0].detach() + losses[len(weights)]
+
+    def interrupt(history):
+        weights.append(network.weight.detach().clone())
+        if history.n_iter == 3:
+            raise KeyboardInterrupt
+
+    network = Line()
+    with pytest.warns(UserWarning, match="interrupted"):
+        fit(network, loss=rising, on_epoch=interrupt)
+    torch.testing.assert_close(network.weight.detach(), weights[1], rtol=0, atol=0)
+    assert not torch.equal(weights[1], weights[2])

@@ -33,11 +33,11 @@ def batch(missing=False):
     return x * inside, inside
 
 
-def varied(names, x, lengths=LENGTHS, seed=0):
+def varied(names, x, lengths=LENGTHS, seed=0, n_channels=2):
     target, weight = torch.arange(len(x)), torch.ones(len(x))
     batches = [((x, lengths), target, weight, len(x))]
     generator = torch.Generator().manual_seed(seed)
-    augmented = AugmentedBatches(batches, names, 2, generator)
+    augmented = AugmentedBatches(batches, names, n_channels, generator)
     assert len(augmented) == 1
     return next(iter(augmented))
 
@@ -77,9 +77,12 @@ def test_strengths():
     x = torch.ones(5000, 4, 2)
     jittered = varied(["jitter"], x, None)[0][0]
     assert float(jittered.std()) == pytest.approx(0.05, rel=0.05)
+    assert (jittered[:, :, 0] != jittered[:, :, 1]).all(1).float().mean() > 0.9
     scaled = varied(["scaling"], x, None)[0][0]
     assert float(scaled.std()) == pytest.approx(0.1, rel=0.05)
     assert torch.equal(scaled, scaled[:, :1].expand_as(scaled))  # a factor for all steps
+    of_channels = np.corrcoef(scaled[:, 0].T)
+    assert abs(of_channels[0, 1]) < 0.1
     # A line sliced and stretched is a line, nine tenths as long.
     line = torch.arange(101.0)[None, :, None].expand(200, -1, 2)
     sliced = varied(["window-slice"], line, None)[0][0][:, :, 0]
@@ -91,7 +94,14 @@ def test_strengths():
     bent = varied(["time-warp"], line, None)[0][0][:, :, 0]
     assert (bent.diff() > 0).all()
     torch.testing.assert_close(bent[:, [0, -1]], line[:, [0, -1], 0])
-    assert float((bent - line[:, :, 0]).abs().amax(1).mean()) > 2
+    rng = np.random.default_rng(0)
+    speeds = np.exp(0.2 * rng.normal(size=(4000, 6)))
+    fine = np.linspace(0, 1, 101)
+    way = np.array([np.interp(fine, np.linspace(0, 1, 6), row) for row in speeds])
+    way = np.cumsum(way, axis=1)
+    expected = 100 * np.abs(way / way[:, -1:] - fine).max(axis=1).mean()
+    far = float((bent - line[:, :, 0]).abs().amax(1).mean())
+    assert far == pytest.approx(expected, rel=0.1)
 
 
 def test_warping_with_even_speed_is_the_identity_and_integrates_the_speed():
@@ -147,12 +157,23 @@ def test_mixed_rows_have_the_loss_of_both_targets(kind):
     assert torch.equal(targets[1], target[partner])
     raw = torch.from_numpy(rng.normal(size=(6, head.n_raw))).requires_grad_()
     loss = mixed_loss(head.loss, raw, targets, weights)
-    own, other = head.loss(raw, target, weight), 0
+    own = head.loss(raw, target, weight)
     other = head.loss(raw, target[partner], weight[partner])
     torch.testing.assert_close(loss, share * own + (1 - share) * other)
     value, gradient = mixed_gradient(head.loss_gradient, raw.detach(), targets, weights)
     torch.testing.assert_close(value, loss.mean().detach())
     torch.testing.assert_close(gradient, torch.autograd.grad(loss.mean(), raw)[0])
+
+
+def test_a_row_is_mixed_with_another_and_keeps_what_that_one_misses():
+    x = torch.tensor([[[1.0, 0], [1, 0], [0, 1]], [[5, 0], [0, 1], [5, 0]]])
+    for seed in range(20):
+        (mixed, _), (_, partner), (own, _), _ = varied(["mixup"], x, None, seed, 1)
+        assert partner.tolist() == [1, 0]
+        first = 1 * own[0] + 5 * (1 - own[0])
+        second = 5 * own[1] + 1 * (1 - own[1])
+        expected = [[[first, 0], [1, 0], [0, 1]], [[second, 0], [0, 1], [5, 0]]]
+        torch.testing.assert_close(mixed, torch.tensor(expected))
 
 
 @pytest.mark.parametrize("stem", [None, "conv"])

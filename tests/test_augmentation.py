@@ -262,12 +262,6 @@ def test_spectra_are_not_warped():
     assert losses[0] == losses[1]
 
 
-def test_early_stopping_looks_at_rows_as_they_are(make_sequences):
-    X, y = make_sequences(60)
-    model = LSTMClassifier(**QUICK, early_stopping=True, augment="jitter").fit(X, y)
-    assert len(model.validation_scores_) == model.n_iter_
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -13,14 +13,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.ensemble import BaggingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.metrics import mean_pinball_loss, r2_score
+from sklearn.metrics import (
+    accuracy_score,
+    d2_pinball_score,
+    make_scorer,
+    mean_pinball_loss,
+    r2_score,
+)
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from sklstm import LSTMClassifier, LSTMRegressor, base, load, save
+from sklstm.network import RecurrentNetwork
 
 QUICK = {"hidden_size": 6, "max_iter": 12, "random_state": 0}
 PRECISE = {"hidden_size": 6, "max_iter": 25, "random_state": 0, "batch_size": 8}
@@ -621,6 +629,20 @@ def test_epochs_are_scored_before_predictions_are_drawn_to_the_mean(callback):
     np.testing.assert_allclose(last, r2_score(y, whole), rtol=1e-5)
 
 
+def test_epochs_are_scored_with_the_weights_of_fit(callback, make_sequences):
+    X, y = make_sequences(30)
+    weight = np.random.default_rng(0).uniform(size=30)
+    with config_context(enable_metadata_routing=True):
+        scorer = make_scorer(accuracy_score).set_score_request(sample_weight=True)
+        monitor = callback.ScoringMonitor(scoring={"weighted": scorer})
+        model = LSTMClassifier(4, max_iter=11, random_state=0)
+        model.set_fit_request(sample_weight=True).set_callbacks(monitor)
+        model.fit(X, y, sample_weight=weight)
+    log = monitor.get_logs().data_as_pandas
+    last = log.loc[log["task_name"] == "epoch", "weighted"].iloc[-1]
+    assert last == pytest.approx(model.score(X, y, sample_weight=weight))
+
+
 class StopAfter:
     """A callback that asks to stop after some epochs."""
 
@@ -1049,6 +1071,105 @@ def test_training_is_given_the_parameters(monkeypatch):
     assert not settings["bfloat16"]
     LSTMRegressor(4, max_iter=12, dtype="bfloat16").fit(X, X[:, 0])
     assert seen[1][2]["bfloat16"]
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """What each training was given: its learners and settings."""
+    train, seen = base.train, []
+
+    def spied(network, loss, learners, **settings):
+        seen.append((learners, settings))
+        return train(network, loss, learners, **settings)
+
+    monkeypatch.setattr(base, "train", spied)
+    return seen
+
+
+@pytest.mark.parametrize(("n", "expected"), [(5, 5), (30, 8), (200, 25), (900, 64)])
+def test_batches_are_an_eighth_of_the_rows_within_bounds(trainings, n, expected):
+    X = np.random.default_rng(0).normal(size=(n, 3))
+    LSTMRegressor(2, max_iter=11, random_state=0).fit(X, X[:, 0])
+    (learners, _), *_ = trainings
+    assert learners[0].batches.batch_size == expected
+
+
+def test_partial_fit_goes_on_with_the_moments_of_the_optimizer(trainings, make_sequences):
+    X, y = make_sequences(20)
+    model = LSTMClassifier(4, random_state=0).partial_fit(X, y)
+    kept = model._optimizer_state
+    model.partial_fit(X, y)
+    first, second = (settings["optimizer_state"] for _, settings in trainings)
+    assert first is None
+    assert second is kept
+    assert kept["n_steps"] == 3  # of 20 rows in batches of 8
+    assert model._optimizer_state["n_steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("n_timesteps", "bptt_steps", "expected"),
+    [(2000, "auto", None), (2001, "auto", 500), (2001, None, None), (50, 20, 20),
+     (50, 50, None)],
+)  # fmt: skip
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients_are_truncated_where_sequences_are_long(
+    monkeypatch, n_timesteps, bptt_steps, expected, causal
+):
+    seen = []
+
+    def noted(self, loss, n_steps, *arguments):
+        seen.append(n_steps)
+
+    monkeypatch.setattr(RecurrentNetwork, "differentiate_truncated", noted)
+    X = np.random.default_rng(0).normal(size=(2, n_timesteps))
+    settings = {"stem": None, "max_iter": 1, "bptt_steps": bptt_steps, "random_state": 0}
+    with pytest.warns(ConvergenceWarning):
+        LSTMRegressor(2, bidirectional=not causal, **settings).fit(X, [0, 1])
+    assert seen == [expected] * (expected is not None and causal)
+
+
+def test_what_is_varied_is_not_read_beside_its_deviations():
+    X = 0.01 * np.random.default_rng(0).normal(size=(20, 40)) + np.cos(np.arange(40))
+    y = np.arange(20) % 2
+    for augment, expected in (("auto", True), (None, True), ("jitter", False)):
+        model = LSTMClassifier(3, max_iter=11, random_state=0, augment=augment).fit(X, y)
+        assert (model.encoder_.curve_ is not None) == expected
+
+
+def test_a_longer_row_of_no_weight_does_not_choose_the_stem():
+    X = np.cos(np.arange(6)) + 0.01 * np.random.default_rng(0).normal(size=(20, 6))
+    settings = {"hidden_size": 2, "max_iter": 11, "random_state": 0}
+    model = LSTMRegressor(**settings).fit(X, X[:, 0])
+    longer = LSTMRegressor(**settings)
+    longer.fit([*X, np.zeros(300)], np.r_[X[:, 0], 0], np.r_[np.ones(20), 0])
+    assert longer.stem_ is None  # of 6 steps
+    assert longer.encoder_.curve_ is None  # only convolutions read deviations
+    np.testing.assert_array_equal(longer.predict(X), model.predict(X))
+
+
+def test_the_width_of_the_huber_loss_is_not_changed_by_training_on():
+    X = np.random.default_rng(0).normal(size=(20, 5))
+    model = LSTMRegressor(**QUICK, loss="huber", epsilon=0.5).fit(X, X[:, 0])
+    with pytest.raises(
+        ValueError, match=r"epsilon is 2\.0, but what was fitted has 0\.5"
+    ):
+        model.set_params(epsilon=2.0).partial_fit(X, X[:, 0])
+
+
+def test_score_of_quantiles_is_the_mean_skill_with_weights():
+    rng = np.random.default_rng(0)
+    X, weight = rng.normal(size=(60, 6)), rng.uniform(size=60)
+    levels = [0.2, 0.7]
+    model = LSTMRegressor(**QUICK, loss="quantile", quantile=levels).fit(X, X[:, 0])
+    predicted = model.predict(X)
+    for given in (None, weight):
+        expected = np.mean(
+            [
+                d2_pinball_score(X[:, 0], column, sample_weight=given, alpha=alpha)
+                for column, alpha in zip(predicted.T, levels, strict=True)
+            ]
+        )
+        assert model.score(X, X[:, 0], sample_weight=given) == pytest.approx(expected)
 
 
 def test_only_the_relation_of_weights_counts():

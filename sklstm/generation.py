@@ -128,7 +128,6 @@ def _parts(model):
                 f"LSTMClassifier; got {[type(step).__name__ for _, step in model.steps]}."
             )
         tokens, classifier = model[0], model[1]
-        check_is_fitted(tokens)
     check_is_fitted(classifier)
     if (
         not hasattr(classifier, "predict_proba")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.dummy import DummyClassifier
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.pipeline import make_pipeline
 from sktime.exceptions import NotFittedError as SktimeNotFittedError
 
@@ -243,3 +243,53 @@ def test_a_student_knows_what_its_teacher_does():
     assert teacher.predict_proba(X).max() < 0.5
     student = distill(teacher, X, hidden_size=2)
     np.testing.assert_array_equal(student.classes_, teacher.classes_)
+
+
+def test_a_student_learns_the_probabilities(monkeypatch, data):
+    """Its loss is the cross-entropy to what the teacher says."""
+    X, y = data
+    settings = {"class_weight": "balanced", "alpha": 0.3, "random_state": 0}
+    teacher = LSTMClassifier(8, max_iter=3, learning_rate_init=1e-4, **settings)
+    with pytest.warns(ConvergenceWarning):
+        teacher.fit(X, y)
+    share, given = teacher.predict_proba(X), []
+
+    def noted(self, X, y, sample_weight=None):
+        given.append((self.get_params(), X, y, sample_weight))
+        return self
+
+    monkeypatch.setattr(LSTMClassifier, "fit", noted)
+    distill(teacher, X, hidden_size=3)
+    ((settings, rows, labels, weight),) = given
+    expected = {**teacher.get_params(), "hidden_size": 3, "class_weight": None}
+    assert settings == expected
+    # Every row for every class, by its share.
+    assert share.min() > 0.01  # less would be left out
+    assert len(rows) == 3 * len(X)
+    found = {
+        (row.tobytes(), label): w
+        for row, label, w in zip(rows, labels, weight, strict=True)
+    }
+    for i, row in enumerate(X):
+        for k, label in enumerate(teacher.classes_):
+            assert found[row.tobytes(), label] == share[i, k]
+
+
+def test_a_student_of_a_regressor_has_the_loss_of_its_teacher(data):
+    X, y = data
+    teacher = LSTMRegressor(4, max_iter=11, loss="huber", random_state=0).fit(X, y)
+    student = distill(teacher.set_params(loss="absolute_error"), X, hidden_size=2)
+    assert student.head_.loss_name == "huber"
+
+
+def test_rows_of_one_weight_are_not_rounded():
+    """With a scale each they would be longer than before."""
+    X = rng.normal(size=(20, 6))
+    model = LSTMRegressor(4, stem=None, max_iter=11, random_state=0).fit(X, X[:, 0])
+    exact = weights(model.network_)
+    narrow = {name for name, w in exact.items() if w.ndim > 1 and w[0].size == 1}
+    small = compress(model)
+    assert narrow
+    for name in narrow:
+        np.testing.assert_array_equal(weights(small.network_)[name], exact[name])
+    assert not narrow & small.network_.codes.keys()

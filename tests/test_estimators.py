@@ -800,7 +800,11 @@ def test_a_longer_row_of_no_weight_changes_nothing():
     weight = np.r_[np.ones(20), 0]
     longer = LSTMClassifier(8, max_iter=12, random_state=0)
     longer.fit([*X, np.zeros(23)], np.r_[y, 0], sample_weight=weight)
-    np.testing.assert_array_equal(longer.predict_proba(X), model.predict_proba(X))
+    beyond = [np.r_[row, row[-5:]] for row in X]  # the end of the curve goes on
+    for each in (X, beyond):
+        np.testing.assert_array_equal(
+            longer.predict_proba(each), model.predict_proba(each)
+        )
 
 
 def test_integers_beyond_float64_are_classes_of_their_own():

@@ -8,7 +8,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklstm import LSTMClassifier, TokenSequences, generate
+from sklstm import LSTMClassifier, TokenSequences, generate, generation
 from sklstm.generation import _draw
 
 QUICK = {"stem": "embedding", "target": "sequence", "random_state": 0}
@@ -54,7 +54,7 @@ def test_text_in_text_out(parrot):
     assert len(generate(parrot, "ÿa", 5, temperature=0)) == 5
 
 
-def test_runs_of_tokens_are_read_as_in_fit():
+def test_runs_of_tokens_are_read_as_in_fit(monkeypatch):
     texts = ["abcabcabcabc", "bcabcabcabca", "cabcabcabcab"] * 3
     X, y = shifted(texts)
     model = LSTMClassifier(16, **QUICK, max_iter=30)
@@ -64,6 +64,19 @@ def test_runs_of_tokens_are_read_as_in_fit():
     for _ in range(8):
         text += str(model.classes_[model.predict_proba([text])[0][-1].argmax()])
     assert generate(model, "ca", 8, temperature=0) == text[2:]
+
+    # The first token drawn is read together with the last one of the prompt.
+    read, stream = [], generation.stream
+
+    def noted(*args, **kwargs):
+        live = stream(*args, **kwargs)
+        push = live.push
+        live.push = lambda number: (read.append(number), push(number))[1]
+        return live
+
+    monkeypatch.setattr(generation, "stream", noted)
+    text = "ca" + generate(model, "ca", 8, temperature=0)
+    assert read == model[0].numbers(list(text))
 
 
 def test_a_prompt_is_read_to_its_end():
@@ -155,6 +168,7 @@ def test_seeds(counter):
         ({"length": "5"}, "length must be a whole number, at least 0; got '5'"),
         ({"temperature": -1}, "temperature must be a finite number, at least 0; got -1"),
         ({"temperature": np.nan}, "a finite number, at least 0; got nan"),
+        ({"temperature": np.inf}, "a finite number, at least 0; got inf"),
         ({"top_k": 0}, "top_k, unless None, must be a whole number, at least 1; got 0"),
         ({"top_p": 0}, r"top_p must be None or a number in \(0, 1\]; got 0"),
         ({"prompt": []}, "must be at least one integer token"),
@@ -194,3 +208,9 @@ def test_models_that_cannot_generate(parrot):
         generate(longer, "a", 3)
     with pytest.raises(NotFittedError):
         generate(LSTMClassifier(), [1], 3)
+    with pytest.raises(NotFittedError, match="TokenSequences"):
+        generate(make_pipeline(TokenSequences(), parrot[-1]), "a", 3)
+    labels = [np.eye(2, dtype=int)[np.asarray(row) % 2] for row in X]
+    several = LSTMClassifier(**quick).fit(X, labels)
+    with pytest.raises(ValueError, match="needs an LSTMClassifier that was fitted with"):
+        generate(several, [1], 3)

@@ -155,11 +155,19 @@ def test_what_hardly_differs_is_read_beside_its_deviation():
     [
         (spectra(), False, {}),
         (spectra(apart=0.2), True, {}),
+        (np.dstack([spectra(apart=0.2)[:, :, 0], spectra()[:, :, 1]]), True, {}),
         (spectra()[:1], True, {}),  # one sequence is its own mean
         ([*spectra()[1:], spectra()[0, :9]], True, {}),
         (spectra(), True, {"standardize": False}),
     ],
-    ids=["not asked for", "differ", "one", "ragged", "unstandardised"],
+    ids=[
+        "not asked for",
+        "differ",
+        "one channel differs",
+        "one",
+        "ragged",
+        "unstandardised",
+    ],
 )
 def test_no_deviations(X, deviations, settings):
     model = encoder(**settings)
@@ -343,10 +351,52 @@ def test_frames_in_a_list_are_read_by_the_names_of_their_columns():
     assert not hasattr(model, "feature_names_in_")
 
 
-def test_swapped_axes_are_warned_about():
-    X = np.zeros((4, 5, 40))
+@pytest.mark.parametrize("shape", [(5, 40), (16, 17)])
+def test_swapped_axes_are_warned_about(shape):
     with pytest.warns(UserWarning, match='set layout="channel-major"'):
-        read(X)
+        read(np.zeros((4, *shape)))
+
+
+@pytest.mark.parametrize("shape", [(5, 16), (17, 17), (40, 30)])
+def test_a_few_channels_or_more_steps_are_not_taken_for_swapped_axes(shape):
+    assert read(np.zeros((4, *shape))).n_timesteps == shape[0]
+
+
+def test_a_bad_row_is_named_however_many_there_are():
+    """Rows are read some at a time; their numbers are those of X."""
+    X = np.random.default_rng(0).normal(size=(700, 3, 1))
+    model = LSTMRegressor(2, stem=None, max_iter=11, random_state=0)
+    model.fit(X[:20], X[:20, 0, 0])
+    X[600, 1] = 1e200
+    with pytest.raises(ValueError, match=r"Row 600 of X holds .*e\+200 at step 1 in ch"):
+        model.fit(X, X[:, 0, 0])
+    with pytest.raises(ValueError, match=r"Row 600 of X holds .*e\+200 at step 1 in ch"):
+        model.predict(X)
+
+
+def test_tokens_beyond_int64_are_refused():
+    X = np.array([[1, 2], [3, 2**63]], dtype=np.uint64)
+    with pytest.raises(ValueError, match=r"below 2\*\*63, but row 1 of X has a larger"):
+        read(X, tokens=True)
+
+
+def test_tokens_of_any_width_are_read_after_a_table():
+    tokens, model = encoder(tokens=True), LSTMClassifier()
+    tokens.read(np.array([[1, 2, 3]]), model, reset=True)
+    read = tokens.read(np.array([[1, 2, 3, 4, 5]]), model, reset=False)
+    assert read.n_timesteps == 5
+
+
+def test_weights_of_equal_rows_add_up_in_one_order():
+    """Which of them comes first would else show in the last bits."""
+    X, y = np.ones((40, 2)), np.zeros(40)
+    weight = 10.0 ** np.random.default_rng(0).uniform(-9, 9, size=40)
+    summed = set()
+    for seed in range(20):
+        order = np.random.default_rng(seed).permutation(40)
+        _, total = distinct_rows(read(X), np.arange(40), y, weight[order])
+        summed.add(total.item())
+    assert len(summed) == 1
 
 
 def test_a_row_index_of_three_levels_is_refused():

@@ -70,6 +70,19 @@ def test_many_streams_side_by_side_and_some_start_anew():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
+def test_a_stream_that_starts_anew_has_forgotten_everything(pooling):
+    """Also what is huge, beside which what comes after it would be nothing."""
+    model = fit(pooling=pooling)
+    live = stream(model, n_streams=2, method="predict_proba")
+    for _ in range(3):
+        live.push(np.array([X[0, 0], 50 * X[1, 0]]))
+    live.reset([1])
+    for t in range(3):
+        found = live.push(np.array([X[0, 0], X[1, t]]))
+    np.testing.assert_allclose(found[1], prefixes(model, X[1])[2], atol=1e-6)
+
+
 def test_answers_as_the_method_does():
     model = fit()
     live = stream(model)
@@ -162,6 +175,9 @@ def test_names_of_columns_that_are_no_channels_are_no_matter():
     step = pd.Series([0.1], index=["sensor"])
     answer = stream(fit(LSTMRegressor, X=frame, y=X[:, 0, 0])).push(step)
     assert np.isfinite(answer)
+    # One column of one channel is a time step.
+    model = fit(LSTMRegressor, X=frame[["t0"]], y=X[:, 0, 0])
+    assert np.isfinite(stream(model).push(step))
     model = fit(LSTMRegressor, X=frame, y=X[:, 0, 0], n_channels=2)
     assert np.isfinite(stream(model).push(pd.Series([0.1, 0.2], index=["a", "b"])))
 

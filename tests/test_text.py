@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import get_tags
 
 from sklstm import LSTMClassifier, LSTMRegressor, TokenSequences
 from sklstm.modules import EmbeddingStem
@@ -45,6 +46,7 @@ def test_numbers_start_after_padding_and_unknown():
         [8, 5, 7, 3], [8, 6], [1], [4, 5, 2, 4, 6]
     ]  # fmt: skip
     assert {row.dtype for row in numbers} == {np.dtype(np.int64)}
+    assert tokens.transform([""])[0].dtype == np.int64
     assert tokens.transform(["the bird"])[0].tolist() == [8, 1]
 
 
@@ -55,7 +57,15 @@ def test_rare_tokens_are_left_out():
         )
 
     assert vocabulary(min_df=2) == {"the", "cat", "dog"}  # in two texts each
+    # Numbers are in the order of the tokens, not of how frequent they are.
+    frequent = TokenSequences("word", max_features=2).fit(["b b b a a c"]).vocabulary_
+    assert [*frequent] == ["a", "b"]
+    # Half of four texts is two; 0.6 of them is 2.4, so three.
     assert vocabulary(min_df=0.5) == vocabulary(min_df=2)
+    assert len(TEXTS) == 4
+    texts = ["a b"] * 2 + ["a"] * 2
+    for min_df, expected in [(0.5, ["a", "b"]), (0.51, ["a"]), (0.75, ["a"])]:
+        assert [*TokenSequences("word", min_df=min_df).fit(texts).vocabulary_] == expected
     # "a" is as frequent as they are, and first of the four.
     assert vocabulary(max_features=1) == {"a"}
     frequent = (
@@ -75,6 +85,17 @@ def test_the_longest_known_run_that_ends_at_a_position():
     tokens = TokenSequences("word", ngram_range=(2, 3)).fit(["not so good"])
     assert tokens.vocabulary_ == {"not so": 2, "not so good": 3, "so good": 4}
     assert tokens.transform(["not so good"])[0].tolist() == [1, 2, 3]
+
+
+def test_what_a_callable_returns_is_not_joined_to_runs():
+    tokens = TokenSequences(str.split, ngram_range=(1, 2)).fit(["a b", "b"])
+    assert tokens.vocabulary_ == {"a": 2, "b": 3}
+    assert tokens.inverse_transform(tokens.transform(["b a"])) == [["b", "a"]]
+
+
+def test_only_a_vocabulary_that_is_learnt_asks_for_fit():
+    assert get_tags(TokenSequences()).requires_fit
+    assert not get_tags(TokenSequences(vocabulary=["a"])).requires_fit
 
 
 def test_inverse_of_runs_gives_each_token_once():

@@ -118,6 +118,17 @@ def test_classes_are_in_the_metadata(tmp_path):
     assert json.loads(metadata["classes"]) == ["a", "b", "c"]
 
 
+def test_quantiles_are_in_the_metadata(tmp_path):
+    def levels(estimator):
+        metadata = session(estimator, tmp_path / "model.onnx").get_modelmeta()
+        return json.loads(metadata.custom_metadata_map["quantiles"])
+
+    settings = {"loss": "quantile", "quantile": [0.9, 0.2]}
+    assert levels(fit(LSTMRegressor, y=X[:, 0, 0], **settings)) == [0.9, 0.2]
+    forecaster = LSTMForecaster(quantiles=(0.2, 0.5, 0.7)).fit(pd.Series(np.arange(40.0)))
+    assert levels(forecaster) == [0.2, 0.5, 0.7]
+
+
 def test_dates_as_classes_are_in_the_metadata_as_text(tmp_path):
     days = np.array(["2026-01-02", "2026-01-03"], dtype="M8[D]")
     for labels in (days, days.astype("M8[ns]")):

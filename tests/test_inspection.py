@@ -330,6 +330,10 @@ def test_attention_weights_reach_every_input_step_through_strides():
     for row, found in zip(X, weights, strict=True):
         assert (found[: len(row)] > 0).all()
         assert (found[len(row) :] == 0).all()
+        # A step has a share of the nearest state, which stands at every fourth.
+        changes = 1 + np.flatnonzero(np.diff(found[: len(row)]))
+        assert set(changes % 4) <= {2}
+        assert len(changes) >= (len(row) - 1) // 4 - 1
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
 
 
@@ -577,3 +581,20 @@ def test_importance_by_several_metrics_is_refused():
     model = LSTMClassifier(hidden_size=4, max_iter=12, random_state=0).fit(X, y)
     with pytest.raises(ValueError, match=r"scoring must be one metric, or None; got \["):
         window_importance(model, X, y, scoring=["accuracy", "roc_auc"])
+
+
+def test_scores_of_importance_are_weighted():
+    X = np.random.default_rng(0).normal(size=(40, 9))
+    y, weight, seen = X[:, 0] > 0, np.arange(40.0), []
+    model = fit(X, y)
+
+    def scoring(estimator, X, y, sample_weight=None):
+        seen.append(sample_weight)
+        return estimator.score(X, y, sample_weight)
+
+    for importance in (window_importance, channel_importance):
+        seen.clear()
+        importance(model, X, y, scoring=scoring, sample_weight=weight, n_repeats=1)
+        assert seen
+        for given in seen:
+            np.testing.assert_array_equal(given, weight)

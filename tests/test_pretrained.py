@@ -71,7 +71,7 @@ def test_only_the_pretrained_network_says_what_keeps_it_from_being_used():
         forecaster.fit(load_airline(), fh=[1])
 
 
-def test_a_larger_panel_mixes_both_by_what_is_best_on_series_set_aside(monkeypatch):
+def test_a_larger_panel_is_trained_on_beside_the_pretrained_network(monkeypatch):
     monkeypatch.setattr("sklstm.forecast_training.TUNED", {**TUNED, "max_steps": 20})
     monkeypatch.setattr("sklstm.forecast_training.MIXED_TOTAL", 2000)
     rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ import pytest
 
 from sklstm.series import (
     SeriesArray,
+    _explained_by_phase,
     find_period,
     frequency_period,
     grows_with_level,
@@ -163,11 +164,47 @@ def test_logs_where_variation_grows_with_the_level():
     assert not grows_with_level(flat(100 + noise), 12)
 
 
+@pytest.mark.parametrize(
+    ("power", "expected"), [(0.2, False), (0.35, False), (0.65, True), (0.8, True)]
+)
+def test_logs_where_variation_grows_by_more_than_the_root_of_the_level(power, expected):
+    rng = np.random.default_rng(0)
+    level = np.exp(np.linspace(0, 4, 100)).repeat(12)  # no trend within a season
+    varied = [level + 0.05 * level**power * rng.normal(size=1200) for _ in range(5)]
+    assert grows_with_level(flat(*varied), 12) == expected
+
+
 def test_a_season_that_noise_hides_from_differences_is_found():
     rng = np.random.default_rng(0)
     season = np.tile(np.sin(2 * np.pi * np.arange(48) / 48), 30)
     y = flat(*(season + 0.7 * rng.normal(size=(5, 1440))))
     assert find_period(y, pd.RangeIndex(1440)) == 48
+
+
+@pytest.mark.parametrize("period", [12, 30, 60])
+def test_of_a_season_and_its_multiples_the_shortest_is_found(period):
+    rng = np.random.default_rng(0)
+    season = np.tile(np.sin(2 * np.pi * np.arange(period) / period), 1560 // period)
+    y = flat(*(season + 0.7 * rng.normal(size=(5, len(season)))))
+    assert find_period(y, pd.RangeIndex(len(season))) == period
+
+
+@pytest.mark.parametrize("period", [168, 390])
+def test_a_long_season_is_found(period):
+    rng = np.random.default_rng(0)
+    season = np.tile(rng.normal(size=period), 4)
+    y = flat(season + 0.3 * rng.normal(size=len(season)))
+    assert find_period(y, pd.RangeIndex(len(season))) == period
+
+
+@pytest.mark.parametrize("period", [5, 12])
+def test_a_trend_is_no_season_and_hides_none(period):
+    rng = np.random.default_rng(0)
+    trend = np.array([[3.0], [-50.0]]) * np.arange(120)
+    noise = rng.normal(size=(2, 120))
+    assert abs(_explained_by_phase(trend + noise, period)) < 0.1
+    season = 10 * np.sin(2 * np.pi * np.arange(120) / period)
+    assert _explained_by_phase(trend + noise + season, period) > 0.9
 
 
 @pytest.mark.parametrize("n_seasons", [1.75, 2, 3])

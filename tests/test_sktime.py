@@ -463,6 +463,10 @@ def test_integer_index_of_step_two():
     assert list(predicted.index) == [80, 82]
     plain = LSTMForecaster(**QUICK).fit(y.reset_index(drop=True), fh=[1, 2]).predict()
     np.testing.assert_allclose(predicted, plain)
+    # What lies between two rows belongs to the later one.
+    between = forecaster.predict(fh=[1, 3])
+    assert list(between.index) == [79, 81]
+    np.testing.assert_array_equal(between, predicted)
 
 
 def test_pickle_and_nothing_written(tmp_path, monkeypatch):
@@ -480,6 +484,8 @@ def test_backtest_equals_evaluate_without_refitting():
     results = evaluate(forecaster, cv, y, strategy="no-update_params", return_data=True)
     fitted = LSTMForecaster(**QUICK).fit(y[:100], fh=[1, 2, 3])
     table = fitted.backtest(y)
+    # The first cutoff has a season and one row before it.
+    assert table.index.get_level_values("cutoff")[0] == y.index[fitted.sp_]
     for predicted in results["y_pred"]:
         cutoff = predicted.index[0] - 1
         np.testing.assert_allclose(
@@ -593,7 +599,8 @@ def test_a_constant_is_forecast_whatever_rounding_leaves_of_it():
     ("freq", "zone", "time"),
     [("MS", None, "2006-02-28"), ("h", "UTC", "2001-01-03 13:30"),
      ("D", None, "2001-03-05 03"), ("2h", None, "2001-01-06 01:00"),
-     ("W-SUN", None, "2002-03-05"), ("30D", None, "2006-01-05 12"),
+     ("3MS", None, "2016-02-01"), ("W-SUN", None, "2002-03-05"),
+     ("30D", None, "2006-01-05 12"),
      ("h", None, "2001-01-03 13:02"), ("D", "Europe/Berlin", "2001-03-05 01")],
 )  # fmt: skip
 def test_times_between_rows_are_refused(freq, zone, time):
@@ -929,6 +936,7 @@ def with_gap():
         (pd.Series([np.nan] * 9), {}, "has no value that is not missing"),
         (pd.Series(np.arange(9.0)), {"quantiles": (0.0, 0.5, 0.9)}, "strictly between 0"),
         (pd.Series(np.arange(9.0)), {"quantiles": (0.1, 0.9)}, "odd number, with 0.5"),
+        (pd.Series(np.arange(9.0)), {"quantiles": (0.1, 0.4, 0.9)}, "0.5 in the middle"),
         (pd.Series(np.arange(9.0)), {"transform": "log"}, "needs positive values"),
         (
             pd.Series(np.arange(9.0)),
@@ -1218,7 +1226,7 @@ def test_each_update_draws_windows_of_its_own(monkeypatch):
     y = load_airline()
     forecaster = LSTMForecaster(**TINY, pretrained=None).fit(y[:100], fh=[1])
     forecaster.update(y[100:101]).update(y[101:102])
-    assert len(set(drawn)) == len(drawn)
+    assert len(set(drawn)) == len(drawn) == 1 + 2 + 2  # epochs of fit and the updates
 
 
 def test_an_interrupt_ends_all_networks(monkeypatch):

@@ -40,7 +40,14 @@ from sklstm.horizons import (
     relative_steps,
 )
 from sklstm.modules import CELLS
-from sklstm.series import SeriesArray, check_same_kind, merge, times_of, to_table
+from sklstm.series import (
+    SeriesArray,
+    check_same_kind,
+    in_zone_of,
+    merge,
+    times_of,
+    to_table,
+)
 
 AUTO_OR_COUNT = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
 MAX_VALUE = 1e300  # sums of such do not overflow
@@ -531,12 +538,13 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
     def _update(self, y, X=None, update_params=True):
         """Add the data to the context; with `update_params`, train on."""
         self._check_columns(y, X, needed_by="update")
-        y = self._in_order(y)
+        known = self._cur_y.index
+        y = in_zone_of(self._in_order(y), known)
         _check_finite(y)
         _check_finite(X, "X")
-        known = self._cur_y.index
         if X is not None:
             check_same_kind(self._cur_X.index, X.index, "X")
+            X = in_zone_of(X, known)
         self._cur_y, self._cur_X = merge(self._cur_y, y), merge(self._cur_X, X)
         if not self._goes_on(known, len(y)):
             self._read(self._cur_y, self._cur_X)
@@ -609,7 +617,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         return y[columns]
 
     def _set_cutoff_from_y(self, y):
-        """Keep the last time of y, and its frequency or that seen before.
+        """Keep the last time of y, and the frequency seen before or that of y.
 
         sktime asks again what type y is, which takes as long as a forecast, forgets the
         frequency when a row without one is added, and does not look for that of a panel.
@@ -618,6 +626,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         before, known = self._cutoff, self._cur_y if self.is_fitted else None
         if known is not None:
             check_same_kind(known.index, y.index)
+            y = in_zone_of(y, known.index)
         if y.index.nlevels == 1 and not isinstance(y.index, pd.DatetimeIndex):
             self._cutoff = y.index[-1:]
             return
@@ -630,8 +639,10 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
                 there = set(y.index.droplevel(-1))
                 if not there.issuperset(known.index.droplevel(-1)):
                     cutoff = before
-        if isinstance(cutoff, pd.DatetimeIndex) and cutoff.freq is None:
-            frequency = getattr(before, "freq", None) or infer_frequency(y)
+        if isinstance(cutoff, pd.DatetimeIndex):
+            frequency = None if known is None else getattr(before, "freq", None)
+            frequency = frequency or cutoff.freq or infer_frequency(y)
+            cutoff = pd.DatetimeIndex(cutoff, freq=None)
             with contextlib.suppress(ValueError):  # the time does not conform to it
                 cutoff.freq = frequency
         self._cutoff = cutoff

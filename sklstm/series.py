@@ -232,10 +232,15 @@ def to_table(y, X=None) -> SeriesTable:
     Raises
     ------
     ValueError
-        If X lacks rows of y.
+        If X lacks rows of y, or rows of y have no instance.
     """
     if y.index.nlevels > 1:
         codes = y.index.droplevel(-1).factorize()[0]
+        if (codes < 0).any():
+            raise ValueError(
+                f"The index of y names no instance in row {int((codes < 0).argmax())}, "
+                "where it is missing. Give it a name, or drop the row."
+            )
         if (np.diff(codes) < 0).any():
             order = np.argsort(codes, kind="stable")
             y, codes = y.iloc[order], codes[order]
@@ -279,11 +284,26 @@ def _kind(index) -> str:
     return "numbers" if times.dtype.kind in "iuf" else str(times.dtype)
 
 
+def in_zone_of(frame, known):
+    """Return a frame whose times are in the time zone of those of the index `known`."""
+    times, there = (
+        index if index.nlevels == 1 else index.levels[-1]
+        for index in (frame.index, known)
+    )
+    zone, its = (getattr(each, "tz", None) for each in (there, times))
+    if zone is None or its is None or str(zone) == str(its):
+        return frame
+    times = times.tz_convert(zone)
+    if frame.index.nlevels > 1:
+        times = frame.index.set_levels(times, level=-1)
+    return frame.set_axis(times)
+
+
 def merge(old, new):
     """Return old rows and new ones; where both have a row, the new one.
 
     Both have the same columns. Rows of each instance are in order of time; instances
-    keep their order.
+    keep their order, also those of which every row is new.
     """
     if old is None or new is None:
         return new if old is None else old
@@ -303,7 +323,8 @@ def merge(old, new):
     if both.index.nlevels == 1:
         return both.sort_index()
     times = times_of(both)
-    codes = both.index.droplevel(-1).factorize()[0]
+    keys = old.index.droplevel(-1).append(both.index.droplevel(-1))
+    codes = keys.factorize()[0][len(old) :]  # in the order of the old rows
     return both.iloc[np.lexsort((times.argsort().argsort(), codes))]
 
 

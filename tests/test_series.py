@@ -235,3 +235,27 @@ def test_huge_values_do_not_overflow():
     x = 1e200 * np.tile([1.0, 2.0, 5.0], 20)
     with np.errstate(over="raise"):
         assert find_period(flat(x), pd.RangeIndex(60)) == 3
+
+
+def test_instances_keep_their_order_when_all_rows_of_one_are_new():
+    times = pd.period_range("2000-01", periods=4, freq="M")
+    old = pd.concat(
+        {
+            "b": pd.Series([1.0, 2.0], times[:2]),
+            "a": pd.Series([5.0, 6.0, 7.0], times[:3]),
+        },
+        names=["shop", "time"],
+    ).to_frame("y")
+    new = pd.concat(
+        {"c": pd.Series([9.0], times[:1]), "a": pd.Series([8.0], times[2:3]),
+         "b": pd.Series([3.0, 4.0], times[:2])}
+    ).to_frame("y")  # fmt: skip
+    found = merge(old, new)
+    assert found.index.get_level_values(0).tolist() == [*"bb", *"aaa", "c"]
+    assert found.y.tolist() == [3, 4, 5, 6, 8, 9]
+
+
+def test_rows_of_no_instance_are_named():
+    index = pd.MultiIndex.from_arrays([["a", "a", None, None], [0, 1, 0, 1]])
+    with pytest.raises(ValueError, match=r"names no instance in row 2, where it is miss"):
+        to_table(pd.DataFrame({"y": np.arange(4.0)}, index))

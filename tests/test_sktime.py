@@ -1080,6 +1080,59 @@ def test_times_that_are_no_rows():
         LSTMForecaster().pretrain(make_panel(3), fh=times)
 
 
+def test_instances_keep_their_order_in_what_is_forecast_after_an_update():
+    """By position forecasts of one shop would else be taken for those of another."""
+    y = make_panel(3, 30)
+    y = y[(y.index.get_level_values(0) > 0) | (y.index.get_level_values(1) >= "2002-05")]
+    forecaster = LSTMForecaster(sp=1).fit(y, fh=[1, 2])
+    expected = forecaster.predict()
+    forecaster.update(y.groupby(level=0).tail(2), update_params=False)  # nothing new
+    pd.testing.assert_frame_equal(forecaster.predict(), expected)
+    assert expected.index.get_level_values(0).unique().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("freq", "start", "other"), [
+    ("B", "2024-03-23", "D"), ("D", "2024-03-01", "2D"), ("D", "2024-03-01", "12h"),
+    ("D", "2024-03-03", "W-SUN"), ("MS", "2029-01-01", "QS"),
+])  # fmt: skip
+def test_an_update_of_another_frequency_is_refused(freq, start, other):
+    index = pd.date_range("2024-01-01", periods=60, freq=freq)
+    forecaster = LSTMForecaster(sp=1).fit(pd.Series(np.sin(np.arange(60.0)), index))
+    before = forecaster.predict([1, 2])
+    more = pd.Series(np.arange(4.0), pd.date_range(start, periods=4, freq=other))
+    with pytest.raises(ValueError, match="has gaps or no regular frequency"):
+        forecaster.update(more)
+    pd.testing.assert_series_equal(forecaster.predict([1, 2]), before)
+    # Rows of the same times that call their frequency something else go on.
+    same = pd.date_range(index[-1] + index.freq, periods=3, freq=index.freq)
+    named_otherwise = pd.Series(np.arange(3.0), pd.DatetimeIndex(same, freq=None))
+    assert forecaster.update(named_otherwise).predict([1]).index.freqstr == index.freqstr
+
+
+@pytest.mark.parametrize("is_panel", [False, True])
+def test_an_update_in_another_zone(is_panel):
+    index = pd.date_range("2024-03-30", periods=60, freq="h", tz="Europe/Berlin")
+    y = pd.Series(np.sin(np.arange(60.0)), index, name="y")
+    X = pd.DataFrame({"x": np.cos(np.arange(60.0))}, index)
+    after = X.set_axis(X.index + pd.Timedelta(10, "h"))
+
+    def panel(each):
+        if not is_panel:
+            return each
+        named = pd.concat({"a": each, "b": each}, names=["i", "t"])
+        return named.to_frame() if named.ndim == 1 else named
+
+    found = []
+    for zone in ("Europe/Berlin", "UTC"):
+        forecaster = LSTMForecaster(**TINY).fit(panel(y[:50]), X=panel(X[:50]), fh=[1, 2])
+        new_y, new_X = (panel(a[50:].tz_convert(zone)) for a in (y, X))
+        forecaster.update(new_y, X=new_X, update_params=False)
+        found.append(forecaster.predict(X=panel(after)))
+    assert found[1].equals(found[0])
+    assert found[1].index.equals(found[0].index)
+    assert str(found[1].index.get_level_values(-1).tz) == "Europe/Berlin"
+
+
 def test_new_rows_of_one_instance_leave_the_others():
     days = pd.date_range("2020-01-01", periods=60, freq="D")
     rng = np.random.default_rng(0)

@@ -23,6 +23,7 @@ PADDING, UNKNOWN, N_RESERVED_TOKENS = 0, 1, 2
 # Standard deviations from the mean: sums of more than that overflow float32 in a network.
 MAX_DISTANCE = 1e30
 ROUNDING = 1e-12  # of the mean of equal numbers
+MAX_EXACT = 2**53  # float64 does not tell all integers beyond from their neighbours
 CHUNK_ROWS = 256  # rows handled at once where a float64 intermediate is needed
 # Deviations from the mean curve are appended where their variance is at most this share
 # of that of the values.
@@ -79,7 +80,7 @@ class SequenceEncoder:
         the channel's mean (0 after standardisation) in place of other NaNs and
         appends one 0/1 channel per channel that tells where a value was missing.
     tokens : bool
-        Whether X holds integer tokens. Token 0 is padding.
+        Whether X holds integer tokens. Token 0 at either end is padding.
     n_tokens : int or None
         If given, the tokens 1 to n_tokens - 1 are known, seen in fit or not, and no
         others. Only for tokens.
@@ -187,6 +188,12 @@ class SequenceEncoder:
             "input_name": "X",
         }
         ndim = _ndim(X)
+        if self.tokens and ndim == 1 and isinstance(next(iter(X), None), str):
+            raise ValueError(
+                'X holds texts, but stem="embedding" reads integer tokens. Number them '
+                "first: make_pipeline(TokenSequences(), "
+                f'{type(estimator).__name__}(stem="embedding")).'
+            )
         if ndim < 3:
             # Fitted on sequences of any length, a 2-D X is read by n_channels alone.
             free_width = not reset and not self.flat_
@@ -297,6 +304,8 @@ class SequenceEncoder:
             raise ValueError(
                 f"X has values that are not numbers in row {i}: {error}"
             ) from error
+        if self.tokens and array.dtype.kind in "buf":
+            array = _as_int64(array)
         if array.ndim == 1:
             if not self.tokens and self.n_channels > 1:
                 if len(array) % self.n_channels:
@@ -313,9 +322,10 @@ class SequenceEncoder:
         elif self.layout == "channel-major":
             array = array if by_columns or hasattr(row, "columns") else array.T
         if array.ndim != 2:
+            found = f"has shape {array.shape}" if array.ndim else f"is {row!r}"
             raise ValueError(
-                f"Row {i} of X has shape {array.shape}; expected (n_timesteps,) or "
-                "(n_timesteps, n_channels)."
+                f"Row {i} of X {found}; expected (n_timesteps,) or (n_timesteps, "
+                "n_channels). Drop the row if it is missing."
             )
         if not array.size:
             raise ValueError(
@@ -579,14 +589,20 @@ def distinct_rows(
     """
     if target.dtype != object:
         target = target.astype(np.float64).reshape(len(rows), -1) + 0.0
+    is_inexact = sequences.values.ndim == 2 and (sequences.values > MAX_EXACT).any()
     digests = bytearray()
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
         # One byte layout for every input type; adding 0.0 turns -0.0 into 0.0.
-        values = np.asarray(sequences.values[rows[chunk]], dtype=np.float64, order="C")
+        read = sequences.values[rows[chunk]]
+        values = np.asarray(read, dtype=np.float64, order="C") + 0.0
+        if read.dtype.kind == "f":
+            values[np.isnan(values)] = np.nan  # which may have a sign, from 0 / 0 say
         lengths = sequences.lengths[rows[chunk]]
-        for row, length, y in zip(values + 0.0, lengths, target[chunk], strict=True):
-            digest = hashlib.blake2b(row[:length].data, digest_size=16)
+        for i, (length, y) in enumerate(zip(lengths, target[chunk], strict=True)):
+            digest = hashlib.blake2b(values[i, :length].data, digest_size=16)
+            if is_inexact and (read[i] > MAX_EXACT).any():
+                digest.update(read[i, :length].tobytes())
             digest.update(np.ascontiguousarray(y, dtype=np.float64).data)
             digests += digest.digest()
     keys = np.frombuffer(digests, dtype=">u8").reshape(-1, 2)
@@ -599,10 +615,11 @@ def distinct_rows(
     return rows[order][starts], np.add.reduceat(weight[order], starts)
 
 
-def require_same_instances(X, y) -> None:
+def require_same_instances(X, y, name="y") -> None:
     """Raise where X has an (instance, time) row index and y other instances or order.
 
     A y of one row per instance may also have an index of its own; it is read by position.
+    `name` is what it is called in messages.
     """
     levels = getattr(getattr(y, "index", None), "nlevels", 0)
     if (
@@ -616,8 +633,8 @@ def require_same_instances(X, y) -> None:
         return
     if levels == 2 or of_X.sort_values().equals(of_y.sort_values()):
         raise ValueError(
-            f"X and y have their instances in another order: {of_X[:3].tolist()}... and "
-            f"{of_y[:3].tolist()}... Call y.loc["
+            f"X and {name} have their instances in another order: "
+            f"{of_X[:3].tolist()}... and {of_y[:3].tolist()}... Call {name}.loc["
             + ("X.index]." if levels == 2 else "X.index.get_level_values(0).unique()].")
         )
 
@@ -645,7 +662,8 @@ def read_steps(y, lengths: np.ndarray) -> np.ndarray:
     if getattr(getattr(y, "index", None), "nlevels", 1) == 2:
         values = y.to_numpy()
         one_column = values.ndim == 2 and values.shape[1] == 1
-        rows = _split_by_instance(y.index, values[:, 0] if one_column else values)
+        values = values[:, 0] if one_column else values
+        rows = _split_by_instance(y.index, values, "y")
     else:
         rows = _panel_rows(y)
     if rows is None:
@@ -713,15 +731,15 @@ def _panel_rows(X):
                 "time). Join the upper levels to one."
             )
         if n_levels == 2:
-            return _split_by_instance(X.index, _require_numbers(X))
+            return _split_by_instance(X.index, _require_numbers(X), "X")
         if _is_nested(X):
             return _nested_rows(X)
         return None
     if hasattr(X, "index") and hasattr(X, "dtype") and X.dtype == object:
         X = X.to_numpy()  # a Series whose cells are sequences
     if isinstance(X, np.ndarray):
-        holds_sequences = X.ndim == 1 and X.dtype == object and len(X)
-        return list(X) if holds_sequences and _is_sequence(X[0]) else None
+        holds_sequences = X.ndim == 1 and X.dtype == object
+        return list(X) if holds_sequences and any(map(_is_sequence, X)) else None
     if isinstance(X, (list, tuple)) and len(X):
         if any(hasattr(row, "shape") and np.ndim(row) for row in X):
             return list(X)
@@ -754,15 +772,22 @@ def _frame_of_rows(rows):
 
 
 def _is_sequence(value) -> bool:
+    if not hasattr(value, "__len__") or isinstance(value, str):
+        return False
     return isinstance(value, (list, tuple)) or np.ndim(value) > 0
 
 
-def _split_by_instance(index, values):
+def _split_by_instance(index, values, name):
     """Split rows with an (instance, time) index, instances as they first appear."""
     instance = index.get_level_values(0)
     if not len(instance):
         return []
     codes = instance.factorize()[0]
+    if (codes < 0).any():
+        raise ValueError(
+            f"The index of {name} names no instance in row {int((codes < 0).argmax())}, "
+            "where it is missing. Give it a name, or drop the row."
+        )
     order = np.argsort(codes, kind="stable")
     times = index.codes[1]
     if not index.levels[1].is_monotonic_increasing:
@@ -815,9 +840,11 @@ def _require_order(row, i):
 
 
 def _is_nested(frame) -> bool:
-    if not len(frame) or not frame.shape[1]:
-        return False
-    return _is_sequence(frame.iloc[0, 0]) and not isinstance(frame.iloc[0, 0], str)
+    """Tell whether a cell is a sequence; looks at columns of objects only."""
+    return any(
+        dtype.kind == "O" and any(map(_is_sequence, frame.iloc[:, k]))
+        for k, dtype in enumerate(frame.dtypes)
+    )
 
 
 def _nested_rows(frame):
@@ -826,11 +853,14 @@ def _nested_rows(frame):
         for cell in cells:
             _require_order(cell, i)
         channels = [np.asarray(cell) for cell in cells]
-        for name, channel in zip(frame.columns, channels, strict=True):
+        for name, cell, channel in zip(frame.columns, cells, channels, strict=True):
             if channel.ndim != 1:
+                shape = f"an array of shape {channel.shape}"
                 raise ValueError(
-                    f"Row {i} of X has in column {name!r} an array of shape "
-                    f"{channel.shape}; expected a sequence (n_timesteps,) in every cell."
+                    f"Row {i} of X has in column {name!r} "
+                    f"{shape if channel.ndim else repr(cell)}; expected a sequence "
+                    "(n_timesteps,) in every cell, as there is in others. Drop the row, "
+                    "or leave the column out."
                 )
             if channel.dtype.kind in "mM":
                 raise ValueError(
@@ -865,6 +895,16 @@ def _is_plain(X) -> bool:
         return False
     with np.errstate(over="ignore", invalid="ignore"):
         return X.ndim in (2, 3) and X.size > 0 and bool(np.isfinite(X.sum()))
+
+
+def _as_int64(array):
+    """Return tokens as int64, and what holds none, which is refused later, as it is.
+
+    NumPy would make float64 of int64 rows beside others, and other tokens of large ones.
+    """
+    with np.errstate(invalid="ignore"):
+        tokens = array.astype(np.int64)
+    return tokens if ((tokens >= 0) & (tokens == array)).all() else array
 
 
 def _require_real(X):

@@ -36,8 +36,8 @@ class TokenSequences(TransformerMixin, BaseEstimator):
     lowercase : bool, default=False
         Whether to lower the case first. Ignored with a callable, and for lists of tokens.
     token_pattern : str, default=r"\w+|[^\w\s]"
-        Regular expression of a token: a word, or a mark. Only used with
-        ``analyzer="word"``.
+        Regular expression of a token: a word, or a mark; of one with a group, what the
+        group finds. Only used with ``analyzer="word"``.
     ngram_range : tuple of two int, default=(1, 1)
         Shortest and longest run of characters or words to have a number of its own. Each
         position gets one number, that of the longest run that ends there and is in the
@@ -211,7 +211,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         ValueError
             As in `fit`.
         """
-        X = X if isinstance(X, str) or hasattr(X, "columns") else list(X)
+        X = X if hasattr(X, "__len__") else list(X)
         return self.fit(X).transform(X)
 
     def transform(self, X):
@@ -322,7 +322,8 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X is a string, a table, or holds what is no text.
+            If X is a string, a table, or holds what is no text, or `token_pattern` has
+            several groups.
         """
         if isinstance(X, str):
             raise ValueError(
@@ -334,7 +335,18 @@ class TokenSequences(TransformerMixin, BaseEstimator):
                 f"X is a table with the columns {list(X.columns)}; expected texts. Pass "
                 "one of them, as X[column]."
             )
+        if getattr(X, "ndim", 1) == 2 and X.shape[1] == 1:
+            raise ValueError(
+                f"X is an array of shape {X.shape}, each row of which would be a list of "
+                "one token; expected texts. Pass them as X.ravel()."
+            )
         pattern = re.compile(self.token_pattern)
+        if self.analyzer == "word" and pattern.groups > 1:
+            raise ValueError(
+                "More than 1 capturing group in token pattern: token_pattern="
+                f"{self.token_pattern!r} has {pattern.groups}, and only a single one can "
+                "be the token. Write the others as (?:...)."
+            )
         return [
             self._tokens(i, text, pattern)[: self.max_length] for i, text in enumerate(X)
         ]
@@ -343,7 +355,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         if callable(self.analyzer):
             return list(self.analyzer(text))
         if isinstance(text, (list, tuple, np.ndarray)):
-            return self._given_as_tokens(i, list(text))
+            return self._require_joinable(i, list(text), "replace such tokens")
         if not isinstance(text, str):
             raise ValueError(
                 f"Text {i} is {text!r}, of type {type(text).__name__}; expected str. Put "
@@ -351,9 +363,11 @@ class TokenSequences(TransformerMixin, BaseEstimator):
             )
         if self.lowercase:
             text = text.lower()
-        return list(text) if self.analyzer == "char" else pattern.findall(text)
+        if self.analyzer == "char":
+            return list(text)
+        return self._require_joinable(i, pattern.findall(text), "change token_pattern")
 
-    def _given_as_tokens(self, i, tokens):
+    def _require_joinable(self, i, tokens, remedy):
         """Return the tokens; raise where runs of them could not be told apart again."""
         is_char = self.analyzer == "char"
         if self.ngram_range[1] > 1:
@@ -362,9 +376,9 @@ class TokenSequences(TransformerMixin, BaseEstimator):
                 if not is_text or (len(token) != 1 if is_char else " " in token):
                     kind = "single characters" if is_char else "words without a space"
                     raise ValueError(
-                        f"Text {i} is a list with the token {token!r}; "
+                        f"Text {i} has the token {token!r}; "
                         f"ngram_range={self.ngram_range} joins {kind}. Set "
-                        "ngram_range=(1, 1), or replace such tokens."
+                        f"ngram_range=(1, 1), or {remedy}."
                     )
         return tokens
 

@@ -226,6 +226,18 @@ def test_distinct_rows_do_not_see_padding_or_type():
     )
 
 
+def test_distinct_rows_do_not_see_the_sign_of_nan():
+    X = np.random.default_rng(0).normal(size=(8, 5))
+    X[:, 2] = np.nan
+    turned = X.copy()
+    turned[::2, 2] = np.copysign(np.nan, -1)
+    arguments = np.arange(8), np.zeros(8), np.ones(8)
+    np.testing.assert_array_equal(
+        distinct_rows(read(X, missing="mask"), *arguments)[0],
+        distinct_rows(read(turned, missing="mask"), *arguments)[0],
+    )
+
+
 GOOD = np.random.default_rng(0).normal(size=(6, 5, 2))
 LABELS = [0, 1] * 3
 DATES = pd.date_range("2020", periods=len(GOOD[0])).to_numpy("datetime64[ns]")
@@ -332,8 +344,45 @@ def test_columns_of_frames_are_channels_in_either_layout(n_timesteps):
 def test_nested_frame_with_a_number_for_a_sequence_names_the_cell():
     frame = nested_of(RAGGED)
     frame.iat[1, 1] = 2.0
-    with pytest.raises(ValueError, match=r"Row 1 of X has in column 'b' an array of sha"):
+    with pytest.raises(ValueError, match=r"Row 1 of X has in column 'b' 2\.0; expected"):
         read(frame)
+
+
+NESTED = nested_of(RAGGED)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (NESTED.assign(a=[None, NESTED["a"][1]]), "Row 0 .* in column 'a' None;"),
+        (NESTED[["a"]].assign(a=[np.nan, NESTED["a"][1]]), "Row 0 .* in column 'a' nan;"),
+        (pd.DataFrame({"c": [1.0, 2]}).join(NESTED), r"Row 0 .* in column 'c' 1\.0; ex"),
+        (pd.DataFrame({"c": ["u", "v"]}).join(NESTED), "Row 0 .* in column 'c' 'u'; exp"),
+        (object_array([None, *RAGGED]), "Row 0 of X is None; exp.* Drop the row if"),
+        (pd.Series([np.nan, *RAGGED]), "Row 0 of X is nan; expected .* Drop the row if"),
+        ([*RAGGED, None], "Row 2 of X is None; expected .* Drop the row if"),
+    ],
+)
+def test_what_stands_first_instead_of_a_sequence_is_named(X, message):
+    with pytest.raises(ValueError, match=message):
+        read(X)
+
+
+def test_frames_of_objects_without_a_sequence_are_tables():
+    frame = pd.DataFrame({"a": [1, None], "b": [2.5, 3]}, dtype=object)
+    found = read(frame, missing="mask").values[:, :, 0]
+    np.testing.assert_array_equal(found, [[1, 2.5], [np.nan, 3]])
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_a_row_without_an_instance_is_refused(missing):
+    index = pd.MultiIndex.from_product([["b", missing, "a"], range(2)])
+    frame = pd.DataFrame({"u": np.arange(6.0)}, index)
+    with pytest.raises(ValueError, match="index of X names no instance in row 2, where"):
+        read(frame)
+    model = LSTMClassifier(4, target="sequence")
+    with pytest.raises(ValueError, match="index of y names no instance in row 2, where"):
+        model.fit([[1.0, 2.0]] * 3, pd.Series([0, 1] * 3, index))
 
 
 def test_frames_in_a_list_are_read_by_the_names_of_their_columns():
@@ -378,6 +427,35 @@ def test_tokens_beyond_int64_are_refused():
     X = np.array([[1, 2], [3, 2**63]], dtype=np.uint64)
     with pytest.raises(ValueError, match=r"below 2\*\*63, but row 1 of X has a larger"):
         read(X, tokens=True)
+
+
+def test_tokens_beyond_float64_are_tokens_of_their_own():
+    X = [[2**60, 5], [2**60 + 1, 5], [2**53, 5], [2**53 + 1, 5], [9, 5]]
+    model = LSTMClassifier(4, stem="embedding", max_iter=11, random_state=0)
+    known = model.fit(X, list("aabbb")).encoder_.vocabulary_
+    assert known.tolist() == [5, 9, 2**53, 2**53 + 1, 2**60, 2**60 + 1]
+    sequences = read([*X, *X], tokens=True)
+    rows, weight = distinct_rows(sequences, np.arange(10), np.zeros(10), np.ones(10))
+    np.testing.assert_array_equal(np.sort(rows % 5), range(5))
+    np.testing.assert_array_equal(weight, [2] * 5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.float64, np.float16])
+def test_tokens_keep_their_numbers_beside_rows_of_another_type(dtype):
+    rows = [np.array([2**60 + 1, 5]), np.array([3], dtype=dtype)]
+    found = read(rows, tokens=True).values
+    assert found.tolist() == [[2**60 + 1, 5], [3, 0]]
+    rows[1] = np.array([2**63], dtype=np.uint64)
+    with pytest.raises(ValueError, match=r"below 2\*\*63, but row 1 of X has a larger"):
+        read(rows, tokens=True)
+    rows[1] = np.array([1.5, 2])
+    with pytest.raises(ValueError, match="must hold integer tokens, but row 1 does not"):
+        read(rows, tokens=True)
+
+
+def test_truths_are_tokens_too():
+    found = read([np.array([True, False, True]), np.array([True])], tokens=True).values
+    assert found.tolist() == [[1, 0, 1], [1, 0, 0]]
 
 
 def test_tokens_of_any_width_are_read_after_a_table():

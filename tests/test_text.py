@@ -169,13 +169,13 @@ def test_lists_of_tokens():
     tokens = TokenSequences("word", ngram_range=(1, 2))
     numbers = tokens.fit_transform([["很好", "吃"], ["很好", "看"]])
     assert tokens.inverse_transform(numbers) == ["很好 吃", "很好 看"]
-    with pytest.raises(ValueError, match="Text 1 is a list with the token 'add to cart'"):
+    with pytest.raises(ValueError, match="Text 1 has the token 'add to cart'"):
         tokens.fit([["buy"], ["add to cart", "buy"]])
     with pytest.raises(
         ValueError, match=r"token 'abc'; ngram_range=.* single characters"
     ):
         TokenSequences(ngram_range=(1, 2)).fit([["abc", "de"]])
-    with pytest.raises(ValueError, match="Text 0 is a list with the token 10"):
+    with pytest.raises(ValueError, match="Text 0 has the token 10"):
         TokenSequences(ngram_range=(1, 2)).fit([[10, 20]])
 
 
@@ -340,6 +340,44 @@ def test_tokens_that_are_not_integers():
 def test_a_table_is_no_list_of_texts():
     with pytest.raises(ValueError, match=r"the columns \['text'\]; expected texts"):
         TokenSequences().fit(pd.DataFrame({"text": ["a b", "c"]}))
+
+
+@pytest.mark.parametrize("method", ["fit", "fit_transform", "tokenize"])
+def test_a_column_of_texts_is_no_list_of_tokens(method):
+    column = np.array([["so good"], ["bad"]])
+    with pytest.raises(ValueError, match=r"shape \(2, 1\), .* as X\.ravel\(\)"):
+        getattr(TokenSequences("word"), method)(column)
+    TokenSequences("word").fit(column.ravel())
+    assert TokenSequences().tokenize(np.array([["a", "b"]])) == [["a", "b"]]
+
+
+def test_a_pattern_of_several_groups_is_refused():
+    tokens = TokenSequences("word", token_pattern=r"(\w)(\d)")
+    with pytest.raises(ValueError, match=r"More than 1 capturing group .* has 2, and"):
+        tokens.fit(["a1 b2"])
+    assert tokens.set_params(token_pattern=r"(\w)\d").tokenize(["a1"]) == [["a"]]
+    tokens.set_params(analyzer="char", token_pattern=r"(\w)(\d)").fit(["a1 b2"])
+
+
+def test_runs_of_tokens_with_a_space_are_refused():
+    tokens = TokenSequences("word", token_pattern=r"\w+ \w+", ngram_range=(1, 2))
+    with pytest.raises(
+        ValueError, match=r"Text 1 has the token 'b c'; .* or change token_pattern"
+    ):
+        tokens.fit(["a", "b c"])
+    assert tokens.set_params(ngram_range=(1, 1)).tokenize(["b c"]) == [["b c"]]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series])
+@pytest.mark.parametrize("estimator", [LSTMClassifier, LSTMRegressor])
+def test_texts_are_numbered_first(estimator, kind):
+    model = estimator(4, stem="embedding", max_iter=11, random_state=0)
+    message = f"X holds texts, .*TokenSequences.., {estimator.__name__}.stem="
+    with pytest.raises(ValueError, match=message):
+        model.fit(kind(["so good", "bad"]), [0, 1])
+    model.fit([[2, 3], [4]], [0, 1])
+    with pytest.raises(ValueError, match=message):
+        model.predict(kind(["so good", "bad"]))
 
 
 def test_token_lists_of_one_length_are_read_as_any():

@@ -135,7 +135,8 @@ def create_app(model, *, max_sessions=MAX_SESSIONS, idle_seconds=IDLE_SECONDS):
     async def push(session: Session, given: NextStep):  # takes microseconds: no thread
         with understandable():
             answer, n_steps = streams.push(session, np.array(given.step, dtype=float))
-        return {"prediction": answer.tolist(), "n_steps": n_steps}
+        # A text out of an array of objects is a str, which has no tolist.
+        return {"prediction": np.asarray(answer).tolist(), "n_steps": n_steps}
 
     @app.delete("/streams/{session}", status_code=204)
     async def end(session: Session):

@@ -145,12 +145,12 @@ class _Writer:
                 for key, v in value.items()
             ]
             return {"dict": pairs}
-        if kind is np.ndarray:
+        if kind in (np.ndarray, np.memmap):  # others have more than their values
             return self._array(value, where)
         if isinstance(value, np.generic):
             return {"scalar": self._array(np.asarray(value), where)}
         if isinstance(value, np.dtype):
-            return {"dtype": value.str}
+            return {"dtype": value.newbyteorder("<").str}  # as arrays of it are written
         if id(value) in self.written:
             return {"same": self.written[id(value)][0]}
         for cls in kind.__mro__:
@@ -486,12 +486,16 @@ def write_whole(path, data: bytes) -> None:
     Raises
     ------
     OSError
-        If path is a folder, lies in none, or cannot be written.
+        If path is a folder, a device or the like, lies in no folder, or cannot be
+        written.
     """
     path = Path(path).resolve()
     # Else the error would name the new file.
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        reason = "It is no regular file and would be replaced by one; give another path"
+        raise OSError(errno.EINVAL, reason, str(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -286,6 +286,8 @@ def to_plain(value):
 
 def from_plain(value):
     """Return the value that `to_plain` was given."""
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)  # joblib makes memory maps of large ones
     if type(value) is list:
         return [from_plain(each) for each in value]
     if type(value) is not dict:

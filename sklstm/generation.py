@@ -100,13 +100,18 @@ def generate(
         random = check_random_state(random_state)
     labels = classifier.classes_.tolist()
     drawn, read = [], [] if tokens is None else _whole(prompt, tokens)
+    # As `tokenize` does with texts; given as lists, tokens stay as they are.
+    lowers = (
+        isinstance(prompt, str) and tokens.lowercase and not callable(tokens.analyzer)
+    )
     for _ in range(length):
         label = labels[_draw(log_proba, temperature, top_k, top_p, random)]
         drawn.append(label)
         number = label
         if tokens is not None:
             # What it is read as may depend on the tokens before it.
-            read = [*read, label][-tokens.ngram_range[1] :]
+            read = [*read, str(label).lower() if lowers else label]
+            read = read[-tokens.ngram_range[1] :]
             number = tokens.numbers(read)[-1]
         log_proba = live.push(number)
     return np.array(drawn, dtype=np.int64) if tokens is None else tokens.join(drawn)

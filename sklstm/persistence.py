@@ -51,6 +51,8 @@ def save(estimator, path, *, include_optimizer=False):
     ValueError
         If the estimator cannot be written without pickle; names what stands in the way,
         such as a RandomState as `random_state`.
+    OSError
+        If path cannot be written, or is a folder, a device or the like.
 
     See Also
     --------

@@ -61,7 +61,8 @@ def _is_length(value):
 
 def restore(forecaster, fitted):
     """Give a forecaster its fitted attributes and those that sktime keeps."""
-    required = NEEDED.get(fitted.get("_state"), ())
+    state = fitted.get("_state")
+    required = NEEDED.get(state, ()) if isinstance(state, str) else ()
     checks = {k: v for k, v in FITTED.items() if k in fitted or k in required}
     require_fields("LSTMForecaster", fitted, checks)
     vars(forecaster).update(fitted)

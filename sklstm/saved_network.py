@@ -101,8 +101,10 @@ def _network(cls, state):
             checks[name + "_scale"] = functools.partial(_is_scale, n_rows=n_rows)
     require_fields("network", arrays, checks)
     network.codes, arrays = split_codes(arrays)
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    network.load_state_dict(tensors, assign=True)
+    # Of tensors made in inference mode nothing tells that they have not changed.
+    with torch.inference_mode(False):
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        network.load_state_dict(tensors, assign=True)
     return network.eval()
 
 

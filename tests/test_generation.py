@@ -79,6 +79,20 @@ def test_runs_of_tokens_are_read_as_in_fit(monkeypatch):
     assert read == model[0].numbers(list(text))
 
 
+@pytest.mark.parametrize("ngram_range", [(1, 1), (1, 2)])
+def test_what_was_drawn_is_read_in_lower_case(ngram_range):
+    texts = ["AbcAbcAbcAbc", "bcAbcAbcAbcA", "cAbcAbcAbcAb"] * 3
+    X, y = shifted(texts)
+    tokens = TokenSequences(lowercase=True, ngram_range=ngram_range)
+    model = make_pipeline(tokens, LSTMClassifier(16, **QUICK, max_iter=30))
+    model.fit(X, [list(row) for row in y])
+    text = "cA"
+    for _ in range(8):
+        text += str(model.classes_[model.predict_proba([text])[0][-1].argmax()])
+    assert "A" in text[2:]
+    assert generate(model, "cA", 8, temperature=0) == text[2:]
+
+
 def test_a_prompt_is_read_to_its_end():
     """`max_length` is for what is trained on: the text goes on after its last token."""
     texts = ["abcd" * 4, "bcda" * 4, "cdab" * 4, "dabc" * 4]

@@ -145,6 +145,14 @@ def test_labels_of_every_type(y, path):
     assert_same_state(model, there_and_back(model, path, include_optimizer=True))
 
 
+@pytest.mark.parametrize("dtype", [">i4", ">f8", ">U2", ">M8[D]"])
+def test_labels_of_the_other_byte_order(dtype, path):
+    y = (np.arange(30) % 3).astype("i8").astype(dtype)
+    model = LSTMClassifier(**SMALL).fit(rows(), y)
+    back = there_and_back(model, path)
+    assert_array_equal(back.predict(rows()), model.predict(rows()))
+
+
 @pytest.mark.parametrize("settings", [
     {}, {"loss": "quantile", "quantile": [0.1, 0.9]}, {"loss": "quantile"},
     {"loss": "huber", "normalize_y": False},
@@ -402,6 +410,25 @@ def test_links_are_followed_and_modes_are_the_users(path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_nothing_but_a_regular_file_is_replaced(path, tmp_path):
+    os.mkfifo(path)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    for given in (path, link):
+        with pytest.raises(OSError, match="It is no regular file and would be replaced"):
+            save(LSTMClassifier(), given)
+    assert path.is_fifo()
+    assert link.is_symlink()
+    assert len(os.listdir(tmp_path)) == 2
+    checkpoint = Checkpoint(tmp_path / "fit")
+    checkpoint.begin({"seed": 0}, [])
+    os.mkfifo(tmp_path / "fit")
+    with pytest.warns(UserWarning, match="was not written .*It is no regular file"):
+        checkpoint.write({})
+    assert (tmp_path / "fit").is_fifo()
+
+
 # -------------------------------------------------------------------- what is refused
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -583,6 +610,17 @@ def test_a_share_that_is_none(share, path):
         save(model, path)  # which reads what it writes
 
 
+def test_a_forecaster_whose_state_is_no_text(path):
+    save(LSTMForecaster().fit(series(), fh=[1]), path)
+    header, body = opened(path.read_bytes())
+    text = json.dumps(header["__metadata__"]["content"], separators=(",", ":"))
+    assert '["_state","fitted"]' in text
+    text = text.replace('["_state","fitted"]', '["_state",["fitted"]]')
+    header["__metadata__"]["content"] = text
+    with pytest.raises(ValueError, match=r"LSTMForecaster has _state=\['fitted'\]"):
+        loaded(path, header, body)
+
+
 def test_an_array_that_nothing_uses(whole, path):
     header, body = opened(whole)
     n = len(body)
@@ -729,6 +767,43 @@ def test_pickle_joblib_and_sktime(path):
     for each in (forecaster, loaded):
         again = sktime_load(each.save())
         assert_array_equal(again.predict(), forecaster.predict())
+
+
+@pytest.mark.parametrize("y", [series(), series(freq="D").to_timestamp(), panel()])
+def test_a_forecaster_in_a_memory_map(y, path):
+    forecaster = LSTMForecaster(**SMALL_FORECASTER).fit(y, fh=[1, 2])
+    joblib.dump(forecaster, path)
+    mapped = joblib.load(path, mmap_mode="r")
+    assert_frame_equal(mapped._cur_y, forecaster._cur_y)
+    again = load(saved(mapped, path.with_name("again")))
+    for each in (mapped, again, pickle.loads(pickle.dumps(mapped))):
+        assert_array_equal(each.predict(), forecaster.predict())
+
+
+def _predict(forecaster):
+    return forecaster.predict()
+
+
+def test_a_forecaster_as_an_argument_of_parallel():
+    # joblib hands arrays of more than 100 bytes to its workers as memory maps.
+    forecaster = LSTMForecaster().fit(series(freq="D"), fh=[1, 2])
+    parallel = joblib.Parallel(n_jobs=2, max_nbytes=100)
+    for found in parallel(joblib.delayed(_predict)(forecaster) for _ in range(2)):
+        assert_array_equal(found, forecaster.predict())
+
+
+def test_arrays_in_memory_maps_are_saved(path, tmp_path):
+    model = LSTMClassifier(**SMALL).fit(rows(), labels())
+    joblib.dump(model, path)
+    mapped = joblib.load(path, mmap_mode="r")
+    assert isinstance(mapped.encoder_.mean_, np.memmap)
+    back = there_and_back(mapped, path.with_name("again"))
+    assert_array_equal(back.predict_proba(rows()), model.predict_proba(rows()))
+    np.save(tmp_path / "vectors.npy", np.eye(5, dtype=np.float32))
+    vectors = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    back = there_and_back(LSTMClassifier(stem="embedding", embedding=vectors), path)
+    assert type(back.embedding) is np.ndarray
+    assert_array_equal(back.embedding, vectors)
 
 
 def saved(model, path):

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor, save
@@ -135,6 +136,19 @@ def test_a_label_per_step_and_tokens(tmp_path):
         )
     finally:
         server.stop()
+
+
+def test_labels_that_are_texts_in_an_array_of_objects(tmp_path):
+    y = pd.Series(np.where(X[:, 0, 0] > 0, "up", "down"), dtype=object)
+    model = LSTMClassifier(4, stem=None, max_iter=12, random_state=0).fit(X, y)
+    assert model.classes_.dtype == object
+    server = Server(model, tmp_path / "model.safetensors")
+    try:
+        status, said = server.ask("POST", "/streams/a", {"step": X[0, 0].tolist()})
+    finally:
+        server.stop()
+    assert status == 200
+    assert said["prediction"] == model.predict(X[:1, :1])[0]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from sklstm.augmentation import (
 from sklstm.checkpoints import Checkpoint, identity
 from sklstm.devices import (
     explain_out_of_memory,
+    insulated,
     resolve_device,
     retained_memory,
     side_by_side,
@@ -176,10 +177,16 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
     def _fit_head(self, y, weight, classes):
         """Return a fitted head."""
 
-    def _row_weight(self, head, target, weight):
-        """Return what each row counts in the loss: 1 on average."""
-        mean = weight.mean()
-        if mean == 0:
+    def _row_weight(self, head, target, weight, in_parts):
+        """Return what each row counts in the loss: 1 on average.
+
+        Of `in_parts`, rows that are some of many, before the weights of classes.
+        """
+        return self._scaled(weight, weight.mean())
+
+    @staticmethod
+    def _scaled(weight, mean):
+        if not weight.any():
             raise ValueError(
                 "Every row counts nothing: its weight, or that of its class, is 0. Give "
                 "one of the classes that y holds here a class_weight above 0."
@@ -214,7 +221,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             - a DataFrame with an (instance, time) row index, a column per channel;
             - a nested DataFrame whose cells are Series or arrays over time;
             - with ``stem="embedding"``, integer tokens: (n_samples, n_timesteps) or
-              ragged. Token 0 at the end is padding, elsewhere an unknown token.
+              ragged. Token 0 at either end is padding, elsewhere an unknown token.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Class labels or a 0/1 label indicator for the classifier; numbers for the
             regressor. With ``target="sequence"`` one of these for each time step: a
@@ -261,6 +268,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             )
         return self
 
+    @insulated
     def _fit(self, X, y, sample_weight, **settings):
         """Fit; if that fails, what is known of the columns of X is what it was."""
         names = "n_features_in_", "feature_names_in_"
@@ -278,8 +286,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _fit_anew_or_on(
         self, X, y, sample_weight, *, goes_on, n_members, max_iter, learning_rate,
-        early_stopping, leaves_out=False, classes=None, optimizer_state=None,
-        on_epoch=None, checkpoint=None,
+        early_stopping, leaves_out=False, classes=None, in_parts=False,
+        optimizer_state=None, on_epoch=None, checkpoint=None,
     ):  # fmt: skip
         """Fit anew, or go on from what has been fitted."""
         device = resolve_device(self.device)
@@ -290,7 +298,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             checkpoint = Checkpoint(checkpoint)
             seed = checkpoint.seed
         random = Randomness(self.random_state, device, n_iter, seed)
-        encoder, head, training = self._read(X, y, sample_weight, goes_on, classes)
+        encoder, head, training = self._read(
+            X, y, sample_weight, goes_on, classes, in_parts
+        )
         if goes_on:
             network = copy.deepcopy(self.network_)
         else:
@@ -324,11 +334,12 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             on_epoch.finish()
         return history
 
-    def _read(self, X, y, sample_weight, goes_on, classes):
+    def _read(self, X, y, sample_weight, goes_on, classes, in_parts):
         """Return the encoder and the head, fitted, and what to train on, `_Rows`."""
         encoder = self.encoder_ if goes_on else self._make_encoder()
         sequences = encoder.read(X, self, reset=not goes_on)
         require_same_instances(X, y)
+        require_same_instances(X, sample_weight, "sample_weight")
         all_y, rows, weight = self._distinct_rows(sequences, y, sample_weight)
         y = all_y[rows]
         if not goes_on:
@@ -344,7 +355,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             classes = all_y
         head = self.head_ if goes_on else self._fit_head(y, weight, classes)
         target = head.encode(y)
-        weight = self._row_weight(head, target, weight)
+        weight = self._row_weight(head, target, weight, in_parts)
         if per_step:  # every step counts the same, and the rows 1 on average
             weight = pad_steps(weight * (n_rows / len(weight)), encoded.lengths)
             target = pad_steps(target, encoded.lengths)
@@ -659,6 +670,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             learning_rate="constant",
             early_stopping=False,
             classes=classes,
+            in_parts=True,
             optimizer_state=self._optimizer_state if is_fitted else None,
         )
         return self
@@ -733,7 +745,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _hint(self, params):
         for name, value in params.items():
-            for constraint in self._parameter_constraints[name]:
+            for constraint in self._parameter_constraints.get(name, ()):
                 if not isinstance(constraint, StrOptions) or not isinstance(value, str):
                     continue
                 options = sorted(constraint.options)
@@ -743,6 +755,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         return ""
 
     # --------------------------------------------------------------------- predict
+    @insulated
     def _answer(self, X, decode, method="__call__"):
         """Return what the head's `decode` makes of the network's raw outputs for X.
 
@@ -771,10 +784,11 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         """Whether the fitted network says something of each time step."""
         return self.network_.config["pooling"] is None
 
-    def _check_before_score(self, X, y):
-        """Raise before `fit`, and where y has the instances of X in another order."""
+    def _check_before_score(self, X, y, sample_weight):
+        """Raise before `fit`, and where y or weights have instances in another order."""
         check_is_fitted(self)
         require_same_instances(X, y)
+        require_same_instances(X, sample_weight, "sample_weight")
 
     def _flat_steps(self, X, y, sample_weight):
         """Return y, predictions and weights of all time steps, for `score`."""
@@ -840,8 +854,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.input_tags.allow_nan = self.missing == "mask"
+        has_tokens = self.stem == "embedding"
+        tags.input_tags.three_d_array = not has_tokens
+        tags.input_tags.allow_nan = self.missing == "mask" and not has_tokens
         return tags
 
 

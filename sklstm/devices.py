@@ -22,6 +22,7 @@ MIN_PARALLEL_WORK = 1e8
 # Options of glibc's mallopt, and what its own adjustment of them ends at.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 MMAP_THRESHOLD, MMAP_MAX = 32 * 2**20, 65536
+AUTOCAST_DEVICES = "cpu", "cuda", "mps"
 
 
 def resolve_device(device: str) -> torch.device:
@@ -50,6 +51,34 @@ def resolve_device(device: str) -> torch.device:
             f"{', '.join(present)}."
         )
     return torch.device(wanted)
+
+
+def insulated(function):
+    """Make a function run outside of the caller's modes of torch.
+
+    What somebody wraps around a loop of his own (`torch.inference_mode`, `no_grad`,
+    `autocast`, a default device) would change answers, or end them.
+    """
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        if (
+            torch.is_grad_enabled()
+            and not torch.is_inference_mode_enabled()
+            and not any(map(torch.is_autocast_enabled, AUTOCAST_DEVICES))
+            and torch.empty(0).device.type == "cpu"  # the quickest way to ask
+        ):
+            return function(*args, **kwargs)
+        with contextlib.ExitStack() as stack:
+            for kind in AUTOCAST_DEVICES:
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(torch.device("cpu"))
+            return function(*args, **kwargs)
+
+    return run
 
 
 @contextlib.contextmanager

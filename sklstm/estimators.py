@@ -427,9 +427,10 @@ default="one-cycle"
     def _fit_head(self, y, weight, classes):
         return ClassificationHead().fit(y, classes)
 
-    def _row_weight(self, head, target, weight):
-        weight = head.row_weight(self.class_weight, target, weight)
-        return super()._row_weight(head, target, weight)
+    def _row_weight(self, head, target, weight, in_parts):
+        of_row = head.row_weight(self.class_weight, target, weight)
+        # A part may hold one class: by a mean of its own that class would weigh 1.
+        return self._scaled(of_row, weight.mean() if in_parts else of_row.mean())
 
     def _keep_head(self, head):
         self.classes_ = head.classes_
@@ -440,7 +441,9 @@ default="one-cycle"
 
         The first call fixes the standardisation and the classes. `max_iter`,
         `learning_rate`, `early_stopping` and `n_iter_no_change` are not used, and
-        ``n_members="auto"`` is one network.
+        ``n_members="auto"`` is one network. Weights of classes that `class_weight` gives
+        count as they are, whatever classes a call brings; "balanced" counts the classes
+        of each call by itself.
 
         Parameters
         ----------
@@ -555,7 +558,7 @@ default="one-cycle"
         ValueError
             If X or y cannot be used, or X has other channels than in `fit`.
         """
-        self._check_before_score(X, y)
+        self._check_before_score(X, y, sample_weight)
         if not self._per_step:
             return super().score(X, y, sample_weight)
         y, predicted, weight = self._flat_steps(X, y, sample_weight)
@@ -1053,7 +1056,7 @@ default="one-cycle"
         ValueError
             If X or y cannot be used, or X has other channels than in `fit`.
         """
-        self._check_before_score(X, y)
+        self._check_before_score(X, y, sample_weight)
         if self._per_step:
             y, predicted, sample_weight = self._flat_steps(X, y, sample_weight)
         else:

@@ -176,8 +176,10 @@ def to_onnx(estimator, path) -> None:
 
 
 # ------------------------------------------------------------------ shared by both
-def _frozen(array):
-    return nn.Parameter(torch.as_tensor(array).detach().clone(), requires_grad=False)
+def _frozen(values):
+    if not isinstance(values, torch.Tensor):
+        values = torch.tensor(values)  # a copy: an array may be of a file, and read-only
+    return nn.Parameter(values.detach().clone(), requires_grad=False)
 
 
 class _Linear(nn.Module):
@@ -368,8 +370,16 @@ class SequenceModule(nn.Module):
         given = encode(x, lengths)
         each = [member(*given) for member in self.members]
         if self.link.averages:
-            return _mean([self.link(raw) for raw in each])
-        return self.link(_mean(each))
+            answer = _mean([self.link(raw) for raw in each])
+        else:
+            answer = self.link(_mean(each))
+        if self.tokens:
+            return answer
+        # Values that `predict` refuses: gates saturate at infinity, and onnxruntime's
+        # take NaN for a number.
+        encoded = given[0]
+        doubt = (encoded - encoded).sum(2).sum(1)  # (N,): 0, or NaN if not all are finite
+        return answer + doubt.reshape(-1, *[1] * (len(self.output_shape) - 1))
 
     def _values(self, x, lengths):
         """Standardise as `SequenceEncoder.encode`, in float64, rounded once."""
@@ -518,6 +528,9 @@ class _Value(nn.Module):
 class ForecastModule(nn.Module):
     """The next `horizon` steps of a forecaster, as `LSTMForecaster` forecasts them.
 
+    Counted from the last value: of a history that ends with missing values so many steps
+    are on the way, and the last ones of the answer are NaN.
+
     Parameters
     ----------
     model : ForecastModel
@@ -556,8 +569,12 @@ class ForecastModule(nn.Module):
 
     def forward(self, history):
         """(N, T) -> (N, Z, Q)."""
-        last = _last_observed(history, _steps(history) + 1, 0.0)
-        width = self.context_length
+        steps, width = _steps(history), self.context_length
+        stop = torch.where(torch.isnan(history), 0, steps + 1).amax(1)  # (N,)
+        n_missing = torch.where(stop > 0, steps[:, -1] + 1 - stop, 0)[:, None]
+        source = steps - n_missing
+        history = history.gather(1, source.clamp(min=0))
+        history = torch.where(source < 0, torch.nan, history)
         context = F.pad(history, (width, 0), value=torch.nan)[:, -width:]
         quantiles, members = 0.0, iter(self.members)
         for share, size, combine, by_week in self.parts:
@@ -569,7 +586,7 @@ class ForecastModule(nn.Module):
                 ahead = torch.arange(self.output_shape[1]) % week
                 of_weeks = effects[:, ahead][:, :, None]
             through = {}  # views read through windows of the same sizes
-            each = [next(members)(read, last, through) for _ in range(size)]
+            each = [next(members)(read, through) for _ in range(size)]
             quantiles = quantiles + share * (combine(each) + of_weeks)
         median = quantiles[:, :, self.middle, None]
         spread = quantiles[:, :, -1:] - quantiles[:, :, :1]
@@ -577,7 +594,11 @@ class ForecastModule(nn.Module):
         below = torch.minimum(quantiles[:, :, : self.middle], median)
         above = torch.maximum(quantiles[:, :, self.middle + 1 :], median)
         quantiles = torch.cat([below, median, above], dim=2).sort(2).values
-        return self._guarded(quantiles, context)
+        quantiles = self._guarded(quantiles, context)
+        ahead = (torch.arange(self.output_shape[1]) + n_missing)[:, :, None]  # (N, Z, 1)
+        each = torch.zeros(1, 1, self.output_shape[2], dtype=torch.int64)
+        there = quantiles.gather(1, ahead.clamp(max=self.output_shape[1] - 1) + each)
+        return torch.where(ahead < self.output_shape[1], there, torch.nan)
 
     def _guarded(self, quantiles, context):
         """Keep forecasts within reach of the history, as `forecast_model.guarded`."""
@@ -623,7 +644,7 @@ class _Network(nn.Module):
         if network.linear_length:
             self.linear = _Linear(network.linear)
         self.middle = network.config["n_quantiles"] // 2
-        ones = torch.ones(self.middle, self.middle)
+        ones = torch.ones(self.middle, self.middle, dtype=torch.float32)
         self.up_to, self.from_on = _frozen(ones.tril()), _frozen(ones.triu())
 
     def forward(self, x, base, width):
@@ -647,7 +668,7 @@ class _Network(nn.Module):
 
 
 class _Member(nn.Module):
-    """A `forecast_model.Member`: context (N, W + P), last (N,) -> (N, Z, Q) float64.
+    """A `forecast_model.Member`: context (N, W + P) -> (N, Z, Q) float64.
 
     `through` keeps forecasts by network, logarithms and width, for other members.
     """
@@ -667,7 +688,7 @@ class _Member(nn.Module):
             gap = known[right] - known[right - 1]
             self.share = _frozen((wanted - known[right - 1]) / gap)
 
-    def forward(self, context, last, through):
+    def forward(self, context, through):
         out = None
         steps_back = torch.arange(self.context_length, 0, -1)
         n_steps = torch.where(torch.isnan(context), 0, steps_back).amax(1)
@@ -675,7 +696,7 @@ class _Member(nn.Module):
             width = self.widths[max(i - self.n_shorter, 0)]
             key = id(self.network), self.log, width
             if key not in through:
-                through[key] = self._through(context, last, width)
+                through[key] = self._through(context, width)
             fits = (n_steps <= self.widths[i])[:, None, None]
             out = through[key] if out is None else torch.where(fits, through[key], out)
         out = out[:, : self.n_steps]
@@ -685,29 +706,29 @@ class _Member(nn.Module):
             out[:, :, self.left] * (1 - self.share) + out[:, :, self.right] * self.share
         )
 
-    def _through(self, context, last, width):
+    def _through(self, context, width):
         """Forecast through the last `width` steps, normalised."""
         context = context[:, -(width + self.period) :]
         if not self.log:
-            return self._normalised(context, last, width)
+            return self._normalised(context, width)
         is_log = (context <= 0).to(torch.int64).amax(1) == 0
-        seen = (~torch.isnan(context[:, self.period :])).to(torch.int64).amax(1)
-        is_log = is_log & ((seen > 0) | (last > 0))
         logs = torch.log(torch.where(context > 0, context, torch.nan))
         context = torch.where(is_log[:, None], logs, context)
-        logs = torch.log(torch.where(last > 0, last, 1.0))
-        out = self._normalised(context, torch.where(is_log, logs, last), width)
+        out = self._normalised(context, width)
         return torch.where(is_log[:, None, None], torch.exp(out.clamp(max=MAX_LOG)), out)
 
-    def _normalised(self, context, otherwise, width):
-        """See `windows.make_windows`; all in float64 but for the network."""
+    def _normalised(self, context, width):
+        """See `windows.make_windows`; all in float64 but for the network.
+
+        A window ends with a value; without any, centre and answer are NaN.
+        """
         period, horizon = self.period, self.horizon
         values = context[:, period:]  # (N, W)
         absent = torch.isnan(values)
         count = (~absent).to(torch.float64).sum(1).clamp(min=1)
         filled = torch.where(absent, 0.0, values)
         if self.scaling in ("season", "last"):
-            centre = _last_observed(values, torch.arange(1, width + 1), otherwise)
+            centre = _last_observed(values, torch.arange(1, width + 1), torch.nan)
             if self.scaling == "season" and period > 1:
                 seen = ~absent[:, -period:]
                 n_seen = seen.to(torch.float64).sum(1)
@@ -715,7 +736,7 @@ class _Member(nn.Module):
                 centre = torch.where(n_seen > 0, mean, centre)
         else:
             observed = (~absent).to(torch.int64).amax(1) > 0
-            centre = torch.where(observed, filled.sum(1) / count, otherwise)
+            centre = torch.where(observed, filled.sum(1) / count, torch.nan)
         deviation = torch.where(absent, 0.0, values - centre[:, None])
         if self.scaling == "standard":
             scale = torch.sqrt((deviation * deviation).sum(1) / count)
@@ -723,7 +744,7 @@ class _Member(nn.Module):
             scale = torch.abs(deviation).sum(1) / count
         if self.scaling == "none":
             centre, scale = centre * 0, scale * 0 + 1
-        scale = torch.where(scale > 1e-9 * torch.abs(centre), scale, 0.0)
+        scale = torch.where(scale > 1e-12 * torch.abs(centre), scale, 0.0)
         divisor = torch.where(scale > 0, scale, 1.0)[:, None]  # (N, 1)
         absent = torch.isnan(context)
         normal = torch.where(absent, 0.0, (context - centre[:, None]) / divisor)

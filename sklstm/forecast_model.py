@@ -43,6 +43,11 @@ GUARD_WIDTH = 3.0
 OUTER_GUARD_WIDTH = 10.0
 # What each further block keeps of its distance from the seasonal naive forecast.
 DAMPING = 0.9
+# So many blocks are forecast of what is missing at the end of a series; by then what it
+# last did is damped. After that its season goes on, and nothing else changes.
+BLOCKS_ON_THE_WAY = 20
+# Values of series that are copied at a time, to be extended beyond a block.
+COPIED_VALUES = 4_000_000
 # A forecast of a constant series may miss it by this much: logarithms round.
 ROUNDING = 1e-9
 
@@ -470,6 +475,67 @@ def forecast_ahead(model, array, n_steps, future, device):
         if start + model.horizon < n_steps:
             array = _extended_by(array, blocks[-1][:, :, middle], ahead)
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+
+
+def forecast_after(model, array, series, ends, n_steps, future, device):
+    """Forecast the steps after positions `ends` of series, from the last values before.
+
+    What is missing at an end is forecast on the way: of a series whose last two values
+    are missing the first step is the third after its last value. Through windows that
+    end with missing values the level and the season would be seen from too few.
+
+    Parameters
+    ----------
+    model : ForecastModel
+    array : SeriesArray
+    series, ends : ndarray of shape (n,), int64
+        Which series, and the positions in its values.
+    n_steps : int
+    future : ndarray of shape (n, n_steps, n_exog)
+        Standardised.
+    device : torch.device
+
+    Returns
+    -------
+    quantiles : ndarray of shape (n, n_steps, n_quantiles)
+    """
+    stops, late = ends, np.zeros(len(ends), dtype=np.int64)
+    if np.isnan(array.values[ends - 1]).any():
+        stops = array.after_last_observed(series, ends)
+        late = on_the_way(ends - stops, model)
+    n_blocks = -(-(late + n_steps) // model.horizon)
+    out = np.empty((len(series), n_steps, len(model.quantiles)))
+    for n in np.unique(n_blocks):
+        alike = np.flatnonzero(n_blocks == n)
+        total = int(late[alike].max()) + n_steps
+        at_once = len(alike)
+        if n > 1:
+            longest = int((stops - array.starts[series])[alike].max())
+            at_once = max(COPIED_VALUES // (longest + total), 1)
+        for start in range(0, len(alike), at_once):
+            rows = alike[start : start + at_once]
+            some, after = series[rows], stops[rows]
+            starts = np.minimum(array.starts[some], after)
+            until = SeriesArray(array.values, starts, after, array.exog)
+            if total == n_steps:
+                out[rows] = forecast_ahead(model, until, n_steps, future[rows], device)
+                continue
+            ahead = (late[rows, None] + np.arange(n_steps))[:, :, None]
+            exog = array.gather_exog(some, after[:, None] + np.arange(total))
+            np.put_along_axis(exog, ahead, future[rows], axis=1)
+            quantiles = forecast_ahead(model, until, total, exog, device)
+            out[rows] = np.take_along_axis(quantiles, ahead, axis=1)
+    return out
+
+
+def on_the_way(n_missing, model):
+    """Return how many steps to forecast of those missing at the ends of series (n,).
+
+    All of them, but for whole seasons where they are more than `BLOCKS_ON_THE_WAY`.
+    """
+    most = max(BLOCKS_ON_THE_WAY * model.horizon, model.period)
+    n_seasons = -(-np.maximum(n_missing - most, 0) // model.period)
+    return n_missing - n_seasons * model.period
 
 
 def _damped(median, array, model, share):

@@ -22,6 +22,7 @@ from sklstm.checkpoints import (
 )
 from sklstm.devices import (
     explain_out_of_memory,
+    insulated,
     network_threads,
     resolve_device,
     retained_memory,
@@ -89,6 +90,7 @@ def entries_of(max_steps):
 class ForecastTraining:
     """The part of `LSTMForecaster` that trains; reads its parameters, sets nothing."""
 
+    @insulated
     def _train_model(self, table, X, fh, always=False):
         """Choose what is "auto", train, calibrate; return the model and its losses."""
         began = time.perf_counter()
@@ -261,6 +263,7 @@ class ForecastTraining:
                 cell=self.cell,
                 dropout=self.dropout,
             )
+            network.to(torch.float32)  # whatever is torch's default
             with torch_threads(1):  # orthogonalisation rounds by the number of threads
                 initialize(network, random.start)
             scaling = "season" if self.scaling == "auto" else self.scaling
@@ -285,6 +288,7 @@ class ForecastTraining:
         # Whole segments: the window grows at its far end, where it is padded.
         return math.ceil(window_length / segment) * segment, segment
 
+    @insulated
     def _train_networks(
         self, model, array, random, aside=None, checkpoint=None, *, update=False
     ):

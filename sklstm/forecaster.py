@@ -10,6 +10,7 @@ import contextlib
 import copy
 import os
 import warnings
+from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
@@ -23,8 +24,8 @@ from sktime.datatypes import get_cutoff
 from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 from sktime.utils.validation.forecasting import check_fh
 
-from sklstm.devices import explain_out_of_memory, resolve_device
-from sklstm.forecast_model import forecast_ahead, guarded
+from sklstm.devices import explain_out_of_memory, insulated, resolve_device
+from sklstm.forecast_model import COPIED_VALUES, forecast_after
 from sklstm.forecast_training import (
     STEPS_PER_EPOCH,
     ForecastTraining,
@@ -37,12 +38,14 @@ from sklstm.horizons import (
     breaks,
     check_regular,
     infer_frequency,
+    reference_times,
     relative_steps,
 )
 from sklstm.modules import CELLS
 from sklstm.series import (
-    SeriesArray,
     check_same_kind,
+    find_period,
+    frequency_period,
     in_zone_of,
     merge,
     times_of,
@@ -51,7 +54,6 @@ from sklstm.series import (
 
 AUTO_OR_COUNT = [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")]
 MAX_VALUE = 1e300  # sums of such do not overflow
-BACKTEST_VALUES = 4_000_000  # that are copied at once for cutoffs beyond the horizon
 # Attributes that hold what skops cannot write as it is: dates, frames, kinds of columns.
 NOT_PLAIN = ("_fh", "_cutoff", "_cur_y", "_cur_X", "_y_metadata")
 
@@ -331,14 +333,37 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
     def _fit(self, y, X, fh):
         table = self._read(y, X)
         if "pretrained_model_" in getattr(self, "_pretrained_attrs", []):
-            self.model_, self.history_ = self.pretrained_model_, []
-            self._check_columns(table.frame, X, needed_by="fit")
+            model = self.pretrained_model_
+            self._check_columns(table.frame, X, model, needed_by="fit")
+            self.model_, self.history_ = self._of_season(model, table), []
         else:
             self.model_, self.history_ = self._train_model(table, X, fh)
         # Copies: what the caller does to his data later is no news of them.
         self._cur_y, self._cur_X = y.copy(), None if X is None else X.copy()
         self._keep_choices()
         return self
+
+    def _of_season(self, model, table):
+        """Return a pretrained model with the season of y, if its frequency has another.
+
+        The network of the package knows any; one that was trained anew only its own.
+        """
+        times = reference_times(table)
+        if self.sp != "auto" or frequency_period(times) in (None, 1, model.period):
+            return model
+        if model.trained and not model.fine_tuned:
+            if model.period == 1:  # none was seen, whatever the frequency was
+                return model
+            warnings.warn(
+                f"What was pretrained knows a season of {model.period} steps, but the "
+                f"frequency of y suggests one of {frequency_period(times)}. Pretrain on "
+                f"series of that frequency, or set sp={model.period} if that is right.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return model
+        period = find_period(table.flatten().up_to_last_observed(), times)
+        return replace(model, period=period)
 
     def _pretrain(self, y, X=None, fh=None):
         """Train on a panel what later fits only supply with context."""
@@ -713,6 +738,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         # (n_rows, n_columns, n_alpha) -> a column per variable and alpha
         return pd.DataFrame(values.reshape(len(values), -1), index=index, columns=columns)
 
+    @insulated
     def _forecast(self, fh, X):
         """Forecast every row of fh: (n_rows, n_columns, n_quantiles) and their index."""
         model = self.model_
@@ -758,8 +784,10 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
             there = (on_way.step > 0) & (on_way.step <= last)
             there &= place[on_way.instance] >= 0
             future[place[on_way.instance[there]], on_way.step[there] - 1] = values[there]
-        array = array.take(first + series)
-        quantiles = forecast_ahead(model, array, last, future, device)
+        series = first + series
+        quantiles = forecast_after(
+            model, array, series, array.stops[series], last, future, device
+        )
         out[rows] = quantiles[place[plan.instance[rows]], plan.step[rows] - 1]
 
     def _behind(self, model, array, plan, first, device, out):
@@ -772,8 +800,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         # What no value comes before is forecast from the first one.
         ends = np.maximum(ends, array.first_observed(series) + 1)
         future = array.gather_exog(series, ends[:, None])
-        quantiles = model.block(array, series, ends, future, device)
-        out[rows] = guarded(quantiles, array, series, ends, model)[:, 0]
+        quantiles = forecast_after(model, array, series, ends, 1, future, device)
+        out[rows] = quantiles[:, 0]
 
     def _known_exog(self, X, plan, table):
         """Return a plan of the steps ahead and their exogenous rows, standardised.
@@ -805,7 +833,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         """Forecast from every cutoff of y in one pass, without refitting.
 
         Equal to ``evaluate`` with ``strategy="no-update_params"`` and an expanding
-        window, but batched over all cutoffs and series.
+        window, but batched over all cutoffs and series. (Of X, ``evaluate`` hands on the
+        rows of fh alone; here those of the steps on the way are known, too.)
 
         Parameters
         ----------
@@ -873,21 +902,20 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         index = _index_of_backtest(table, instance, position, steps, inside)
         return pd.DataFrame(values[inside], index=index, columns=table.frame.columns)
 
+    @insulated
     def _backtest(self, model, array, series, ends, steps, device):
         """Return the median after each position `ends`: (n_cutoffs, n_steps)."""
         last = int(steps.max())
         # Beyond the horizon each cutoff has a copy of its series.
         at_once = max(len(series), 1)
         if last > model.horizon:
-            at_once = max(BACKTEST_VALUES // int(array.lengths.max() + last), 1)
+            at_once = max(COPIED_VALUES // int(array.lengths.max() + last), 1)
         medians = [np.empty((0, len(steps)))]
         for start in range(0, len(series), at_once):
             some = series[start : start + at_once]
-            stops = ends[start : start + at_once]
-            future = array.gather_exog(some, stops[:, None] + np.arange(last))
-            starts = np.minimum(array.starts[some], stops)
-            until = SeriesArray(array.values, starts, stops, array.exog)
-            quantiles = forecast_ahead(model, until, last, future, device)
+            until = ends[start : start + at_once]
+            future = array.gather_exog(some, until[:, None] + np.arange(last))
+            quantiles = forecast_after(model, array, some, until, last, future, device)
             medians.append(quantiles[:, steps - 1, len(model.quantiles) // 2])
         return np.concatenate(medians)
 

@@ -17,10 +17,10 @@ from sklearn.metrics import check_scoring
 from sklearn.utils import Bunch, check_random_state
 
 from sklstm.base import check_sequence_estimator, is_forecaster
-from sklstm.devices import threads_for, torch_threads
+from sklstm.devices import insulated, threads_for, torch_threads
 from sklstm.forecast_inspection import forecast_components, forecast_effects
 from sklstm.modules import ConvStem, GRULayer, reverse, step_mask
-from sklstm.sequences import Sequences
+from sklstm.sequences import PADDING, Sequences, require_same_instances
 from sklstm.series import to_table
 
 __all__ = [
@@ -42,6 +42,7 @@ GRU_GATES = ("reset_gate", "update_gate", "candidate")
 
 
 # -------------------------------------------------------------------- attributions
+@insulated
 def integrated_gradients(
     estimator,
     X,
@@ -413,8 +414,9 @@ def window_importance(
     windows = np.column_stack([edges[:-1], edges[1:]])
     blocks = [(start, stop, slice(None)) for start, stop in windows.tolist()]
     result = _importance(
-        estimator, sequences, y, blocks, n_repeats, scoring, sample_weight, random_state
-    )
+        estimator, X, sequences, y, blocks, n_repeats, scoring, sample_weight,
+        random_state,
+    )  # fmt: skip
     return Bunch(**result, windows=windows)
 
 
@@ -485,15 +487,17 @@ def channel_importance(
         raise ValueError("Tokens have no channels; use window_importance.")
     return Bunch(
         **_importance(
-            estimator, sequences, y, blocks, n_repeats, scoring, sample_weight,
+            estimator, X, sequences, y, blocks, n_repeats, scoring, sample_weight,
             random_state,
         )
     )  # fmt: skip
 
 
 def _importance(
-    estimator, sequences, y, blocks, n_repeats, scoring, sample_weight, random_state
+    estimator, X, sequences, y, blocks, n_repeats, scoring, sample_weight, random_state
 ):
+    require_same_instances(X, y)
+    require_same_instances(X, sample_weight, "sample_weight")
     if n_repeats < 1:
         raise ValueError(f"n_repeats must be at least 1, got {n_repeats}.")
     if isinstance(scoring, (list, tuple, set, dict)):
@@ -550,6 +554,7 @@ def _shuffled(sequences, block, rng):
 
 
 # ---------------------------------------------------- what the network did meanwhile
+@insulated
 def attention_weights(estimator, X):
     """Return how much each time step counts in the pooled state.
 
@@ -616,6 +621,7 @@ def attention_weights(estimator, X):
     return weights
 
 
+@insulated
 def gate_activations(estimator, X=None, *, layer=0, direction="forward"):
     """Return what the gates and states of a recurrent layer were at every step.
 
@@ -739,7 +745,8 @@ def _forecast_states(forecaster):
     model = forecaster.model_
     member = (model.trained + model.pretrained)[0]
     network, segment = member.network, member.network.segment_length
-    array = model.standardize(to_table(*forecaster._context()).flatten())
+    table = to_table(*forecaster._context())
+    array = model.standardize(table.flatten().up_to_last_observed())
     series = np.arange(len(array))
     if not model.trained and model.has_weeks:
         array = model.without_weeks(array, series, array.stops)[0]
@@ -824,6 +831,11 @@ def _encode(estimator, X) -> Sequences:
 
 def _rows_of(estimator, values, lengths):
     """Return sequences as a ragged X that the estimator reads as they are."""
+    if estimator.encoder_.tokens:
+        # Inside a row 0 is a token that is not known; at an end it would be padding.
+        known = estimator.encoder_.vocabulary_
+        unknown = np.setdiff1d(np.arange(1, len(known) + 2), known)[0]
+        values = np.where(values == PADDING, unknown, values)
     rows = [row[:length] for row, length in zip(values, lengths, strict=True)]
     if estimator.encoder_.layout == "channel-major" and not estimator.encoder_.tokens:
         return [row.T for row in rows]

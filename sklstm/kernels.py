@@ -37,7 +37,7 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 15  # of the functions of C: a library left over from another is not called
+VERSION = 16  # of the functions of C: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads: contextvars.ContextVar[int | None] = contextvars.ContextVar(
     "n_threads", default=None

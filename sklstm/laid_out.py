@@ -146,9 +146,11 @@ def _packed_block(native, block):
     weight = block.weight
     width = padded(weight.n_out, native.sklstm_lanes())
     packed = torch.empty(
-        weight.n_steps * weight.n_columns + 1, width, dtype=torch.float32
+        weight.n_steps * weight.n_columns + 1, width, dtype=torch.float32, device="cpu"
     )
-    filled = torch.empty(weight.n_steps * weight.n_columns, dtype=torch.float32)
+    filled = torch.empty(
+        weight.n_steps * weight.n_columns, dtype=torch.float32, device="cpu"
+    )
     nothing = Sequences(0, 1, weight.n_columns, 0, 0, None)
     native.sklstm_convolve(
         ctypes.byref(nothing), None, ctypes.byref(block), packed.data_ptr(),

@@ -94,12 +94,14 @@ class _Portable(nn.Module):
         return {"config": self.config, "arrays": arrays, "training": self.training}
 
     def __setstate__(self, state):
-        self.__init__(**state["config"])
-        self.codes, arrays = split_codes(state["arrays"])
-        tensors = {name: torch.tensor(array) for name, array in arrays.items()}
-        dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
-        self.to(dtype=dtype).load_state_dict(tensors)
-        self.train(state["training"])
+        # Of tensors made in inference mode nothing tells that they have not changed.
+        with torch.inference_mode(False), torch.device("cpu"):
+            self.__init__(**state["config"])
+            self.codes, arrays = split_codes(state["arrays"])
+            tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+            dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
+            self.to(dtype=dtype).load_state_dict(tensors)
+            self.train(state["training"])
 
 
 class _LaidOut(nn.Module):

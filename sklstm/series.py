@@ -186,12 +186,27 @@ class SeriesArray:
         first = observed[np.searchsorted(observed, self.starts[series])]
         return np.minimum(first, self.stops[series])
 
+    def after_last_observed(self, series, ends) -> np.ndarray:
+        """Return the positions after the last values before positions `ends`.
+
+        Parameters
+        ----------
+        series, ends : ndarray of shape (n,), int64
+
+        Returns
+        -------
+        positions : ndarray of shape (n,), int64
+            `ends` where nothing is observed before.
+        """
+        observed = np.append(-1, np.flatnonzero(~np.isnan(self.values)))
+        last = observed[np.searchsorted(observed, ends) - 1]
+        return np.where(last >= self.starts[series], last + 1, ends)
+
     def up_to_last_observed(self) -> SeriesArray:
         """Return the series up to their last values; two rows, where there are any."""
-        observed = np.append(-1, np.flatnonzero(~np.isnan(self.values)))
-        last = observed[np.searchsorted(observed, self.stops) - 1]
+        stops = self.after_last_observed(np.arange(len(self)), self.stops)
         shortest = np.minimum(self.starts + 2, self.stops)
-        return replace(self, stops=np.maximum(last + 1, shortest))
+        return replace(self, stops=np.maximum(stops, shortest))
 
     def exog_inside(self) -> np.ndarray:
         """Return the exogenous rows of some series, each once: (n, n_exog)."""

@@ -9,6 +9,7 @@ import torch
 
 from sklstm import kernels, laid_out
 from sklstm.base import check_sequence_estimator
+from sklstm.devices import insulated
 from sklstm.modules import ConvStem, EmbeddingStem
 from sklstm.sequences import Sequences
 
@@ -166,10 +167,15 @@ class Stream:
         rows = slice(None) if streams is None else np.atleast_1d(streams)
         if streams is not None and not rows.size:
             return
+        if streams is not None and (rows < 0).any():
+            raise IndexError(
+                f"reset expects streams from 0 to {self.n_streams - 1}; got {rows.min()}."
+            )
         for layer in self._layers:
             layer.reset(rows)
         self._pooling.reset(rows)
 
+    @insulated
     def _hand_on(self, i, x, state):
         """Return what follows layer i, which read x: (N, D)."""
         if self._recurrence.is_plain:
@@ -231,6 +237,8 @@ class Stream:
 
 def _numbers(x):
     """Return a step as an array of integers or of float64."""
+    if hasattr(x, "detach"):  # a torch tensor, on whatever device
+        x = x.detach().cpu().numpy()
     given = np.asarray(x)
     if given.dtype.kind in "iu":
         return given
@@ -268,6 +276,7 @@ class _TorchStepper:
         n_states = 1 if kernels.cell_of(weights) == kernels.GRU else 2
         self.state = weights[1].new_zeros(n_states, n_rows, weights[1].shape[1])
 
+    @insulated
     def step(self, x):
         """(N, I) -> (N, H)."""
         x = torch.from_numpy(np.ascontiguousarray(x))[None]

@@ -389,10 +389,11 @@ class _Epoch:
 
     def _precision(self):
         # Set for each step: it may be taken in another thread.
-        kind = self.grad.device.type
-        if not self.bfloat16 and not torch.is_autocast_enabled(kind):
+        if not self.bfloat16:
             return contextlib.nullcontext()
-        return torch.autocast(kind, torch.bfloat16, enabled=self.bfloat16)
+        # Within a caller's autocast copies of weights would outlive the step.
+        kind = self.grad.device.type
+        return torch.autocast(kind, torch.bfloat16, cache_enabled=False)
 
     def _differentiate(self, inputs, target, weight):
         """Return the mean loss, its gradients added."""

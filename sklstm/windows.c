@@ -143,7 +143,7 @@ static void cut(const Windows *w, ptrdiff_t i) {
         if (w->scaling == STANDARD) scale = ldexp(sqrt(scale), exponent);
     }
     /* Rounding error is no variation: such a window is constant, and so its forecast. */
-    if (!(scale > 1e-9 * fabs(centre))) scale = 0;
+    if (!(scale > 1e-12 * fabs(centre))) scale = 0;
     w->centre[i] = centre, w->scale[i] = scale;
     /* Whatever it holds, what is constant reads as zeros. */
     const double divisor = scale > 0 ? scale : INFINITY;

@@ -248,7 +248,7 @@ def make_windows(
     if scaling == "none":
         centre, scale = np.zeros(n), np.ones(n)
     # Rounding error is no variation: such a window is constant, and so its forecast.
-    scale = np.where(scale > 1e-9 * np.abs(centre), scale, 0.0)
+    scale = np.where(scale > 1e-12 * np.abs(centre), scale, 0.0)
     # Whatever it holds, what is constant reads as zeros.
     divisor = np.where(scale > 0, scale, np.inf)[:, None]
     normal = np.where(known, (filled - centre[:, None]) / divisor, 0.0)

@@ -26,6 +26,7 @@ from sklearn.metrics import (
 )
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import get_tags
 
 from sklstm import LSTMClassifier, LSTMRegressor, base, load, save
 from sklstm.network import RecurrentNetwork
@@ -836,6 +837,55 @@ def test_a_regressor_takes_no_times_for_numbers(make_sequences, made):
         model.fit(X, y).score(X, dates)
 
 
+def test_weights_of_classes_count_in_parts_of_one_class():
+    X = np.random.default_rng(0).normal(size=(60, 5))
+    y = (X[:, 0] > 0).astype(int)
+
+    def share(class_weight):
+        model = LSTMClassifier(4, random_state=0, class_weight=class_weight)
+        for _ in range(5):
+            for label in (0, 1):
+                model.partial_fit(X[y == label], y[y == label], classes=[0, 1])
+        return model.predict_proba(X)[:, 1].mean()
+
+    assert share({0: 1, 1: 1}) == share(None)
+    assert share({0: 0.2, 1: 5}) > share(None) + 0.02
+    assert share({0: 5, 1: 0.2}) < share(None) - 0.02
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        torch.inference_mode,
+        torch.no_grad,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.device("meta"),
+    ],
+    ids=["inference_mode", "no_grad", "autocast", "device"],
+)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"pooling": "attention", "layer_norm": True}, {"dtype": "float64"},
+     {"dtype": "bfloat16"}, {"stem": None, "bptt_steps": 5}, {"target": "sequence"}],
+    ids=str,
+)  # fmt: skip
+def test_the_modes_that_the_caller_is_in_change_nothing(make_sequences, settings, mode):
+    X, y = make_sequences(30)
+    if "target" in settings:
+        y = np.repeat(y[:, None], X.shape[1], axis=1)
+    model = LSTMClassifier(**QUICK, **settings)
+    plain = clone(model).fit(X, y)
+    expected = plain.embed(X)
+    with mode():
+        inside = clone(model).fit(X, y)
+        twin = pickle.loads(pickle.dumps(plain))
+        answers = [each.embed(X) for each in (inside, plain, twin)]
+    for answer in answers:
+        for row, of_plain in zip(answer, expected, strict=True):
+            np.testing.assert_array_equal(row, of_plain)
+    assert not any(w.is_inference() for w in twin.network_.parameters())
+
+
 def test_unknown_class_in_partial_fit(make_sequences):
     X, y = make_sequences(20)
     model = LSTMClassifier(**QUICK).partial_fit(X, y)
@@ -942,6 +992,42 @@ def test_labels_of_a_panel_in_another_order():
         with pytest.raises(ValueError, match="instances in another order"):
             model.score(X, y)
         model.score(X, y.loc[[3, 1, 2, 0]])
+
+
+def test_weights_of_a_panel_in_another_order(estimator):
+    X = pd.concat({i: pd.DataFrame({"u": np.full(3, float(i))}) for i in (3, 1, 2, 0)})
+    y, weight = [0, 1, 0, 1], pd.Series([5.0, 1, 2, 3], index=[0, 1, 2, 3])
+    model = estimator(**QUICK)
+    right = weight.loc[[3, 1, 2, 0]]
+    expected = outputs(model.fit(X, y, sample_weight=right.to_numpy()), X)
+    np.testing.assert_array_equal(
+        outputs(model.fit(X, y, sample_weight=right), X), expected
+    )
+    model.score(X, y, sample_weight=right)
+    for use in (model.fit, model.partial_fit, model.score):
+        with pytest.raises(
+            ValueError, match=r"X and sample_weight have .* Call sample_weight\.loc\[X\."
+        ):
+            use(X, y, sample_weight=weight)
+
+
+def test_a_parameter_of_a_subclass_needs_no_constraint():
+    class Named(LSTMClassifier):
+        def __init__(self, a_name=None, cell="lstm"):
+            super().__init__(cell=cell)
+            self.a_name = a_name
+
+    with pytest.raises(ValueError, match=r"'cell' parameter .* Did you mean 'gru'\?"):
+        Named("x", cell="gruu").fit(np.zeros((4, 3)), [0, 1, 0, 1])
+
+
+def test_tags_say_what_tokens_may_be(estimator):
+    tags = get_tags(estimator(missing="mask")).input_tags
+    assert tags.three_d_array
+    assert tags.allow_nan
+    tags = get_tags(estimator(stem="embedding", missing="mask")).input_tags
+    assert not tags.three_d_array
+    assert not tags.allow_nan
 
 
 def test_a_frame_without_an_index_and_a_series():

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -188,6 +189,71 @@ def test_missing_values(stem, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stem": None, "cell": "lstm"},
+        {"stem": None, "cell": "gru", "bidirectional": True, "pooling": "max"},
+        {"stem": "linear", "missing": "mask", "n_members": 2},
+        {"stem": "conv", "cell": "gru", "missing": "mask"},
+        {"estimator": LSTMRegressor, "y": X[:, 0, 0], "stem": None},
+        {"estimator": LSTMRegressor, "y": X[:, 0, :2], "loss": "quantile",
+         "quantile": [0.9, 0.2], "stem": None},
+    ],
+)  # fmt: skip
+def test_values_that_predict_refuses_are_answered_with_nan(settings, tmp_path):
+    model = fit(**settings)
+    is_refused = settings.get("missing") != "mask"
+    x, lengths = numbers(6 * 7).reshape(6, 7, 3), np.array([7, 7, 5, 5, 7, 7])
+    expected = (model.predict if "y" in settings else model.predict_proba)(
+        [one[:n] for one, n in zip(x, lengths, strict=True)]
+    )
+    x[1, 2, 1], x[5, 6] = -np.inf, np.inf
+    x[2:4, 5:] = [[[np.inf]], [[np.nan]]]  # beyond their lengths
+    if is_refused:
+        x[4, 0, 2] = np.nan
+    expected[[1, 4, 5] if is_refused else [1, 5]] = np.nan
+    onnx = session(model, tmp_path / "model.onnx")
+    (found,) = onnx.run(None, {"X": x, "lengths": lengths})
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    given = torch.from_numpy(x), torch.from_numpy(lengths)
+    module = to_torch(model)
+    program = torch.export.export(module, given).module()
+    for called in (module, program):
+        np.testing.assert_allclose(called(*given), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "forecaster"])
+def test_the_default_dtype_of_torch_is_no_matter(kind, tmp_path):
+    if kind == "classifier":
+        model = fit(stem="conv", bidirectional=True, missing="mask")
+        given = X[:2], np.array([12, 4])
+    else:
+        model = LSTMForecaster(horizon=3).fit(series(40))
+        given = (X[:, :, 0].astype(np.float64),)
+    names = list(to_torch(model).inputs)
+    inputs = dict(zip(names, given, strict=True))
+    (expected,) = session(model, tmp_path / "model.onnx").run(None, inputs)
+    torch.set_default_dtype(torch.float64)
+    try:
+        (found,) = session(model, tmp_path / "model.onnx").run(None, inputs)
+        module = to_torch(model)(*map(torch.from_numpy, given))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(module, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_is_mapped_into_memory(tmp_path):
+    """What is on a disk and cannot be written to is copied, without a warning."""
+    model = fit()
+    joblib.dump(model, tmp_path / "model")
+    mapped = joblib.load(tmp_path / "model", mmap_mode="r")
+    assert not mapped.encoder_.mean_.flags.writeable
+    given = torch.from_numpy(X), torch.full((30,), 12)
+    assert torch.equal(to_torch(mapped)(*given), to_torch(model)(*given))
+
+
 def test_tokens(tmp_path):
     words = np.array([3, 7, 11, 2**40, 5, 90])  # 90 and others only in prediction
 
@@ -262,15 +328,45 @@ def test_pretrained_forecaster_of_hours_that_differ_by_the_week(n, tmp_path):
     y = series(n)
     y += 5 * (np.arange(n) // 24 % 7 > 4)
     y[rng.random(n) < 0.05] = np.nan
+    y.iloc[-1] = 50.0
     check_forecaster(LSTMForecaster(horizon=30, sp=24).fit(y), y, tmp_path)
 
 
-@pytest.mark.parametrize("sp", [1, 12, 24])
-def test_a_series_that_has_ended(sp, tmp_path):
-    y = pd.concat([series(50), pd.Series(np.full(1200, np.nan))], ignore_index=True)
-    forecaster = LSTMForecaster(horizon=3, sp=sp).fit(y)
-    check_forecaster(forecaster, y, tmp_path)
-    np.testing.assert_allclose(forecaster.predict(fh=[1]), y[49])
+@pytest.mark.parametrize("n_missing", [1, 4, 30])
+@pytest.mark.parametrize("settings", [
+    {"sp": 1}, {"sp": 12}, {"sp": 24},
+    {"sp": 12, "max_steps": 2, "n_members": 1, "scaling": "standard", "random_state": 0},
+], ids=str)  # fmt: skip
+def test_what_is_missing_at_the_end_is_on_the_way(settings, n_missing, tmp_path):
+    y = series(80)
+    forecaster = LSTMForecaster(horizon=5, **settings).fit(y)
+    steps, levels = np.arange(1, 6), list(forecaster.quantiles)
+    expected = forecaster.predict_quantiles(fh=steps, alpha=levels).to_numpy()
+    history = np.concatenate([y, np.full(n_missing, np.nan)])[None]
+    late = forecaster.update(
+        pd.Series(history[0, 80:], np.arange(80, 80 + n_missing)), update_params=False
+    ).predict_quantiles(fh=steps, alpha=levels)
+    (found,) = session(forecaster, tmp_path / "model.onnx").run(
+        None, {"history": history}
+    )
+    module = to_torch(forecaster)(torch.from_numpy(history)).numpy()
+    for answer in (found[0], module[0]):
+        n_known = max(5 - n_missing, 0)
+        np.testing.assert_allclose(answer[:n_known], expected[n_missing:], rtol=1e-5)
+        np.testing.assert_allclose(answer[:n_known], late[:n_known], rtol=1e-5)
+        assert np.isnan(answer[n_known:]).all()
+
+
+def test_a_history_without_a_value_has_no_forecast(tmp_path):
+    forecaster = LSTMForecaster(horizon=3, sp=4).fit(series(50))
+    history = np.stack([np.full(50, np.nan), series(50)])
+    onnx = session(forecaster, tmp_path / "model.onnx")
+    for answer in (
+        onnx.run(None, {"history": history})[0],
+        to_torch(forecaster)(torch.from_numpy(history)).numpy(),
+    ):
+        assert np.isnan(answer[0]).all()
+        assert np.isfinite(answer[1]).all()
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,44 @@ def test_tokens_are_shuffled_in_time_alone():
         channel_importance(model, X, y)
 
 
+@pytest.mark.parametrize("target", ["single", "sequence"])
+def test_unknown_tokens_inside_a_row_stay_where_they_are_shuffled(target):
+    X = [[1, 0, 3], [3, 1, 1], [1, 3, 0, 1]] * 4
+    y = [row[::-1] for row in X] if target == "sequence" else [row[0] for row in X]
+    model = LSTMClassifier(
+        4, stem="embedding", target=target, max_iter=11, random_state=0
+    ).fit(X, y)
+    seen = []
+
+    def score(model, X, y):
+        seen.append(X)
+        return model.score(X, y)
+
+    result = window_importance(
+        model, X, y, n_windows=4, n_repeats=3, scoring=score, random_state=0
+    )
+    reference = result.importances[0] + model.score(seen[1], y)
+    assert reference[0] == pytest.approx(model.score(X, y))
+    for shuffled in seen:
+        read = model.encoder_.read(shuffled, model, reset=False)
+        np.testing.assert_array_equal(read.lengths, [len(row) for row in X])
+        assert not np.isin(np.concatenate(shuffled), [0]).any()
+    # What stands for them is no token of the vocabulary: 2 is the first that is none.
+    assert set(np.concatenate(seen[0])) == {1, 2, 3}
+
+
+def test_importance_refuses_instances_in_another_order():
+    X = pd.concat({i: pd.DataFrame({"u": np.full(3, float(i))}) for i in (3, 1, 2, 0)})
+    y = pd.Series([0, 1, 0, 1], index=[3, 1, 2, 0])
+    model = LSTMClassifier(4, max_iter=11, random_state=0).fit(X, y)
+    for importance in (window_importance, channel_importance):
+        importance(model, X, y, sample_weight=y + 1)
+        with pytest.raises(ValueError, match="X and y have their instances in another"):
+            importance(model, X, y.sort_index())
+        with pytest.raises(ValueError, match="X and sample_weight have their instances"):
+            importance(model, X, y, sample_weight=y.sort_index() + 1)
+
+
 def test_bad_settings_of_importance(make_sequences):
     X, y = make_sequences(20)
     model = fit(X, y)

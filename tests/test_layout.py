@@ -46,7 +46,7 @@ ALLOWED = {
         "series",
     },
     "panel": {"estimators"},
-    "streaming": {"base", "kernels", "laid_out", "modules", "sequences"},
+    "streaming": {"base", "devices", "kernels", "laid_out", "modules", "sequences"},
     "frames": {"container"},
     "saved_network": {"checks", "container", "modules", "network"},
     "saved_estimator": {

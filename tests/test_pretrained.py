@@ -146,6 +146,16 @@ def test_affine_equivariance():
     np.testing.assert_allclose(forecast(1e-6 * y), 1e-6 * forecast(y), rtol=1e-4)
 
 
+@pytest.mark.parametrize("offset", [1e6, 1e9, 1e12])
+def test_what_varies_on_a_large_level_is_no_constant(offset):
+    """A counter, say; of logarithms less is left to see."""
+    y = load_airline()
+    centred = y - y.mean()  # without logarithms
+    expected = forecast(centred).to_numpy()
+    found = forecast(centred + offset).to_numpy() - offset
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.02 * y.std())
+
+
 def test_a_series_is_forecast_alike_alone_and_in_a_panel():
     rng = np.random.default_rng(1)
     series = [rng.normal(size=n).cumsum() for n in (5, 11, 30, 60, 150)]

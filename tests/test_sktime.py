@@ -30,6 +30,7 @@ from sktime.utils._testing.hierarchical import _make_hierarchical
 from sktime.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from sklstm import LSTMForecaster
+from sklstm.forecast_training import TUNED
 from sklstm.horizons import times_ahead
 from sklstm.series import to_table
 
@@ -841,11 +842,77 @@ def test_spans_of_time_are_refused():
     assert LSTMForecaster().fit(y, fh=[1]).predict().index[0].hour == 9
 
 
-@pytest.mark.parametrize("sp", [1, 12, 24])
-def test_what_has_ended_goes_on_from_its_last_value(sp):
-    y = pd.Series(np.concatenate([np.linspace(10, 15, 120), np.full(1500, np.nan)]))
-    forecast = LSTMForecaster(sp=sp).fit(y, fh=[1, 2]).predict()
-    np.testing.assert_allclose(forecast, 15.0, rtol=1e-6)
+LATE = {
+    "pretrained": {"sp": 12},
+    "hours": {"sp": 24},
+    "trained": {"sp": 12, "horizon": 5, **TINY},
+}
+
+
+def late_hours(n=240):
+    rng = np.random.default_rng(0)
+    season = 20 * np.sin(2 * np.pi * np.arange(n) / 24)
+    index = pd.date_range("2024", periods=n, freq="h")
+    return pd.Series(100 + season + rng.normal(size=n).cumsum() / 2, index)
+
+
+@pytest.mark.parametrize("n_missing", [1, 7, 60])
+@pytest.mark.parametrize("settings", LATE.values(), ids=LATE)
+def test_what_is_missing_at_the_end_is_forecast_on_the_way(settings, n_missing):
+    """As the same times are from the last value."""
+    y = late_hours()
+    late = y.copy()
+    late.iloc[-n_missing:] = np.nan
+    steps, alpha = np.arange(1, 8), [0.1, 0.5, 0.9]
+    cut = LSTMForecaster(**settings).fit(y[:-n_missing], fh=[1])
+    whole = LSTMForecaster(**settings).fit(late, fh=[1])
+    quantiles = (
+        cut.predict_quantiles(steps + n_missing, alpha=alpha),
+        whole.predict_quantiles(steps, alpha=alpha),
+    )
+    pd.testing.assert_frame_equal(*quantiles, check_exact=True, check_freq=False)
+    assert (quantiles[1].iloc[:, 2] > quantiles[1].iloc[:, 0]).all()
+    # In-sample rows of the gap and cutoffs inside it are no other.
+    behind = whole.predict(np.arange(1 - n_missing, 1))
+    ahead = cut.predict(np.arange(1, n_missing + 1))
+    np.testing.assert_array_equal(behind, ahead)
+    after = whole.backtest(late, fh=[1, 3], initial_window=240 - n_missing)
+    for cutoff, forecast in after.groupby(level=0):
+        gap = y.index.get_loc(cutoff) - (239 - n_missing)
+        expected = cut.predict([gap + 1, gap + 3]).to_numpy()
+        np.testing.assert_array_equal(forecast.iloc[:, 0], expected[: len(forecast)])
+
+
+def test_instances_may_end_at_any_time_and_x_is_known_on_the_way():
+    y, X = with_exog()
+    named = {i: y.copy() for i in range(4)}
+    for i, gap in enumerate([0, 1, 3, 30]):
+        named[i].iloc[50 - gap : 50] = np.nan
+    panel = pd.concat(named, names=["i", "t"]).to_frame("y")
+    known = pd.concat(dict.fromkeys(range(4), X), names=["i", "t"])
+    past = panel[panel.index.get_level_values(1) < 50]
+    forecaster = LSTMForecaster(4, **TINY).fit(past, X=known.loc[past.index], fh=[1])
+    found = forecaster.predict([1, 2, 5], X=known)
+    for i, gap in enumerate([0, 1, 3, 30]):
+        one = copy.deepcopy(forecaster)
+        stop = 50 - gap
+        one._cur_y = past.loc[[i]].groupby(level=0).head(stop)
+        one._cur_X = known.loc[one._cur_y.index]
+        one._cutoff = pd.Index([stop - 1])
+        expected = one.predict([gap + 1, gap + 2, gap + 5], X=known)
+        np.testing.assert_array_equal(found.loc[i], expected.loc[i])
+
+
+def test_of_what_ended_long_ago_the_season_goes_on():
+    y = late_hours()
+    settings = {"horizon": 1, "sp": 24, **TINY}
+    found = []
+    for n_missing in (25, 49, 1000 * 24 + 1):  # 24 steps are all that are on the way
+        late = np.concatenate([y, np.full(n_missing, np.nan)])
+        forecaster = LSTMForecaster(**settings).fit(pd.Series(late), fh=[1, 2, 3])
+        found.append(forecaster.predict_quantiles(alpha=[0.1, 0.5, 0.9]).to_numpy())
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("strategy", ["refit", "update", "no-update_params"])
@@ -1302,6 +1369,77 @@ def test_an_interrupt_ends_all_networks(monkeypatch):
     n_calls[:] = [None]
     forecaster.update(load_airline()[-1:])
     assert len(forecaster.model_.trained) == 2
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16),
+     lambda: torch.device("meta")],
+    ids=["inference_mode", "no_grad", "autocast", "device"],
+)  # fmt: skip
+@pytest.mark.parametrize("settings", [{}, TINY | {"cell": "gru"}], ids=str)
+def test_the_modes_that_the_caller_is_in_change_nothing(settings, mode):
+    y = load_airline()
+    plain = LSTMForecaster(**settings).fit(y[:100], fh=[1, 2])
+    expected, tested = plain.predict(), plain.backtest(y)
+    with mode():
+        inside = LSTMForecaster(**settings).fit(y[:100], fh=[1, 2])
+        for each in (inside, plain, pickle.loads(pickle.dumps(plain))):
+            pd.testing.assert_series_equal(each.predict(), expected, check_exact=True)
+            pd.testing.assert_frame_equal(each.backtest(y), tested, check_exact=True)
+        inside.update(y[100:110])
+    plain.update(y[100:110])
+    pd.testing.assert_series_equal(inside.predict(), plain.predict(), check_exact=True)
+
+
+def test_float64_as_the_default_of_torch_changes_nothing():
+    y, dtype = load_airline(), torch.get_default_dtype()
+    expected = LSTMForecaster(**TINY).fit(y, fh=[1, 2]).predict()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = LSTMForecaster(**TINY).fit(y, fh=[1, 2]).predict()
+    finally:
+        torch.set_default_dtype(dtype)
+    pd.testing.assert_series_equal(found, expected)
+
+
+def seasonal_panel(freq, period):
+    index = pd.MultiIndex.from_product(
+        [range(5), pd.period_range("2020-01-01", periods=10 * period, freq=freq)]
+    )
+    season = 10 + 5 * np.sin(2 * np.pi * np.arange(10 * period) / period)
+    noise = np.random.default_rng(0).normal(size=(5, 10 * period))
+    return pd.DataFrame({"y": (season + noise).ravel()}, index)
+
+
+@pytest.mark.parametrize("settings", [{"pretrained": "only"}, {}], ids=str)
+def test_what_knows_any_season_takes_that_of_the_series(settings, monkeypatch):
+    monkeypatch.setattr("sklstm.forecast_training.TUNED", {**TUNED, "max_steps": 2})
+    y = load_airline()
+    days, months = seasonal_panel("D", 7), seasonal_panel("M", 12)
+    forecaster = LSTMForecaster(random_state=0, **settings).pretrain(days, fh=[1, 2])
+    assert forecaster.pretrained_model_.period == 7
+    assert forecaster.clone().fit(y, fh=[1, 2]).sp_ == 12
+    assert forecaster.pretrained_model_.period == 7
+    numbered = y.reset_index(drop=True)  # no frequency says otherwise
+    assert forecaster.clone().fit(numbered, fh=[1, 2]).sp_ == 7
+    error = np.abs(forecaster.fit(y[:-12], fh=np.arange(1, 13)).predict() - y[-12:])
+    assert error.mean() < 60  # 78 with a week, 48 of the last season repeated
+    other = LSTMForecaster(random_state=0, **settings).pretrain(months, fh=[1, 2])
+    assert other.fit(y, fh=[1, 2]).sp_ == 12
+
+
+def test_what_knows_one_season_says_so():
+    y = load_airline()
+    forecaster = LSTMForecaster(**TINY).pretrain(seasonal_panel("D", 7), fh=[1, 2])
+    with pytest.warns(UserWarning, match="a season of 7 steps, .* one of 12. Pretr"):
+        assert forecaster.fit(y, fh=[1, 2]).sp_ == 7
+    given = LSTMForecaster(**TINY, sp=7).pretrain(seasonal_panel("D", 7), fh=[1, 2])
+    assert given.fit(y, fh=[1, 2]).sp_ == 7
+    days = seasonal_panel("D", 7).loc[0, "y"]
+    assert forecaster.fit(days, fh=[1, 2]).sp_ == 7
+    years = pd.Series(np.arange(30.0), pd.period_range("1990", periods=30, freq="Y"))
+    assert forecaster.fit(years, fh=[1, 2]).sp_ == 7
 
 
 def test_pretrained_alone_is_pretrained_twice(tmp_path):

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.pipeline import make_pipeline
 
 from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor, kernels, stream
@@ -68,6 +69,19 @@ def test_many_streams_side_by_side_and_some_start_anew():
         found = live.push(X[:4, t])
     expected = model.predict_proba([X[0, :9], X[1, 5:9], X[2, :9], X[3, 5:9]])
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_autocast_of_the_caller_changes_nothing(native, monkeypatch):
+    model = fit(num_layers=2, layer_norm=True, residual=True)
+    if not native:
+        monkeypatch.setattr(kernels, "available", lambda *_: False)
+    live = stream(model, method="predict_proba")
+    expected = [live.push(x_t) for x_t in X[0]]
+    live.reset()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [live.push(x_t) for x_t in X[0]]
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
@@ -156,6 +170,12 @@ def test_a_token_stream_refuses_what_predict_refuses():
     np.testing.assert_allclose(live.push(2.0), model.predict_proba([[1, 2]])[0], 1e-6)
 
 
+def test_a_step_is_a_tensor_of_torch_with_gradients():
+    model = fit()
+    step = torch.tensor(X[0, 0], requires_grad=True)
+    assert stream(model).push(step) == stream(model).push(X[0, 0])
+
+
 def test_a_stream_knows_the_names_of_channels():
     frames = [pd.DataFrame(x[:, :2], columns=["a", "b"]) for x in X]
     model = fit(LSTMRegressor, X=frames, y=X[:, 0, 0])
@@ -193,4 +213,14 @@ def test_no_stream_may_be_reset():
     live.push(X[:2, 0])
     other.push(X[:2, 0])
     live.reset([])
+    np.testing.assert_array_equal(live.push(X[:2, 1]), other.push(X[:2, 1]))
+
+
+def test_streams_to_reset_count_from_zero():
+    live, other = (stream(fit(), 2) for _ in range(2))
+    live.push(X[:2, 0])
+    other.push(X[:2, 0])
+    for streams in (-1, [0, -2]):
+        with pytest.raises(IndexError, match=r"expects streams from 0 to 1; got -\d\."):
+            live.reset(streams)
     np.testing.assert_array_equal(live.push(X[:2, 1]), other.push(X[:2, 1]))

@@ -472,6 +472,15 @@ def test_hidden_states_of_a_forecaster_are_those_of_its_network(segment_length):
     np.testing.assert_allclose(gates.hidden_state[:, -1], read[0][:2], atol=1e-6)
 
 
+def test_gates_of_a_series_are_those_up_to_its_last_value():
+    late = load_airline()
+    late.iloc[-5:] = np.nan
+    found, expected = (
+        gate_activations(LSTMForecaster().fit(y, fh=[1])) for y in (late, late[:-5])
+    )
+    np.testing.assert_array_equal(found.hidden_state, expected.hidden_state)
+
+
 def test_gates_of_short_series_are_those_of_shorter_windows(airline):
     gates = gate_activations(airline)
     assert gates.lengths.tolist() == [gates.cell_state.shape[1]]

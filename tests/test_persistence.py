@@ -1149,3 +1149,13 @@ def test_a_checkpoint_is_of_one_y_and_one_weighting(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is of another fit"):
         model.fit(X, y, np.linspace(1, 2, 30))
     assert model.fit(X, y).n_iter_ == 12
+
+
+def test_what_is_loaded_in_inference_mode_is_as_any_other(path):
+    X = np.random.default_rng(0).normal(size=(20, 6))
+    model = LSTMRegressor(3, max_iter=11, random_state=0).fit(X, X[:, 0])
+    save(model, path)
+    with torch.inference_mode():
+        loaded = load(path)
+    assert not any(weight.is_inference() for weight in loaded.network_.parameters())
+    loaded.partial_fit(X, X[:, 0])

@@ -69,6 +69,16 @@ def test_gather_is_nan_outside_of_a_series():
     )
 
 
+def test_the_last_value_before_a_position_is_one_of_the_series():
+    nan = np.nan
+    array = flat([1, nan, nan], [nan, nan, 2, nan], [3, 4])
+    series = np.array([0, 0, 1, 1, 1, 2])
+    ends = np.array([1, 3, 5, 6, 7, 9])
+    # Before the second series' value there is none, whatever the first one had.
+    expected = [1, 1, 5, 6, 6, 9]
+    np.testing.assert_array_equal(array.after_last_observed(series, ends), expected)
+
+
 def test_merge_prefers_new_rows_and_keeps_order():
     y = panel(3, 2)
     later = panel(5, 3, seed=9).groupby(level=0).tail(3)

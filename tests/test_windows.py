@@ -42,6 +42,21 @@ def test_constant_window_has_no_scale():
     assert windows.centre == [3.3]
 
 
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("native", [False, True])
+def test_what_varies_a_little_is_no_constant(native, log, monkeypatch):
+    if not native:
+        monkeypatch.setattr(kernels, "library", lambda: None)
+    for level in (1.0, 1e9):
+        values = level * np.exp(1e-10 * (np.arange(9) % 3))
+        array = SeriesArray(values, np.array([0]), np.array([9]), np.zeros((9, 0)))
+        cut, _ = cut_windows(
+            array, np.array([0]), np.array([9]), 1, 2, widths=np.array([6]),
+            scaling="season", logs=(log,),
+        )  # fmt: skip
+        assert 0 < cut.scale[0] < 1e-9 * level
+
+
 def test_trends_and_phases_by_hand():
     # A line of slope 2 per step plus a season of +1, -1: over seasons of two steps.
     season = np.tile([1.0, -1.0], 5)

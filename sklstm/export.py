@@ -62,13 +62,15 @@ def to_torch(estimator) -> SequenceModule | ForecastModule:
         n_timesteps, n_channels), or int64 tokens (n_samples, n_timesteps), and
         lengths, int64 (n_samples,); steps from a sequence's length on are not read.
         With ``missing="mask"`` NaN is missing. Returns float32: probabilities
-        (n_samples, n_classes) as `predict_proba`, or values as `predict`.
+        (n_samples, n_classes) as `predict_proba`, or values as `predict`; NaN of a row
+        with infinity, with any other NaN, or without a value.
 
         Of a forecaster: called with history, a float64 tensor (n_series,
         n_timesteps), NaN where missing or before a series begins. Returns the
         quantiles of the next `horizon_` steps, float64 (n_series, horizon,
-        n_quantiles). Only the last ``estimator.model_.context_length`` steps matter;
-        leading NaNs do not count as part of a series.
+        n_quantiles), counted as in `predict`; those further than horizon from the last
+        value are NaN. Only the last ``estimator.model_.context_length`` steps up to that
+        value matter; leading NaNs do not count as part of a series.
 
     Raises
     ------
@@ -393,7 +395,10 @@ class SequenceModule(nn.Module):
         steps = _steps(absent[:, :, 0])
         if self.marks_missing:  # trailing steps without any value are padding
             seen = (~absent).to(torch.int64).amax(2) * (steps < lengths[:, None])
-            lengths = (seen * (steps + 1)).amax(1).clamp(min=1)
+            lengths = (seen * (steps + 1)).amax(1)
+            # A row without any value, which `predict` refuses, is NaN at its one step.
+            is_empty = (lengths == 0)[:, None, None]
+            lengths = lengths.clamp(min=1)
         raw = x.to(torch.float64)
         groups = [(raw - self.mean) / self.scale]
         if self.curve is not None:
@@ -402,7 +407,7 @@ class SequenceModule(nn.Module):
             groups.append((raw - curve) / self.deviation_scale)
         if self.marks_missing:
             groups = [torch.where(absent, 0.0, group) for group in groups]
-            groups.append(absent.to(torch.float64))
+            groups.append(torch.where(is_empty, torch.nan, absent.to(torch.float64)))
         x = torch.cat(groups, dim=2).to(torch.float32)
         inside = (steps < lengths[:, None])[:, :, None]
         return torch.where(inside, x, 0.0), lengths, steps

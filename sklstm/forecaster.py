@@ -175,7 +175,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
     model_ : ForecastModel
         Networks and how windows are made for them.
     horizon_, window_length_, sp_, segment_length_, hidden_size_ : int
-        What was chosen.
+        What was chosen. Where nothing is trained, windows, segments, hidden size and
+        `transform_` are those of the first of the pretrained network's views.
     n_members_ : int
         Networks that were trained; 0 if none was.
     fine_tuned_ : bool
@@ -328,6 +329,9 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         for name in NOT_PLAIN:
             if name in state:
                 setattr(self, name, from_plain(state[name]))
+
+    def __sklearn_clone__(self):
+        return self.clone()  # sktime's, which keeps what was pretrained
 
     # ------------------------------------------------------------------------- fit
     def _fit(self, y, X, fh):

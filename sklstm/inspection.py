@@ -504,7 +504,9 @@ def _importance(
         raise ValueError(f"scoring must be one metric, or None; got {scoring!r}.")
     scorer = check_scoring(estimator, scoring)
     weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-    rng = check_random_state(random_state)
+    # Not the global state, which no method of ours moves.
+    rng = np.random.RandomState() if random_state is None else random_state
+    rng = check_random_state(rng)
 
     def score(values):
         return scorer(estimator, _rows_of(estimator, values, sequences.lengths), y,

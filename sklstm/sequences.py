@@ -183,7 +183,7 @@ class SequenceEncoder:
         """Read a 2-D or 3-D array-like: values (n, T, C), lengths (n,), was it 2-D."""
         checks = {
             "dtype": "numeric",
-            "ensure_all_finite": True if self.missing == "error" else "allow-nan",
+            "ensure_all_finite": "allow-nan",  # of NaN we say more
             "estimator": estimator,
             "input_name": "X",
         }
@@ -206,6 +206,8 @@ class SequenceEncoder:
             elif not is_plain:
                 X = check_array(X, **checks)
             X = _require_real(X)
+            if not is_plain:
+                self._check_finite(X[:, :, None])
             n_channels = 1 if self.tokens else self.n_channels
             if X.shape[1] % n_channels:
                 raise ValueError(
@@ -221,6 +223,7 @@ class SequenceEncoder:
         elif ndim == 3 and not self.tokens:
             if not _is_plain(X):
                 X = _require_real(check_array(X, allow_nd=True, **checks))
+                self._check_finite(X)
             values = X if self.layout == "time-major" else X.transpose(0, 2, 1)
             if not values.shape[1] or not values.shape[2]:
                 raise ValueError(
@@ -268,24 +271,24 @@ class SequenceEncoder:
         values = np.zeros((len(arrays), lengths.max(), n_channels), dtype=dtype)
         for padded, array in zip(values, arrays, strict=True):
             padded[: len(array)] = array
-        if dtype.kind == "f":
-            self._check_finite(values)
+        self._check_finite(values)
         return values, lengths
 
     def _check_finite(self, values):
         """Raise for the first row with infinity, or with NaN where it is an error."""
-        if not np.isfinite(values).all():
-            infinite = np.isinf(values).any(axis=(1, 2))
-            if infinite.any():
-                raise ValueError(
-                    f"Input X contains infinity in row {int(infinite.argmax())}."
-                )
-            if self.missing == "error":
-                i = int(np.isnan(values).any(axis=(1, 2)).argmax())
-                raise ValueError(
-                    f'Input X contains NaN in row {i}. Set missing="mask" to let the '
-                    "network see which values are missing, or impute them."
-                )
+        if values.dtype.kind != "f" or np.isfinite(values).all():
+            return
+        infinite = np.isinf(values).any(axis=(1, 2))
+        if infinite.any():
+            raise ValueError(
+                f"Input X contains infinity in row {int(infinite.argmax())}."
+            )
+        if self.missing == "error":
+            i = int(np.isnan(values).any(axis=(1, 2)).argmax())
+            raise ValueError(
+                f'Input X contains NaN in row {i}. Set missing="mask" to let the '
+                "network see which values are missing, or impute them."
+            )
 
     def _row(self, row, i, by_columns):
         """One ragged row as a checked 2-D array (T_i, C)."""

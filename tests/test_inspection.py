@@ -645,3 +645,14 @@ def test_scores_of_importance_are_weighted():
         assert seen
         for given in seen:
             np.testing.assert_array_equal(given, weight)
+
+
+def test_importance_leaves_the_global_random_state_alone():
+    X = np.random.default_rng(0).normal(size=(40, 9))
+    y = X[:, 0] > 0
+    model, before = fit(X, y), np.random.get_state()[1].copy()  # noqa: NPY002
+    for importance in (window_importance, channel_importance):
+        importance(model, X, y, n_repeats=1)
+        seeded = [importance(model, X, y, random_state=0).importances for _ in range(2)]
+        np.testing.assert_array_equal(*seeded)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from generator import panel_of
+from sklearn.base import clone
 from sktime.benchmarking.forecasting import ForecastingBenchmark
 from sktime.datasets import load_airline, load_longley
 from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
@@ -266,6 +267,8 @@ def test_pretrained_weights_survive_clone_and_a_second_fit():
     new = load_airline()
     twin = pretrained.clone().fit(new, fh=[1, 2, 3])
     first = twin.predict()
+    of_sklearn = clone(pretrained).fit(new, fh=[1, 2, 3])
+    np.testing.assert_array_equal(of_sklearn.predict(), first)
     twin.update(new, update_params=True)
     second = twin.fit(new, fh=[1, 2, 3]).predict()
     np.testing.assert_array_equal(first, second)

@@ -503,19 +503,21 @@ def forecast_after(model, array, series, ends, n_steps, future, device):
     if np.isnan(array.values[ends - 1]).any():
         stops = array.after_last_observed(series, ends)
         late = on_the_way(ends - stops, model)
-    n_blocks = -(-(late + n_steps) // model.horizon)
+    # Of those that are not late no step on the way is computed.
+    n_blocks = np.where(late > 0, -(-(late + n_steps) // model.horizon), 0)
     out = np.empty((len(series), n_steps, len(model.quantiles)))
     for n in np.unique(n_blocks):
         alike = np.flatnonzero(n_blocks == n)
         total = int(late[alike].max()) + n_steps
         at_once = len(alike)
-        if n > 1:
-            longest = int((stops - array.starts[series])[alike].max())
-            at_once = max(COPIED_VALUES // (longest + total), 1)
+        if total > model.horizon:  # of what a forecast depends on there are copies
+            at_once = max(COPIED_VALUES // (model.context_length + total), 1)
         for start in range(0, len(alike), at_once):
             rows = alike[start : start + at_once]
             some, after = series[rows], stops[rows]
             starts = np.minimum(array.starts[some], after)
+            if total > model.horizon:
+                starts = np.maximum(starts, after - model.context_length)
             until = SeriesArray(array.values, starts, after, array.exog)
             if total == n_steps:
                 out[rows] = forecast_ahead(model, until, n_steps, future[rows], device)
@@ -531,11 +533,13 @@ def forecast_after(model, array, series, ends, n_steps, future, device):
 def on_the_way(n_missing, model):
     """Return how many steps to forecast of those missing at the ends of series (n,).
 
-    All of them, but for whole seasons where they are more than `BLOCKS_ON_THE_WAY`.
+    All of them, but for whole seasons (of hours, weeks) where there are enough of them
+    to leave `BLOCKS_ON_THE_WAY`.
     """
-    most = max(BLOCKS_ON_THE_WAY * model.horizon, model.period)
-    n_seasons = -(-np.maximum(n_missing - most, 0) // model.period)
-    return n_missing - n_seasons * model.period
+    season = model.period * (7 if model.period in DAYS else 1)
+    most = BLOCKS_ON_THE_WAY * model.horizon + season
+    n_seasons = -(-np.maximum(n_missing - most, 0) // season)
+    return n_missing - n_seasons * season
 
 
 def _damped(median, array, model, share):
@@ -543,10 +547,15 @@ def _damped(median, array, model, share):
 
     Else a trend that was read into noise would be read in its own forecast again.
     """
-    width = model.context_length
+    width, n_steps, of_weeks = model.context_length, median.shape[1], 0.0
+    series = np.arange(len(array))
+    if model.has_weeks:
+        array, effects = model.without_weeks(array, series, array.stops)
+        of_weeks = effects[:, np.arange(n_steps) % (7 * model.period)]
     positions = array.stops[:, None] - width + np.arange(width)
-    context = array.gather(np.arange(len(array)), positions)
-    naive = seasonal_naive(context, median.shape[1], model.period)[:, :, None]
+    context = array.gather(series, positions)
+    naive = seasonal_naive(context, n_steps, model.period) + of_weeks
+    naive = naive[:, :, None]
     return naive + share * (median - naive)
 
 

@@ -42,6 +42,7 @@ from sklstm.horizons import (
     relative_steps,
 )
 from sklstm.modules import CELLS
+from sklstm.pretrained import MAX_PERIOD
 from sklstm.series import (
     check_same_kind,
     find_period,
@@ -353,21 +354,26 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         The network of the package knows any; one that was trained anew only its own.
         """
         times = reference_times(table)
-        if self.sp != "auto" or frequency_period(times) in (None, 1, model.period):
+        suggested = frequency_period(times)
+        if self.sp != "auto" or suggested in (None, model.period):
             return model
-        if model.trained and not model.fine_tuned:
-            if model.period == 1:  # none was seen, whatever the frequency was
-                return model
+        is_new = bool(model.trained) and not model.fine_tuned
+        if is_new and model.period == 1:  # none was seen, whatever the frequency was
+            return model
+        if is_new or suggested > MAX_PERIOD:
             warnings.warn(
                 f"What was pretrained knows a season of {model.period} steps, but the "
-                f"frequency of y suggests one of {frequency_period(times)}. Pretrain on "
+                f"frequency of y suggests one of {suggested}. Pretrain on "
                 f"series of that frequency, or set sp={model.period} if that is right.",
                 UserWarning,
                 stacklevel=4,
             )
             return model
         period = find_period(table.flatten().up_to_last_observed(), times)
-        return replace(model, period=period)
+        model = replace(model, period=period)
+        if model.pretrained:
+            model.pretrained = self._shipped(model, None)
+        return model
 
     def _pretrain(self, y, X=None, fh=None):
         """Train on a panel what later fits only supply with context."""
@@ -573,10 +579,10 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         _check_finite(X, "X")
         if X is not None:
             check_same_kind(self._cur_X.index, X.index, "X")
-            X = in_zone_of(X, known)
+            X = in_zone_of(X, self._cur_X.index)
         self._cur_y, self._cur_X = merge(self._cur_y, y), merge(self._cur_X, X)
         if not self._goes_on(known, len(y)):
-            self._read(self._cur_y, self._cur_X)
+            self._keep_frequency(self._read(self._cur_y, self._cur_X))
         if update_params and self.update_steps and self.model_.trained:
             table = self._read(self._cur_y, self._cur_X)
             model = copy.deepcopy(self.model_)
@@ -585,6 +591,19 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
             self._train_networks(model, array, random, update=True)
             self.model_ = model
         return self
+
+    def _keep_frequency(self, table):
+        """Keep another frequency of the cutoff, where the rows have shown that it is.
+
+        Of a few business days pandas thinks that they are days.
+        """
+        times, freq = reference_times(table), getattr(self._cutoff, "freq", None)
+        if not isinstance(times, pd.DatetimeIndex) or freq is None or len(times) < 2:
+            return
+        if breaks(times, freq, 1).any():
+            cutoff = pd.DatetimeIndex(self._cutoff, freq=None)
+            cutoff.freq = times.freq
+            self._cutoff = cutoff
 
     def _goes_on(self, known, n_new):
         """Tell whether rows were only added to one series, without a gap; or not sure."""
@@ -750,7 +769,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         table = to_table(y, past)
         array = model.standardize(table.flatten())
         plan = Plan(fh, table, self._cutoff)
-        known = self._known_exog(X, plan, table)
+        is_late = bool(np.isnan(array.values[array.stops - 1]).any())
+        known = self._known_exog(X, plan, table, is_late)
         device = resolve_device(self.device)
         out = np.empty((len(plan.step), table.n_columns, len(model.quantiles)))
         with explain_out_of_memory(device, hidden_size=self.hidden_size_):
@@ -807,10 +827,11 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         quantiles = forecast_after(model, array, series, ends, 1, future, device)
         out[rows] = quantiles[:, 0]
 
-    def _known_exog(self, X, plan, table):
+    def _known_exog(self, X, plan, table, is_late):
         """Return a plan of the steps ahead and their exogenous rows, standardised.
 
-        NaN where it is a step on the way to those of fh that X does not have.
+        NaN where it is a step on the way to those of fh that X does not have. `is_late`
+        says whether there are steps on the way before those.
         """
         model, ahead = self.model_, plan.step > 0
         if not model.exog_columns or not ahead.any():
@@ -825,7 +846,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
                 f"first for {plan.index[missing][0]!r}."
             )
         last = int(plan.step.max())
-        if last > model.horizon:  # what later blocks go on from
+        if last > model.horizon or is_late:  # what later blocks go on from
             steps = ForecastingHorizon(np.arange(1, last + 1), is_relative=True)
             plan = Plan(steps, table, self._cutoff)
             rows = X.index.get_indexer(plan.index)

@@ -391,13 +391,14 @@ class _Epoch:
         # Set for each step: it may be taken in another thread.
         if not self.bfloat16:
             return contextlib.nullcontext()
-        # Within a caller's autocast copies of weights would outlive the step.
-        kind = self.grad.device.type
-        return torch.autocast(kind, torch.bfloat16, cache_enabled=False)
+        return torch.autocast(self.grad.device.type, torch.bfloat16)
 
     def _differentiate(self, inputs, target, weight):
         """Return the mean loss, its gradients added."""
         learner = self.learner
+        if self.bfloat16:
+            # Within a caller's autocast copies of weights would outlive the step.
+            torch.clear_autocast_cache()
         with self._precision():
             if learner.differentiate is not None:
                 value = learner.differentiate(inputs, target, weight, learner.generator)

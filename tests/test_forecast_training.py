@@ -404,7 +404,12 @@ def test_blocks_beyond_the_horizon_grow_wider_and_return_to_the_naive_forecast()
         return np.broadcast_to(quantiles, (len(series), future.shape[1], 3))
 
     model = SimpleNamespace(
-        horizon=2, period=1, quantiles=(0.1, 0.5, 0.9), block=block, context_length=30
+        horizon=2,
+        period=1,
+        quantiles=(0.1, 0.5, 0.9),
+        block=block,
+        context_length=30,
+        has_weeks=False,
     )
     array = to_array([*([-50.0, 50.0] * 10), 0.0])
     found = forecast_ahead(model, array, 6, np.zeros((1, 6, 0)), CPU)[0]
@@ -422,7 +427,12 @@ def test_each_block_keeps_less_of_its_distance_from_the_naive_forecast():
         return last + np.ones((len(series), future.shape[1], 3))
 
     model = SimpleNamespace(
-        horizon=1, period=1, quantiles=(0.1, 0.5, 0.9), block=block, context_length=30
+        horizon=1,
+        period=1,
+        quantiles=(0.1, 0.5, 0.9),
+        block=block,
+        context_length=30,
+        has_weeks=False,
     )
     array = to_array(np.arange(30.0) % 7)
     found = forecast_ahead(model, array, 4, np.zeros((1, 4, 0)), CPU)[0, :, 1]
@@ -435,7 +445,12 @@ def test_outer_quantiles_stay_within_ten_widths():
         return np.broadcast_to([-1e9, 0.5, 1e9], (1, 1, 3))
 
     model = SimpleNamespace(
-        horizon=1, period=1, quantiles=(0.1, 0.5, 0.9), block=block, context_length=30
+        horizon=1,
+        period=1,
+        quantiles=(0.1, 0.5, 0.9),
+        block=block,
+        context_length=30,
+        has_weeks=False,
     )
     array = to_array([0.0, 1.0] * 10)
     found = forecast_ahead(model, array, 1, np.zeros((1, 1, 0)), CPU)

@@ -43,6 +43,7 @@ ALLOWED = {
         "heads",
         "horizons",
         "modules",
+        "pretrained",
         "series",
     },
     "panel": {"estimators"},

@@ -31,6 +31,7 @@ from sktime.utils._testing.hierarchical import _make_hierarchical
 from sktime.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from sklstm import LSTMForecaster
+from sklstm.forecast_model import ForecastModel, on_the_way
 from sklstm.forecast_training import TUNED
 from sklstm.horizons import times_ahead
 from sklstm.series import to_table
@@ -910,12 +911,79 @@ def test_of_what_ended_long_ago_the_season_goes_on():
     y = late_hours()
     settings = {"horizon": 1, "sp": 24, **TINY}
     found = []
-    for n_missing in (25, 49, 1000 * 24 + 1):  # 24 steps are all that are on the way
+    # A week and 20 steps are all that are on the way.
+    for n_missing in (189, 189 + 168, 189 + 1000 * 168):
         late = np.concatenate([y, np.full(n_missing, np.nan)])
         forecaster = LSTMForecaster(**settings).fit(pd.Series(late), fh=[1, 2, 3])
         found.append(forecaster.predict_quantiles(alpha=[0.1, 0.5, 0.9]).to_numpy())
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("sp", [1, 12, 24])
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_more_that_is_missing_never_counts_as_less(sp, horizon):
+    model = ForecastModel(horizon, sp, (0.5,), None, None, (), ())
+    missing = np.arange(2000)
+    late = on_the_way(missing, model)
+    season = sp * (7 if sp == 24 else 1)
+    assert ((missing - late) % season == 0).all()
+    assert (late <= missing).all()
+    assert late[200 * horizon :].min() > 20 * horizon
+    np.testing.assert_array_equal(late[: 20 * horizon], missing[: 20 * horizon])
+
+
+def weeks(n_days):
+    hours = np.arange(24 * n_days)
+    noise = np.random.default_rng(0).normal(size=len(hours))
+    day = 10 * np.sin(2 * np.pi * hours / 24)
+    values = 100 + day - 40.0 * (hours // 24 % 7 >= 5) + noise
+    return pd.Series(values, pd.date_range("2024-01-01", periods=len(hours), freq="h"))
+
+
+@pytest.mark.parametrize("horizon", [6, 24, 48])
+def test_days_of_the_week_are_those_of_the_time_that_is_forecast(horizon):
+    y = weeks(80)
+    forecaster = LSTMForecaster(horizon, pretrained="only").fit(y[: 70 * 24])
+    assert forecaster.sp_ == 24
+    far = forecaster.predict(np.arange(1, 10 * 24 + 1))
+    assert np.abs(far - y[70 * 24 :]).mean() < 3
+    for n_days in (4, 6, 9):
+        late = y[70 * 24 : (70 + n_days) * 24] * np.nan
+        twin = copy.deepcopy(forecaster).update(late, update_params=False)
+        found = twin.predict(np.arange(1, 25))
+        error = np.abs(found - y[(70 + n_days) * 24 : (71 + n_days) * 24]).mean()
+        assert error < 3  # a weekend taken for a weekday would be 40
+
+
+def test_x_on_the_way_is_read_whatever_steps_are_asked_for():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"x": rng.normal(size=70).cumsum()})
+    y = X.x[:60] + 0.1 * rng.normal(size=60)
+    y[-2:] = np.nan
+    forecaster = LSTMForecaster(3, **QUICK).fit(y, X=X[:60])
+    whole = forecaster.predict([1, 2, 3], X=X[60:])
+    pd.testing.assert_series_equal(
+        forecaster.predict([3], X=X[60:]), whole[2:], check_freq=False
+    )
+
+
+def test_business_days_that_begin_as_days():
+    days = pd.bdate_range("2024-01-01", periods=20)
+    y = pd.Series(np.sin(np.arange(20.0)), pd.DatetimeIndex(days, freq=None))
+    forecaster = LSTMForecaster(sp=1).fit(y[:5])  # Monday to Friday
+    forecaster.update(y[5:15], update_params=False)
+    assert forecaster.predict([1, 2, 3]).index.equals(days[15:18])
+
+
+def test_x_in_another_zone_than_y_is_updated_again_and_again():
+    index = pd.date_range("2024-03-30", periods=60, freq="h", tz="Europe/Berlin")
+    y = pd.Series(np.sin(np.arange(60.0)), index)
+    X = pd.DataFrame({"x": np.cos(np.arange(60.0))}, index.tz_convert("UTC"))
+    forecaster = LSTMForecaster(**TINY).fit(y[:50], X=X[:50], fh=[1])
+    for start, stop in ((50, 52), (52, 55)):
+        forecaster.update(y[start:stop], X=X[start:stop], update_params=False)
+    assert np.isfinite(forecaster.predict(X=X[55:])).all()
 
 
 @pytest.mark.parametrize("strategy", ["refit", "update", "no-update_params"])
@@ -1429,7 +1497,13 @@ def test_what_knows_any_season_takes_that_of_the_series(settings, monkeypatch):
     error = np.abs(forecaster.fit(y[:-12], fh=np.arange(1, 13)).predict() - y[-12:])
     assert error.mean() < 60  # 78 with a week, 48 of the last season repeated
     other = LSTMForecaster(random_state=0, **settings).pretrain(months, fh=[1, 2])
-    assert other.fit(y, fh=[1, 2]).sp_ == 12
+    assert other.clone().fit(y, fh=[1, 2]).sp_ == 12
+    years = pd.Series(np.arange(30.0), pd.period_range("1990", periods=30, freq="Y"))
+    assert other.clone().fit(years, fh=[1, 2]).sp_ == 1
+    quarters = pd.period_range("2024", periods=400, freq="15min")
+    with pytest.warns(UserWarning, match="a season of 12 steps, .* one of 96. Pretr"):
+        other.fit(pd.Series(np.sin(np.arange(400.0)), quarters), fh=[1, 2])
+    assert other.sp_ == 12
 
 
 def test_what_knows_one_season_says_so():
@@ -1441,8 +1515,11 @@ def test_what_knows_one_season_says_so():
     assert given.fit(y, fh=[1, 2]).sp_ == 7
     days = seasonal_panel("D", 7).loc[0, "y"]
     assert forecaster.fit(days, fh=[1, 2]).sp_ == 7
-    years = pd.Series(np.arange(30.0), pd.period_range("1990", periods=30, freq="Y"))
-    assert forecaster.fit(years, fh=[1, 2]).sp_ == 7
+    steps = seasonal_panel("D", 7)
+    steps["y"] = np.random.default_rng(0).normal(size=len(steps))
+    walks = LSTMForecaster(**TINY).pretrain(steps.groupby(level=0).cumsum(), fh=[1, 2])
+    assert walks.pretrained_model_.period == 1
+    assert walks.fit(y, fh=[1, 2]).sp_ == 1
 
 
 def test_pretrained_alone_is_pretrained_twice(tmp_path):

@@ -9,6 +9,7 @@ prediction cannot drift apart.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import warnings
@@ -194,6 +195,9 @@ class SequenceEncoder:
                 "first: make_pipeline(TokenSequences(), "
                 f'{type(estimator).__name__}(stem="embedding")).'
             )
+        if self.tokens and isinstance(X, np.ndarray) and X.dtype.kind == "O":
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                X = _as_int64(X)  # scikit-learn would make floats of them
         if ndim < 3:
             # Fitted on sequences of any length, a 2-D X is read by n_channels alone.
             free_width = not reset and not self.flat_

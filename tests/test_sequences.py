@@ -459,6 +459,18 @@ def test_truths_are_tokens_too():
     assert found.tolist() == [[1, 0, 1], [1, 0, 0]]
 
 
+@pytest.mark.parametrize("rest", [3, "3", 3.5, np.nan, 2**63])
+def test_tokens_in_an_array_of_objects_are_no_floats(rest):
+    X = np.array([[2**60 + 1, 2], [2**60, 3]], dtype=object)
+    np.testing.assert_array_equal(read(X, tokens=True).values, X.astype(np.int64))
+    X[1, 1] = rest
+    if rest in (3, "3"):
+        assert read(X, tokens=True).values[1, 1] == 3
+        return
+    with pytest.raises(ValueError, match="row 1"):
+        read(X, tokens=True)
+
+
 def test_tokens_of_any_width_are_read_after_a_table():
     tokens, model = encoder(tokens=True), LSTMClassifier()
     tokens.read(np.array([[1, 2, 3]]), model, reset=True)

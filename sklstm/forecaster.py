@@ -360,7 +360,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         is_new = bool(model.trained) and not model.fine_tuned
         if is_new and model.period == 1:  # none was seen, whatever the frequency was
             return model
-        if is_new or suggested > MAX_PERIOD:
+        period = find_period(table.flatten().up_to_last_observed(), times)
+        if is_new or period > MAX_PERIOD:
             warnings.warn(
                 f"What was pretrained knows a season of {model.period} steps, but the "
                 f"frequency of y suggests one of {suggested}. Pretrain on "
@@ -369,7 +370,6 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
                 stacklevel=4,
             )
             return model
-        period = find_period(table.flatten().up_to_last_observed(), times)
         model = replace(model, period=period)
         if model.pretrained:
             model.pretrained = self._shipped(model, None)
@@ -595,14 +595,16 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
     def _keep_frequency(self, table):
         """Keep another frequency of the cutoff, where the rows have shown that it is.
 
-        Of a few business days pandas thinks that they are days.
+        Of a few business days pandas thinks that they are days, and a month may begin
+        off the grid that it took from those before.
         """
         times, freq = reference_times(table), getattr(self._cutoff, "freq", None)
-        if not isinstance(times, pd.DatetimeIndex) or freq is None or len(times) < 2:
+        if not isinstance(times, pd.DatetimeIndex) or len(times) < 2:
             return
-        if breaks(times, freq, 1).any():
+        if freq is None or breaks(times, freq, 1).any():
             cutoff = pd.DatetimeIndex(self._cutoff, freq=None)
-            cutoff.freq = times.freq
+            with contextlib.suppress(ValueError):  # old rows, off the grid
+                cutoff.freq = times.freq
             self._cutoff = cutoff
 
     def _goes_on(self, known, n_new):

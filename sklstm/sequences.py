@@ -184,7 +184,7 @@ class SequenceEncoder:
         """Read a 2-D or 3-D array-like: values (n, T, C), lengths (n,), was it 2-D."""
         checks = {
             "dtype": "numeric",
-            "ensure_all_finite": "allow-nan",  # of NaN we say more
+            "ensure_all_finite": False,  # we say in which row
             "estimator": estimator,
             "input_name": "X",
         }
@@ -210,7 +210,7 @@ class SequenceEncoder:
             elif not is_plain:
                 X = check_array(X, **checks)
             X = _require_real(X)
-            if not is_plain:
+            if not is_plain and not self.tokens:
                 self._check_finite(X[:, :, None])
             n_channels = 1 if self.tokens else self.n_channels
             if X.shape[1] % n_channels:

@@ -976,6 +976,21 @@ def test_business_days_that_begin_as_days():
     assert forecaster.predict([1, 2, 3]).index.equals(days[15:18])
 
 
+@pytest.mark.parametrize("freq", ["BMS", pd.offsets.BQuarterEnd()], ids=str)
+@pytest.mark.parametrize("is_panel", [False, True])
+def test_a_frequency_that_the_first_rows_do_not_show(freq, is_panel):
+    index = pd.date_range("2020-03-27", periods=20, freq=freq)
+    y = pd.Series(np.arange(20.0), pd.DatetimeIndex(index, freq=None), name="y")
+    if is_panel:
+        y = pd.concat({"a": y, "b": y}, names=["i", "t"]).to_frame()
+    times = y.index.get_level_values(-1)
+    forecaster = LSTMForecaster(3, sp=1).fit(y[times < index[3]])
+    for t in range(3, 16):
+        forecaster.update(y[times == index[t]], update_params=False)
+    found = forecaster.predict([1, 2]).index.get_level_values(-1).unique()
+    assert found.tolist() == index[16:18].tolist()
+
+
 def test_x_in_another_zone_than_y_is_updated_again_and_again():
     index = pd.date_range("2024-03-30", periods=60, freq="h", tz="Europe/Berlin")
     y = pd.Series(np.sin(np.arange(60.0)), index)
@@ -1501,8 +1516,11 @@ def test_what_knows_any_season_takes_that_of_the_series(settings, monkeypatch):
     years = pd.Series(np.arange(30.0), pd.period_range("1990", periods=30, freq="Y"))
     assert other.clone().fit(years, fh=[1, 2]).sp_ == 1
     quarters = pd.period_range("2024", periods=400, freq="15min")
+    day = np.sin(np.arange(400.0) * 2 * np.pi / 96)
+    walk = np.random.default_rng(0).normal(size=400).cumsum()
+    assert other.clone().fit(pd.Series(walk, quarters), fh=[1, 2]).sp_ == 1
     with pytest.warns(UserWarning, match="a season of 12 steps, .* one of 96. Pretr"):
-        other.fit(pd.Series(np.sin(np.arange(400.0)), quarters), fh=[1, 2])
+        other.fit(pd.Series(day, quarters), fh=[1, 2])
     assert other.sp_ == 12
 
 

@@ -258,7 +258,7 @@ DATES = pd.date_range("2020", periods=len(GOOD[0])).to_numpy("datetime64[ns]")
         (np.full((6, 5, 2), np.inf), {}, "Input X contains infinity in row 0"),
         (np.diag([1.0] * 5 + [np.inf]), {}, "Input X contains infinity in row 5"),
         (np.diag([1.0] * 5 + [np.nan]), {"stem": "embedding"}, "tokens, but row 5 does"),
-        (np.diag([1.0] * 5 + [np.inf]), {"stem": "embedding"}, "but row 5 of X has a lar"),
+        (np.diag([1.0] * 5 + [np.inf]), {"stem": "embedding"}, "row 5 of X has a larger"),
         (np.full((6, 5, 2), np.nan), {}, 'contains NaN in row 0. Set missing="mask"'),
         (np.diag([1.0] * 5 + [np.nan]), {}, 'contains NaN in row 5. Set missing="mask"'),
         (np.full((6, 5, 2), np.nan), {"missing": "mask"}, "Row 0 of X is an empty"),

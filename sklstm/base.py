@@ -180,7 +180,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
     def _row_weight(self, head, target, weight, in_parts):
         """Return what each row counts in the loss: 1 on average.
 
-        Of `in_parts`, rows that are some of many, before the weights of classes.
+        `in_parts` says that they are some of many rows: weights of classes, which say
+        how these relate to the others, are then not scaled away.
         """
         return self._scaled(weight, weight.mean())
 

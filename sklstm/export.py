@@ -533,8 +533,8 @@ class _Value(nn.Module):
 class ForecastModule(nn.Module):
     """The next `horizon` steps of a forecaster, as `LSTMForecaster` forecasts them.
 
-    Counted from the last value: of a history that ends with missing values so many steps
-    are on the way, and the last ones of the answer are NaN.
+    Of a history that ends with missing values so many steps are on the way, and as many
+    at the end of the answer are NaN.
 
     Parameters
     ----------

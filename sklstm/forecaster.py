@@ -933,10 +933,8 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
     def _backtest(self, model, array, series, ends, steps, device):
         """Return the median after each position `ends`: (n_cutoffs, n_steps)."""
         last = int(steps.max())
-        # Beyond the horizon each cutoff has a copy of its series.
-        at_once = max(len(series), 1)
-        if last > model.horizon:
-            at_once = max(COPIED_VALUES // int(array.lengths.max() + last), 1)
+        # All quantiles of all steps are many numbers, of which few are kept.
+        at_once = max(COPIED_VALUES // (last * len(model.quantiles)), 1)
         medians = [np.empty((0, len(steps)))]
         for start in range(0, len(series), at_once):
             some = series[start : start + at_once]

@@ -396,6 +396,14 @@ def test_calibration_shifts_by_the_quantiles_of_the_errors():
 
 
 # -------------------------------------------------------------------- beyond the horizon
+def bare_model(horizon, block):
+    """What `forecast_ahead` asks of a model, whose blocks are given."""
+    return SimpleNamespace(
+        horizon=horizon, period=1, quantiles=(0.1, 0.5, 0.9), block=block,
+        context_length=30, has_weeks=False,
+    )  # fmt: skip
+
+
 def test_blocks_beyond_the_horizon_grow_wider_and_return_to_the_naive_forecast():
     """Of a model that says 10 with quantiles 1 apart, of a series that was always 0."""
     quantiles = np.array([9.0, 10.0, 11.0])
@@ -403,14 +411,7 @@ def test_blocks_beyond_the_horizon_grow_wider_and_return_to_the_naive_forecast()
     def block(array, series, ends, future, device):
         return np.broadcast_to(quantiles, (len(series), future.shape[1], 3))
 
-    model = SimpleNamespace(
-        horizon=2,
-        period=1,
-        quantiles=(0.1, 0.5, 0.9),
-        block=block,
-        context_length=30,
-        has_weeks=False,
-    )
+    model = bare_model(2, block)
     array = to_array([*([-50.0, 50.0] * 10), 0.0])
     found = forecast_ahead(model, array, 6, np.zeros((1, 6, 0)), CPU)[0]
     np.testing.assert_allclose(found[:2], [quantiles] * 2)
@@ -426,14 +427,7 @@ def test_each_block_keeps_less_of_its_distance_from_the_naive_forecast():
         last = array.values[ends - 1][:, None, None]
         return last + np.ones((len(series), future.shape[1], 3))
 
-    model = SimpleNamespace(
-        horizon=1,
-        period=1,
-        quantiles=(0.1, 0.5, 0.9),
-        block=block,
-        context_length=30,
-        has_weeks=False,
-    )
+    model = bare_model(1, block)
     array = to_array(np.arange(30.0) % 7)
     found = forecast_ahead(model, array, 4, np.zeros((1, 4, 0)), CPU)[0, :, 1]
     steps = np.diff([array.values[-1], *found])
@@ -444,14 +438,7 @@ def test_outer_quantiles_stay_within_ten_widths():
     def block(array, series, ends, future, device):
         return np.broadcast_to([-1e9, 0.5, 1e9], (1, 1, 3))
 
-    model = SimpleNamespace(
-        horizon=1,
-        period=1,
-        quantiles=(0.1, 0.5, 0.9),
-        block=block,
-        context_length=30,
-        has_weeks=False,
-    )
+    model = bare_model(1, block)
     array = to_array([0.0, 1.0] * 10)
     found = forecast_ahead(model, array, 1, np.zeros((1, 1, 0)), CPU)
     np.testing.assert_allclose(found[0, 0], [-10, 0.5, 11], rtol=1e-6)

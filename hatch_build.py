@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parent / "sklstm"
 X86_VARIANTS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mfma"],
+    "avx512_bf16": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512bf16", "-mfma"],
 }
 
 

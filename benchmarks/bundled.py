@@ -1,6 +1,6 @@
 """Accuracy at the defaults, one seed, on data that sktime and scikit-learn bundle.
 
-    python benchmarks/bundled.py [--seeds 0 1 2]
+    python benchmarks/bundled.py [--seeds 0 1 2] [--dtype bfloat16]
 
 Official splits; digits as 8 rows of 8 pixels in shuffled, stratified 3-fold
 cross-validation.
@@ -32,7 +32,7 @@ TARGETS = {
 }
 
 
-def evaluate(name, load, seed):
+def evaluate(name, load, **settings):
     """Return the test score and the seconds that fitting took."""
     X_train, y_train = load(split="train")
     X_test, y_test = load(split="test")
@@ -45,17 +45,17 @@ def evaluate(name, load, seed):
     else:
         model = LSTMClassifier
     start = time.perf_counter()
-    fitted = model(random_state=seed).fit(X_train, y_train)
+    fitted = model(**settings).fit(X_train, y_train)
     seconds = time.perf_counter() - start
     if name == "Covid3Month":
         return root_mean_squared_error(y_test, fitted.predict(X_test)), seconds
     return fitted.score(X_test, y_test), seconds
 
 
-def evaluate_digits(seed):
+def evaluate_digits(**settings):
     X, y = load_digits(return_X_y=True)
     start = time.perf_counter()
-    model = LSTMClassifier(n_channels=8, random_state=seed)
+    model = LSTMClassifier(n_channels=8, **settings)
     folds = StratifiedKFold(3, shuffle=True, random_state=0)
     scores = cross_val_score(model, X, y, cv=folds)
     return scores.mean(), time.perf_counter() - start
@@ -64,13 +64,17 @@ def evaluate_digits(seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--dtype", default="float32")
+    given = parser.parse_args()
+    settings = [{"random_state": seed, "dtype": given.dtype} for seed in given.seeds]
     total = 0.0
     for name, (load, target) in TARGETS.items():
-        scores, seconds = zip(*(evaluate(name, load, s) for s in seeds), strict=True)
+        runs = [evaluate(name, load, **each) for each in settings]
+        scores, seconds = zip(*runs, strict=True)
         total += np.mean(seconds)
         print(f"{name:18s} {np.round(scores, 4)}  {target}  {np.mean(seconds):.1f} s")
-    scores, seconds = zip(*map(evaluate_digits, seeds), strict=True)
+    runs = [evaluate_digits(**each) for each in settings]
+    scores, seconds = zip(*runs, strict=True)
     print(f"{'digits, 3 folds':18s} {np.round(scores, 4)}  accuracy >= 0.975  "
           f"{np.mean(seconds):.1f} s")  # fmt: skip
     print(f"all fits of one seed: {total + np.mean(seconds):.0f} s")

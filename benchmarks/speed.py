@@ -2,11 +2,11 @@
 
     python benchmarks/speed.py [TABLE ...]
 
-TABLE is one or more of fit peers grid cold ragged predict memory forecaster week peak
-cells files. All on the CPU, one thread (grid and predict say where not). Arms run
-interleaved in one process, or in alternating processes where a framework brings its own
-threads, warmed up; medians, and the spread from the fastest to the slowest. A peer that
-is not installed (`pip install sklstm[bench]`) is skipped with a message.
+TABLE is one or more of fit bfloat16 peers grid cold ragged predict memory forecaster
+week peak cells files. All on the CPU, one thread (grid and predict say where not). Arms
+run interleaved in one process, or in alternating processes where a framework brings its
+own threads, warmed up; medians, and the spread from the fastest to the slowest. A peer
+that is not installed (`pip install sklstm[bench]`) is skipped with a message.
 """
 
 import importlib.util
@@ -231,6 +231,35 @@ def table_fit():
         ),
     }
     report("fit: default stem and pooling, hidden 64, 100 steps", interleave(arms))
+
+
+def compare_precisions(title, network, sizes, **settings):
+    hidden_size, n_timesteps, n_channels, batch_size = sizes
+    X, y = make_data(32 * batch_size, n_timesteps, n_channels)
+    losses = {}
+
+    def ours(name, dtype):
+        model = plain_classifier(hidden_size, batch_size, 4, dtype=dtype, **settings)
+        losses[name] = f"loss {model.fit(X, y).loss_curve_[-1]:.3f}"
+
+    arms = {
+        "ours": lambda: ours("ours", "bfloat16"),
+        "ours, float32": lambda: ours("ours, float32", "float32"),
+        "torch, DataLoader": lambda: fit_with_dataloader(
+            network(n_channels, hidden_size), X, y, batch_size, 4
+        ),
+    }
+    report(f"bfloat16: {title}", interleave(arms), losses)
+
+
+def table_bfloat16():
+    """Whole fits with products in half the precision, beside float32."""
+    compare_precisions("hidden 64", LastState, (64, 100, 8, 64))
+    compare_precisions("hidden 128", LastState, (128, 50, 16, 128))
+    compare_precisions(
+        "default stem and pooling, hidden 64", ConvRecurrent, (64, 100, 8, 64),
+        stem="conv", pooling="mean-max", dropout=0.2,
+    )  # fmt: skip
 
 
 def reference_task():
@@ -657,6 +686,7 @@ def table_files():
 
 TABLES = (
     "fit",
+    "bfloat16",
     "peers",
     "grid",
     "cold",

@@ -108,14 +108,15 @@ def network_threads(n_threads, network, bfloat16=False):
 
     What they leave to torch is small, and torch's threads spin while they wait for each
     other: beside another busy process that took up to seven times as long. Without our
-    kernels, as in bfloat16, torch has the threads.
+    kernels, as in bfloat16 on most machines, torch has the threads.
     """
     with torch_threads(n_threads):
         if n_threads == 1:
             with kernels.threads(1):
                 yield
             return
-        if bfloat16 or not kernels.available(next(network.parameters())):
+        is_ours = kernels.available(next(network.parameters()))
+        if not is_ours or (bfloat16 and not kernels.multiply_in_bfloat16()):
             yield
             return
         # Within another such block torch's number, one, says nothing of ours.

@@ -7,7 +7,8 @@ installed; an LSTM is then 1.6 to 2.6 times as fast as `torch.nn.LSTM`, and a ro
 out the same, to the last bit, whatever the batch and the number of threads. Before the
 first use of a cell in a process it is proven against torch, and all else with the LSTM;
 where it is missing, fails or does not apply, callers fall back to torch, layers by
-`by_torch`. ``SKLSTM_NATIVE=0`` in the environment turns it off.
+`by_torch`. ``SKLSTM_NATIVE=0`` in the environment turns it off. Processors that multiply
+in bfloat16 (AVX512_BF16) do twice as much at a time `in_bfloat16`.
 
 The weights of a layer are a tuple as torch has them, (weight_ih, weight_hh, bias_ih,
 bias_hh), and say by their shapes what its cell is: of (4 hidden_size, ...) an LSTM, gates
@@ -37,11 +38,12 @@ from torch.nn import functional as F
 # once per step and chunk. Results do not depend on how many threads there are.
 CHUNK_WORK, CHUNK_ROWS = 5e7, 64
 LSTM, PEEPHOLE, GRU = range(3)  # as recurrence.c numbers them
-VERSION = 16  # of the functions of C: a library left over from another is not called
+VERSION = 17  # of the functions of C: a library left over from another is not called
 # None for as many as torch uses.
 _n_threads: contextvars.ContextVar[int | None] = contextvars.ContextVar(
     "n_threads", default=None
 )
+_bfloat16 = contextvars.ContextVar("bfloat16", default=False)
 # Arguments of the functions of C: pointers, sizes, floats.
 _TYPES = {
     "p": ctypes.c_void_p, "s": ctypes.c_ssize_t, "f": ctypes.c_float,
@@ -133,16 +135,21 @@ class _Factors(ctypes.Structure):
     ]
 
 
-@functools.cache
 def library(cell=LSTM):
     """Return the compiled kernels, proven for a cell; None where there are none.
 
-    All else that they do is proven with the LSTM.
+    All else that they do is proven with the LSTM. Within `in_bfloat16` those that
+    multiply so.
     """
+    return _library(cell, _bfloat16.get())
+
+
+@functools.cache
+def _library(cell, is_bfloat16):
     if os.environ.get("SKLSTM_NATIVE") == "0":
         return None
     if cell != LSTM:
-        native = library()
+        native = _library(LSTM, is_bfloat16)
         if native is None or _agrees(native, cell):
             return native
         warn_of_disagreement(native)
@@ -151,11 +158,13 @@ def library(cell=LSTM):
     variants = {"AVX2": ("avx2",), "AVX512": ("avx512", "avx2")}.get(
         capability, ("neon",)
     )
+    if is_bfloat16:
+        variants = ("avx512_bf16",) if capability == "AVX512" else ()
     for variant in variants:
         path = Path(__file__).with_name(f"_recurrence_{variant}.so")
         try:
             native = ctypes.CDLL(str(path))
-            if native.sklstm_version() != VERSION:
+            if native.sklstm_version() != VERSION or not native.sklstm_suits():
                 continue
             _declare(native)
         except (OSError, AttributeError):  # no such file, or not all of its functions
@@ -166,6 +175,25 @@ def library(cell=LSTM):
                 return native
         warn_of_disagreement(native)
     return None
+
+
+@contextlib.contextmanager
+def in_bfloat16():
+    """Let the kernels of a block round to bfloat16 what they multiply, and nothing else.
+
+    There are such on processors with AVX512_BF16, unless torch has something better
+    there (AMX).
+    """
+    token = _bfloat16.set(True)
+    try:
+        yield
+    finally:
+        _bfloat16.reset(token)
+
+
+def multiply_in_bfloat16() -> bool:
+    """Tell whether there are kernels that do so on this machine."""
+    return _library(LSTM, True) is not None
 
 
 def _declare(native):
@@ -209,11 +237,19 @@ def _agrees(native, cell) -> bool:
             for out, end in pairs
         ]
     return all(
-        torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+        _near(native, b, a)
         for a, b in zip(
             (*pairs[0], *gradients[0]), (*pairs[1], *gradients[1]), strict=True
         )
     )
+
+
+def _near(native, found, expected, rtol=1e-4) -> bool:
+    if native.sklstm_pairs():
+        # Of factors that are rounded by up to 2**-9 each. One term that is missing makes
+        # more.
+        return bool((found - expected).norm() < 0.02 * expected.norm())
+    return torch.allclose(found, expected, rtol=rtol, atol=1e-4)
 
 
 def _convolutions_agree(native) -> bool:
@@ -245,9 +281,7 @@ def _convolutions_agree(native) -> bool:
         found = evaluate(native, x, weight, scale, bias, running, stride=stride, eps=1e-5)
     both[0] += (later.transpose(1, 2),)
     both[1] += (found,)
-    return all(
-        torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*both, strict=True)
-    )
+    return all(_near(native, b, a, rtol=1e-3) for a, b in zip(*both, strict=True))
 
 
 def _pooling_agrees(native) -> bool:

@@ -40,8 +40,15 @@
         (__m512)(b))
 #define FIRST_HALVES(a, b) TURNS(0, a, b)
 #define SECOND_HALVES(a, b) TURNS(8, a, b)
-#define ADD_PRODUCT(sum, a, b) \
-    __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
+#define MULTIPLY_ADD(name, sum, a, b) \
+    __asm__(name " %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
+#if defined(__AVX512BF16__)
+#include <cpuid.h>
+#define PAIRS 1
+#define ADD_PRODUCT(sum, a, b) MULTIPLY_ADD("vdpbf16ps", sum, a, b)
+#else
+#define ADD_PRODUCT(sum, a, b) MULTIPLY_ADD("vfmadd231ps", sum, a, b)
+#endif
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define LANES 8
@@ -65,6 +72,9 @@
 #ifndef ADD_PRODUCT
 #define ADD_PRODUCT(sum, a, b) (sum) += (a) * (b)
 #endif
+#ifndef PAIRS
+#define PAIRS 0
+#endif
 #define GATES 4
 #define INLINE static inline __attribute__((always_inline))
 
@@ -75,6 +85,10 @@ typedef int ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 INLINE vec load(const float *p) { return *(const vec *)p; }
 INLINE void store(float *p, vec x) { *(vec *)p = x; }
+
+static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static ptrdiff_t most(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+
 INLINE vec clamp(vec x, float limit) {
     return HIGHER(SPLAT(-limit), LOWER(SPLAT(limit), x));
 }
@@ -164,8 +178,65 @@ INLINE vec tanh_(vec x) {
     return x * p / q;
 }
 
+/* With PAIRS numbers are rounded to bfloat16 before they are multiplied, and two terms of a
+   sum lie in a word, the first in its lower half: an instruction then multiplies and adds up
+   twice as many. Sums, and all else, are of floats. Weights are paired where they are laid
+   out, by `pair`; what they are multiplied by is where it is read, a tile at a time. */
+#if PAIRS
+typedef int word __attribute__((may_alias));
+#define SPLAT_TERMS(p) (vec) _mm512_set1_epi32(*(const word *)(p))
+
+/* The next numbers, at most LANES; zeros behind n. */
+INLINE vec load_some(const float *p, ptrdiff_t n) {
+    const unsigned mask = n < LANES ? (1u << most(n, 0)) - 1 : 0xffff;
+    return (vec)_mm512_maskz_loadu_ps(mask, p);
+}
+
+/* Words of two rows, of the numbers in the same place. */
+INLINE vec pair_up(vec first, vec second) {
+    const __m512i in_turn = _mm512_setr_epi32(
+        0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006, 0x170007,
+        0x180008, 0x190009, 0x1a000a, 0x1b000b, 0x1c000c, 0x1d000d, 0x1e000e, 0x1f000f);
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    return (vec)_mm512_permutexvar_epi16(in_turn, halves);
+}
+
+/* to (n_rows / 2, to_row) = rows (n_rows, n_columns), row apart, two and two; they may lie
+   in the same place. Without a second row, of zeros. Whole vectors are written. */
+INLINE void pair_rows(const float *rows, ptrdiff_t row, ptrdiff_t n_rows, ptrdiff_t n_columns,
+                      float *to, ptrdiff_t to_row) {
+    for (ptrdiff_t n = 0; n < n_rows; n += 2, to += to_row)
+        for (ptrdiff_t u = 0; u < n_columns; u += LANES) {
+            const ptrdiff_t n_second = n + 1 < n_rows ? n_columns - u : 0;
+            const float *at = rows + n * row + u;
+            const vec second = load_some(n_second ? at + row : at, n_second);
+            store(to + u, pair_up(load_some(at, n_columns - u), second));
+        }
+}
+
+/* Words of n numbers next to each other. Whole vectors are written. */
+INLINE void pair_terms(const float *from, ptrdiff_t n, float *to) {
+    for (ptrdiff_t k = 0; k < n; k += 2 * LANES) {
+        const vec first = load_some(from + k, n - k);
+        const vec second = load_some(from + k + LANES, n - k - LANES);
+        store(to + k / 2, (vec)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+    }
+}
+#else
+#define SPLAT_TERMS(p) SPLAT(*(p))
+#endif
+
+/* Pairs the terms of weights (n_terms, ld), which then take the first half of the place. */
+static void pair(float *w, ptrdiff_t n_terms, ptrdiff_t ld) {
+#if PAIRS
+    pair_rows(w, ld, n_terms, ld, w, ld);
+#else
+    (void)w, (void)n_terms, (void)ld;
+#endif
+}
+
 /* acc[r][v] += sum over k of a[r * row + k * step] * w[k * ld + v * LANES], for the
-   vectors v from first up to last. */
+   vectors v from first up to last; with PAIRS all are words. */
 INLINE void multiply(int rows, int first, int last, vec (*acc)[GATES], const float *a,
                      ptrdiff_t row, ptrdiff_t step, ptrdiff_t n_terms, const float *w,
                      ptrdiff_t ld) {
@@ -175,11 +246,28 @@ INLINE void multiply(int rows, int first, int last, vec (*acc)[GATES], const flo
         for (int v = first; v < last; v++) b[v] = load(w + k * ld + v * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
-            vec x = SPLAT(a[r * row + k * step]);
+            vec x = SPLAT_TERMS(a + r * row + k * step);
 #pragma GCC unroll 4
             for (int v = first; v < last; v++) ADD_PRODUCT(acc[r][v], x, b[v]);
         }
     }
+}
+
+/* The same of numbers, a[r * row + k], and weights that have been laid out. */
+INLINE void multiply_terms(int rows, int first, int last, vec (*acc)[GATES], const float *a,
+                           ptrdiff_t row, ptrdiff_t n_terms, const float *w, ptrdiff_t ld) {
+#if PAIRS
+    enum { PIECE = 256 };
+    float words[2 * ROWS][PIECE / 2];
+    for (ptrdiff_t k = 0; k < n_terms; k += PIECE) {
+        const ptrdiff_t n = least(n_terms - k, PIECE);
+        for (int r = 0; r < rows; r++) pair_terms(a + r * row + k, n, words[r]);
+        multiply(rows, first, last, acc, words[0], PIECE / 2, 1, (n + 1) / 2, w + k / 2 * ld,
+                 ld);
+    }
+#else
+    multiply(rows, first, last, acc, a, row, 1, n_terms, w, ld);
+#endif
 }
 
 enum { LSTM, PEEPHOLE, GRU };
@@ -215,10 +303,22 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
 /* Goes up when a function's arguments change; kernels.py calls only its own. */
-int sklstm_version(void) { return 16; }
+int sklstm_version(void) { return 17; }
 
-static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static ptrdiff_t most(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+int sklstm_pairs(void) { return PAIRS; }
+
+/* Whether this processor has what this was compiled for, beyond what torch calls AVX512, and
+   nothing faster: units for whole matrices of bfloat16 (AMX), which torch knows to use. */
+int sklstm_suits(void) {
+#if PAIRS
+    unsigned a, b, c, d;
+    const int has_units = __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 22 & 1;
+    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+           !has_units;
+#else
+    return 1;
+#endif
+}
 
 /* A length that leads beyond what there is would be read there. */
 static ptrdiff_t within(long long length, ptrdiff_t n_steps) {
@@ -328,9 +428,9 @@ INLINE void sum_up(int cell, int rows, const Sums *s, float *out, ptrdiff_t out_
 #pragma GCC unroll 4
         for (int g = 0; g < GATES; g++)
             acc[r][g] = load(s->start + r * s->start_row + g * LANES);
-    multiply(rows, INPUT_SUMS(cell), acc, s->x, s->x_row, 1, s->n_inputs, s->w, panel);
-    multiply(rows, STATE_SUMS(cell), acc, s->h, s->h_row, 1, s->n_states,
-             s->w + s->n_inputs * panel, panel);
+    multiply_terms(rows, INPUT_SUMS(cell), acc, s->x, s->x_row, s->n_inputs, s->w, panel);
+    multiply_terms(rows, STATE_SUMS(cell), acc, s->h, s->h_row, s->n_states,
+                   s->w + s->n_inputs * panel, panel);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -437,6 +537,13 @@ INLINE void forward_tile(int cell, ptrdiff_t rows, const Shape *s, const float *
                      width,
                      sums ? 0 : s->n_inputs,
                      s->hidden_size};
+    /* Where it is written to is fetched meanwhile: it is not in the cache. */
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        for (int g = 0; gates && g < GATES; g++)
+            __builtin_prefetch(gates + r * width * GATES + g * LANES, 1);
+        __builtin_prefetch(c_next + r * width + u, 1);
+        __builtin_prefetch(h_next + r * width + u, 1);
+    }
     SUM[cell == GRU][rows - 1](&of, (float *)sum, panel);
     w += panel + of_inputs + s->hidden_size * panel; /* the peepholes */
     for (ptrdiff_t r = 0; r < rows; r++) {
@@ -495,7 +602,8 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
         const ptrdiff_t c_step = gates ? batch : 0, end = end_at(s, t);
         if (is_few && t % BLOCK == 0)
             inputs_first(cell, s, x, w, t, least(t + BLOCK, s->n_steps), room, step);
-        const ptrdiff_t at_once = s->end - s->begin == 1 && width % (2 * LANES) == 0 ? 2 : 1;
+        const int is_single = !PAIRS && s->end - s->begin == 1 && width % (2 * LANES) == 0;
+        const ptrdiff_t at_once = is_single ? 2 : 1;
         for (ptrdiff_t i = 0; i < width; i += at_once * LANES) {
             /* To and fro: what was read last may still be in the cache. */
             const ptrdiff_t u = t % 2 ? width - at_once * LANES - i : i;
@@ -544,6 +652,11 @@ void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const flo
         pack(w_ih, of_input(s->cell), I, H, w, 1, n_terms);
         pack(w_hh, of_state(s->cell), H, H, w, 1 + I, n_terms);
         if (peepholes) pack(peepholes, PEEPHOLES, 1, H, w, 1 + I + H, n_terms);
+        for (ptrdiff_t u = 0; u < H; u += LANES) {
+            float *of_block = w + u / LANES * panel + GATES * LANES; /* behind the bias */
+            pair(of_block, I, GATES * LANES);
+            pair(of_block + I * GATES * LANES, H, GATES * LANES);
+        }
     }
     if (s->cell == GRU) c = h; /* it has no other state; neither read nor written */
     if (s->is_fresh) {
@@ -556,7 +669,7 @@ void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const flo
     if (s->cell == GRU) forward(GRU, s, x, w, room, h, c, gates);
 }
 
-/* out = a (rows, n_terms) @ w + bias, for a panel of a few vectors; bias may be NULL. */
+/* out = a (rows, n_terms) @ w + bias, w laid out, for a panel of a few vectors; bias may be NULL. */
 INLINE void product_tile(int rows, int vectors, const float *a, ptrdiff_t a_row,
                          ptrdiff_t n_terms, const float *w, ptrdiff_t ld, const float *bias,
                          int relu, float *out) {
@@ -567,7 +680,7 @@ INLINE void product_tile(int rows, int vectors, const float *a, ptrdiff_t a_row,
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++) acc[r][v] = load(bias + v * LANES);
     }
-    multiply(rows, 0, vectors, acc, a, a_row, 1, n_terms, w, ld);
+    multiply_terms(rows, 0, vectors, acc, a, a_row, n_terms, w, ld);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -648,6 +761,7 @@ void sklstm_affine(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff
     memset(scratch, 0, (ld == n_out ? 1 : n_terms + 1) * ld * sizeof(float));
     if (bias_) memcpy(bias, bias_, n_out * sizeof(float));
     turn(weight, w, ld, 0);
+    pair(w, n_terms, ld);
     for (ptrdiff_t i = 0; i < n_outer; i++)
         product(a + i * a_outer, n_rows, a_row, n_terms, w, ld, bias, 0,
                 out + i * n_rows * ld);
@@ -681,21 +795,51 @@ INLINE void weight_tile(int rows, int first, int last, const float *a, ptrdiff_t
         for (int v = first; v < last; v++) store(out + r * out_row + v * LANES, acc[r][v]);
 }
 
+INLINE void weight_tiles(int rows, int first, int last, const float *a, ptrdiff_t a_row,
+                         ptrdiff_t n_columns, const float *d, ptrdiff_t d_row,
+                         ptrdiff_t n_rows, float *out, ptrdiff_t out_row) {
+    ptrdiff_t k = 0;
+    for (; k + rows <= n_columns; k += rows)
+        weight_tile(rows, first, last, a + k, a_row, d, d_row, n_rows, out + k * out_row,
+                    out_row);
+    for (; k < n_columns; k++)
+        weight_tile(1, first, last, a + k, a_row, d, d_row, n_rows, out + k * out_row,
+                    out_row);
+}
+
+/* out (n_columns, ...) += a (n_rows, n_columns)^T @ d (n_rows, ...), for the vectors from
+   first up to last; `rows` columns of a at a time. */
+INLINE void weight_panel(int rows, int first, int last, const float *a, ptrdiff_t a_row,
+                         ptrdiff_t n_columns, const float *d, ptrdiff_t d_row,
+                         ptrdiff_t n_rows, float *out, ptrdiff_t out_row) {
+#if PAIRS
+    enum { PIECE = 64, WIDTH = 48 }; /* of whole tiles and vectors */
+    float of_a[PIECE / 2][WIDTH], of_d[PIECE / 2][GATES * LANES];
+    for (ptrdiff_t n = 0; n < n_rows; n += PIECE) {
+        const ptrdiff_t n_now = least(n_rows - n, PIECE), begin = first * LANES;
+        pair_rows(d + n * d_row + begin, d_row, n_now, last * LANES - begin, of_d[0] + begin,
+                  GATES * LANES);
+        for (ptrdiff_t k = 0; k < n_columns; k += WIDTH) {
+            const ptrdiff_t n_some = least(n_columns - k, WIDTH);
+            pair_rows(a + n * a_row + k, a_row, n_now, n_some, of_a[0], WIDTH);
+            weight_tiles(rows, first, last, of_a[0], WIDTH, n_some, of_d[0], GATES * LANES,
+                         (n_now + 1) / 2, out + k * out_row, out_row);
+        }
+    }
+#else
+    weight_tiles(rows, first, last, a, a_row, n_columns, d, d_row, n_rows, out, out_row);
+#endif
+}
+
 /* out (n_terms, ld) += a (n_rows, n_terms)^T @ d (n_rows, ld), for a panel of a few
    vectors and each of n_outer matrices. */
 INLINE void outer_panel(int vectors, int rows, const float *a, ptrdiff_t n_outer,
                         ptrdiff_t a_outer, ptrdiff_t a_row, ptrdiff_t n_terms,
                         const float *d, ptrdiff_t d_outer, ptrdiff_t d_row,
                         ptrdiff_t n_rows, ptrdiff_t ld, float *out) {
-    for (ptrdiff_t i = 0; i < n_outer; i++) {
-        ptrdiff_t k = 0;
-        for (; k + rows <= n_terms; k += rows)
-            weight_tile(rows, 0, vectors, a + i * a_outer + k, a_row, d + i * d_outer, d_row,
-                        n_rows, out + k * ld, ld);
-        for (; k < n_terms; k++)
-            weight_tile(1, 0, vectors, a + i * a_outer + k, a_row, d + i * d_outer, d_row,
-                        n_rows, out + k * ld, ld);
-    }
+    for (ptrdiff_t i = 0; i < n_outer; i++)
+        weight_panel(rows, 0, vectors, a + i * a_outer, a_row, n_terms, d + i * d_outer,
+                     d_row, n_rows, out, ld);
 }
 
 /* The gradient of the weight of `sklstm_affine`, given that of its rows, d. out: (n_terms,
@@ -789,6 +933,7 @@ void sklstm_lay_out_decoder(const Decoder *d, const float *bias, float *w) {
     turn(&d->of_known, w, width, 0);
     turn(&d->correction, readout, ld, 0);
     turn(&d->mixing, readout + Q, ld, 0);
+    pair(readout, H, ld);
     memcpy(biases, bias, Q * sizeof(float));
 }
 
@@ -832,6 +977,7 @@ static void decode_backward(const Decoder *d, const float *known, const float *h
         const float *of_row = w->values + (o < Q ? o : o - Q) * w->out;
         for (ptrdiff_t h = 0; h < H; h++) readout[o * width + h] = of_row[h * w->column];
     }
+    pair(readout, n_read(d), width);
     product(raw, n, ld, n_read(d), readout, width, NULL, 0, d_hidden);
     for (ptrdiff_t r = 0; r < n; r++) {
         const float *of_step = known + r * n_known;
@@ -986,6 +1132,7 @@ static void lay_out(const Block *b, float *w) {
         w[u] = b->bias[u] - b->mean[u] / *b->sum_of_weights * scale;
         for (ptrdiff_t j = 1; j <= n_terms; j++) w[j * ld + u] *= scale;
     }
+    pair(w + ld, n_terms, ld);
 }
 
 /* out (N, S, n_out padded) of x (N, T, n_columns), rectified, zero beyond a length; k / 2
@@ -1400,17 +1547,10 @@ static void transpose_order(const float *weight, Gates gates, ptrdiff_t n_column
 INLINE void add_outer(int first, int last, ptrdiff_t begin, ptrdiff_t end, const float *a,
                       ptrdiff_t a_row, ptrdiff_t n_columns, const float *d, ptrdiff_t d_row,
                       float *out) {
-    const ptrdiff_t n_rows = end - begin;
     a += begin * a_row, d += begin * d_row;
-    for (ptrdiff_t u = 0; u < d_row; u += GATES * LANES) {
-        ptrdiff_t k = 0;
-        for (; k + ROWS <= n_columns; k += ROWS)
-            weight_tile(ROWS, first, last, a + k, a_row, d + u, d_row, n_rows,
-                        out + k * d_row + u, d_row);
-        for (; k < n_columns; k++)
-            weight_tile(1, first, last, a + k, a_row, d + u, d_row, n_rows,
-                        out + k * d_row + u, d_row);
-    }
+    for (ptrdiff_t u = 0; u < d_row; u += GATES * LANES)
+        weight_panel(ROWS, first, last, a, a_row, n_columns, d + u, d_row, end - begin,
+                     out + u, d_row);
 }
 
 /* The gradients of a row and block at a step, from dh and from dc: of a GRU what goes to
@@ -1513,9 +1653,11 @@ void sklstm_backward(const Shape *s, const float *x, const float *w_ih, const fl
     const Gates input = of_input(s->cell), state = of_state(s->cell);
     memset(w_h, 0, all * width * sizeof(float));
     transpose_order(w_hh, state, H, H, w_h, width);
+    pair(w_h, all, width);
     if (d_x) {
         memset(w_x, 0, all * in_width * sizeof(float));
         transpose_order(w_ih, input, I, H, w_x, in_width);
+        pair(w_x, all, in_width);
     }
     if (peepholes) {
         memset(p, 0, all * sizeof(float));
@@ -1567,6 +1709,7 @@ static void copy_rows(const Weight *weight, float *w) {
     for (ptrdiff_t o = 0; o < weight->n_out; o++)
         memcpy(w + o * ld, weight->values + o * weight->out,
                weight->n_columns * sizeof(float));
+    pair(w, weight->n_out, ld);
 }
 
 /* Adds the rows of d (N, n_columns), d_row apart, to out. */

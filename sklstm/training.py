@@ -391,6 +391,8 @@ class _Epoch:
         # Set for each step: it may be taken in another thread.
         if not self.bfloat16:
             return contextlib.nullcontext()
+        if self.grad.device.type == "cpu" and kernels.multiply_in_bfloat16():
+            return kernels.in_bfloat16()
         return torch.autocast(self.grad.device.type, torch.bfloat16)
 
     def _differentiate(self, inputs, target, weight):

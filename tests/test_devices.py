@@ -87,7 +87,7 @@ def test_memory_settings_are_left_as_glibc_would_have_them(monkeypatch):
 
 
 @pytest.mark.skipif(kernels.library() is None, reason="compiled kernels not installed")
-def test_our_kernels_leave_one_thread_to_torch():
+def test_our_kernels_leave_one_thread_to_torch(monkeypatch):
     network, _ = load_pretrained()
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -102,8 +102,10 @@ def test_our_kernels_leave_one_thread_to_torch():
         assert kernels.get_threads() == 2
         with network_threads(3, copy.deepcopy(network).double()):  # not for our kernels
             assert torch.get_num_threads() == 2
-        with network_threads(3, network, bfloat16=True):
-            assert torch.get_num_threads() == 2
+        for is_ours, of_torch in ((bool, 2), (lambda: True, 1)):
+            monkeypatch.setattr(kernels, "multiply_in_bfloat16", is_ours)
+            with network_threads(3, network, bfloat16=True):
+                assert torch.get_num_threads() == of_torch
     finally:
         torch.set_num_threads(before)
 
@@ -133,7 +135,7 @@ def test_no_thread_outlives_what_interrupts_the_others():
 
 
 @pytest.mark.skipif(kernels.library() is None, reason="compiled kernels not installed")
-def test_jobs_side_by_side_share_the_cores():
+def test_jobs_side_by_side_share_the_cores(monkeypatch):
     def ask(found):
         found.append((torch.get_num_threads(), kernels.get_threads()))
         yield
@@ -141,6 +143,7 @@ def test_jobs_side_by_side_share_the_cores():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
+        monkeypatch.setattr(kernels, "multiply_in_bfloat16", bool)
         for bfloat16, expected in ((False, (1, 2)), (True, (2, 2))):
             with side_by_side(2, 4, torch.nn.Linear(1, 1), bfloat16) as run:
                 found = []

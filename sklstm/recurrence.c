@@ -669,7 +669,8 @@ void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const flo
     if (s->cell == GRU) forward(GRU, s, x, w, room, h, c, gates);
 }
 
-/* out = a (rows, n_terms) @ w + bias, w laid out, for a panel of a few vectors; bias may be NULL. */
+/* out = a (rows, n_terms) @ w + bias, w laid out, for a panel of a few vectors; bias may be
+   NULL. */
 INLINE void product_tile(int rows, int vectors, const float *a, ptrdiff_t a_row,
                          ptrdiff_t n_terms, const float *w, ptrdiff_t ld, const float *bias,
                          int relu, float *out) {
@@ -1730,162 +1731,227 @@ static void add_product(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, pt
     turn(to, out, ld, 1);
 }
 
-/* The mean loss of a batch, as far as it is that of these rows; the gradients of all weights
-   are added to `to`. *size: how many numbers the arena must have; given NULL for the arena
-   nothing else is done. d_ is the gradient of what follows. */
-double sklstm_learn(const Network *f, const Parts *w, const Parts *to, const Batch *b,
-                    float *arena, ptrdiff_t *size) {
-    FLUSH
+/* What a step of learning has room for; d_ is the gradient of what follows. Of a layer are
+   kept h, c, gates and its states times factors. */
+typedef struct {
+    ptrdiff_t of_h, of_gates, of_layer, n_terms; /* sizes; of the weights of a layer */
+    float *read, *kept, *scratch, *last, *state, *of_position, *position, *shares, *linear;
+    float *values, *of_steps, *w_decoder, *hidden, *raw, *gaps, *quantiles, *d_quantiles;
+    float *for_decoder, *d_hidden, *d_state, *d_position, *d_shares, *d_median, *d_last;
+    float *d_rows, *d_end, *d_ends, *d_x[2];
+} Room;
+
+/* The sizes of a decoder in a batch. */
+static Decoder decoder_of(const Decoder *weights, const Batch *b) {
+    Decoder d = *weights;
+    d.n_rows = b->n_rows, d.n_steps = b->n_steps;
+    return d;
+}
+
+/* Takes it from an arena, which may be NULL; returns how many numbers that must have. */
+static ptrdiff_t make_room(const Network *f, const Parts *w, const Batch *b, float *arena,
+                           Room *r) {
     const ptrdiff_t H = f->hidden_size, width = padded(H), N = b->n_rows, T = b->n_segments;
     const ptrdiff_t Z = b->n_steps, segment = f->segment * f->n_channels, L = f->n_linear;
-    const ptrdiff_t all = GATES * width, row = N * width, x_row = T * segment;
-    const ptrdiff_t P = w->of_position.n_columns, of_linear = padded(f->horizon);
-    const int has_stem = w->stem.values != NULL;
-    Decoder d = w->decoder;
-    d.n_rows = N, d.n_steps = Z;
-    const ptrdiff_t ld = padded(n_read(&d)), n_known = d.of_known.n_columns;
-    const ptrdiff_t Q = d.correction.n_out, n_layers = f->n_layers;
-    const ptrdiff_t n_first = has_stem ? H : segment, in_width = padded(n_first);
-    const ptrdiff_t widest = most(in_width, width), n_terms = 2 + H + most(n_first, H);
-    /* Of a layer: h, c, gates, and its states times factors. */
-    const ptrdiff_t of_h = (T + 1) * row, of_gates = T * row * GATES;
-    const ptrdiff_t of_layer = 2 * of_h + of_gates + (b->factors ? T * row : 0);
-    const ptrdiff_t for_layer = n_terms + most(width + 1 + widest, sklstm_room(N));
+    const ptrdiff_t all = GATES * width, row = N * width, of_linear = padded(f->horizon);
+    const ptrdiff_t P = w->of_position.n_columns, Q = w->decoder.correction.n_out;
+    const ptrdiff_t n_known = w->decoder.of_known.n_columns;
+    const ptrdiff_t ld = padded(n_read(&w->decoder));
+    const ptrdiff_t n_first = w->stem.values ? H : segment;
+    const ptrdiff_t widest = most(padded(n_first), width);
+    r->n_terms = 2 + H + most(n_first, H);
+    r->of_h = (T + 1) * row, r->of_gates = T * row * GATES;
+    r->of_layer = 2 * r->of_h + r->of_gates + (b->factors ? T * row : 0);
+    const ptrdiff_t for_layer = r->n_terms + most(width + 1 + widest, sklstm_room(N));
     const ptrdiff_t for_maps = most((segment + 1) * width, (L + 1) * of_linear);
-    const ptrdiff_t n_scratch = most(for_layer * all, for_maps);
     ptrdiff_t n = 0;
-    float *read = take(arena, &n, has_stem ? N * T * width : 0);
-    float *kept = take(arena, &n, n_layers * of_layer);
-    float *scratch = take(arena, &n, n_scratch);
-    float *last = take(arena, &n, row), *state = take(arena, &n, row);
-    float *of_position = take(arena, &n, Z * P), *position = take(arena, &n, Z * width);
-    float *shares = take(arena, &n, Z * CHANGES), *linear = take(arena, &n, N * of_linear);
-    float *values = take(arena, &n, N * L), *of_steps = take(arena, &n, N * Z);
-    float *w_decoder = take(arena, &n, n_known * width + (H + 1) * ld);
-    float *hidden = take(arena, &n, N * Z * width), *raw = take(arena, &n, N * Z * ld);
-    float *gaps = take(arena, &n, ld), *quantiles = take(arena, &n, N * Z * Q);
-    float *d_quantiles = take(arena, &n, N * Z * Q);
-    float *for_decoder = take(arena, &n, (n_known + Q + CHANGES) * width + H * ld);
-    float *d_hidden = take(arena, &n, N * Z * width), *d_state = take(arena, &n, row);
-    float *d_position = take(arena, &n, Z * width), *d_shares = take(arena, &n, Z * CHANGES);
-    float *d_median = take(arena, &n, N * Z + LANES), *d_last = take(arena, &n, row);
-    float *d_rows = take(arena, &n, Z * padded(P)), *d_end = take(arena, &n, N * H);
-    float *d_ends = take(arena, &n, 2 * row);
-    float *d_x[] = {take(arena, &n, T * N * widest), NULL};
-    d_x[1] = take(arena, &n, n_layers > 1 ? T * N * widest : 0);
-    *size = n;
-    if (!arena) return 0;
+    r->read = take(arena, &n, w->stem.values ? N * T * width : 0);
+    r->kept = take(arena, &n, f->n_layers * r->of_layer);
+    r->scratch = take(arena, &n, most(for_layer * all, for_maps));
+    r->last = take(arena, &n, row), r->state = take(arena, &n, row);
+    r->of_position = take(arena, &n, Z * P), r->position = take(arena, &n, Z * width);
+    r->shares = take(arena, &n, Z * CHANGES), r->linear = take(arena, &n, N * of_linear);
+    r->values = take(arena, &n, N * L), r->of_steps = take(arena, &n, N * Z);
+    r->w_decoder = take(arena, &n, n_known * width + (H + 1) * ld);
+    r->hidden = take(arena, &n, N * Z * width), r->raw = take(arena, &n, N * Z * ld);
+    r->gaps = take(arena, &n, ld), r->quantiles = take(arena, &n, N * Z * Q);
+    r->d_quantiles = take(arena, &n, N * Z * Q);
+    r->for_decoder = take(arena, &n, (n_known + Q + CHANGES) * width + H * ld);
+    r->d_hidden = take(arena, &n, N * Z * width), r->d_state = take(arena, &n, row);
+    r->d_position = take(arena, &n, Z * width);
+    r->d_shares = take(arena, &n, Z * CHANGES);
+    r->d_median = take(arena, &n, N * Z + LANES), r->d_last = take(arena, &n, row);
+    r->d_rows = take(arena, &n, Z * padded(P)), r->d_end = take(arena, &n, N * H);
+    r->d_ends = take(arena, &n, 2 * row);
+    r->d_x[0] = take(arena, &n, T * N * widest);
+    r->d_x[1] = take(arena, &n, f->n_layers > 1 ? T * N * widest : 0);
+    return n;
+}
 
-    Shape s = {f->cell, T, N, 0, N, segment, H, segment, x_row, NULL, 1};
+/* to (T, N, Hp) = from (T, N, Hp) times the factors of dropout behind a layer. */
+static void times_factors(const Network *f, const Batch *b, ptrdiff_t layer, const float *from,
+                          float *to) {
+    const ptrdiff_t H = f->hidden_size, width = padded(H), N = b->n_rows;
+    const float *factors = b->factors[layer];
+    for (ptrdiff_t t = 0; t < b->n_segments; t++)
+        for (ptrdiff_t r = 0; r < N; r++)
+            for (ptrdiff_t u = 0; u < H; u++) {
+                const ptrdiff_t at = (t * N + r) * width + u;
+                to[at] = from[at] * factors[t * b->factors_step + r * H + u];
+            }
+}
+
+/* What the first layer reads: the batch, or of a stem what it makes of it. */
+static Shape first_shape(const Network *f, const Parts *w, const Batch *b) {
+    const ptrdiff_t T = b->n_segments, segment = f->segment * f->n_channels;
+    const ptrdiff_t n_inputs = w->stem.values ? f->hidden_size : segment;
+    const ptrdiff_t x_step = w->stem.values ? padded(n_inputs) : segment;
+    return (Shape){f->cell, T, b->n_rows, 0, b->n_rows, n_inputs, f->hidden_size, x_step,
+                   T * x_step, NULL, 1};
+}
+
+/* Reads windows: the stem and the layers, up to the last states. */
+static void learn_states(const Network *f, const Parts *w, const Batch *b, const Room *r) {
+    const ptrdiff_t H = f->hidden_size, width = padded(H), N = b->n_rows, T = b->n_segments;
+    const ptrdiff_t segment = f->segment * f->n_channels, row = N * width;
+    Shape s = first_shape(f, w, b);
     const float *from = b->x;
-    if (has_stem) {
-        sklstm_affine(b->x, 1, 0, N * T, segment, &w->stem, w->stem_bias, scratch, read);
+    if (w->stem.values) {
+        sklstm_affine(b->x, 1, 0, N * T, segment, &w->stem, w->stem_bias, r->scratch, r->read);
         for (ptrdiff_t i = 0; i < N * T * width; i += LANES)
-            store(read + i, rectify(load(read + i)));
-        from = read, s.n_inputs = H, s.x_step = width, s.x_row = T * width;
+            store(r->read + i, rectify(load(r->read + i)));
+        from = r->read;
     }
-    const Shape first = s;
-    const float *const in_front = from;
-    for (ptrdiff_t i = 0; i < n_layers; i++) {
-        float *h = kept + i * of_layer, *c = h + of_h, *gates = c + of_h;
-        float *const *of = w->layers + 5 * i, *dropped = gates + of_gates;
+    for (ptrdiff_t i = 0; i < f->n_layers; i++) {
+        float *h = r->kept + i * r->of_layer, *c = h + r->of_h, *gates = c + r->of_h;
+        float *const *of = w->layers + 5 * i, *dropped = gates + r->of_gates;
         /* Few rows take room behind the weights. */
-        sklstm_forward(&s, from, of[0], of[1], of[2], of[3], of[4], scratch,
-                       scratch + n_terms * all, h, c, gates);
+        sklstm_forward(&s, from, of[0], of[1], of[2], of[3], of[4], r->scratch,
+                       r->scratch + r->n_terms * GATES * width, h, c, gates);
         from = h + row, s.n_inputs = H, s.x_step = row, s.x_row = width;
-        if (b->factors && i + 1 < n_layers) {
-            for (ptrdiff_t t = 0; t < T; t++)
-                for (ptrdiff_t r = 0; r < N; r++)
-                    for (ptrdiff_t u = 0; u < H; u++)
-                        dropped[t * row + r * width + u] =
-                            from[t * row + r * width + u] *
-                            b->factors[i][t * b->factors_step + r * H + u];
+        if (b->factors && i + 1 < f->n_layers) {
+            times_factors(f, b, i, from, dropped);
             from = dropped;
         }
     }
-    const float *of_last = b->factors ? b->factors[n_layers - 1] : NULL;
-    for (ptrdiff_t r = 0; r < N; r++)
+    const float *of_last = b->factors ? b->factors[f->n_layers - 1] : NULL;
+    for (ptrdiff_t n = 0; n < N; n++)
         for (ptrdiff_t u = 0; u < width; u++) {
-            const float x = from[(T - 1) * row + r * width + u];
-            last[r * width + u] = of_last && u < H ? x * of_last[r * H + u] : x;
+            const float x = from[(T - 1) * row + n * width + u];
+            r->last[n * width + u] = of_last && u < H ? x * of_last[n * H + u] : x;
         }
-    sklstm_affine(last, 1, 0, N, width, &w->of_state, w->state_bias, scratch, state);
-    for (ptrdiff_t z = 0; z < Z; z++) {
-        const ptrdiff_t at = b->steps ? b->steps[z] : z;
-        memcpy(of_position + z * P, w->position + at * P, P * sizeof(float));
-        memcpy(shares + z * CHANGES, w->shares + at * CHANGES, CHANGES * sizeof(float));
-    }
-    sklstm_affine(of_position, 1, 0, Z, P, &w->of_position, NULL, scratch, position);
-    if (L) {
-        for (ptrdiff_t r = 0; r < N; r++)
-            for (ptrdiff_t i = 0; i < L; i++)
-                values[r * L + i] =
-                    b->x[r * x_row + (T * f->segment - L + i) * f->n_channels];
-        sklstm_affine(values, 1, 0, N, L, &w->linear, NULL, scratch, linear);
-        for (ptrdiff_t r = 0; r < N; r++)
-            for (ptrdiff_t z = 0; z < Z; z++)
-                of_steps[r * Z + z] = linear[r * of_linear + (b->steps ? b->steps[z] : z)];
-    }
-    sklstm_lay_out_decoder(&d, w->bias, w_decoder);
-    decode(&d, state, position, shares, b->known, L ? of_steps : NULL, w_decoder, hidden, raw,
-           gaps, quantiles);
-    const double loss = pinball(N, b->n_batch, Z, Q, b->alpha, quantiles, b->target, b->weight,
-                                d_quantiles);
+}
 
-    decode_backward(&d, b->known, hidden, d_quantiles, for_decoder, raw, d_hidden, d_state,
-                    d_position, d_shares, d_median, &to->decoder, to->bias);
-    add_product(of_position, 1, 0, Z, P, d_position, 0, width, &to->of_position, scratch);
-    copy_rows(&w->of_position, scratch);
-    product(d_position, Z, width, H, scratch, padded(P), NULL, 0, d_rows);
+/* Forecasts from the last states. */
+static void learn_quantiles(const Network *f, const Parts *w, const Batch *b, const Room *r) {
+    const ptrdiff_t width = padded(f->hidden_size), N = b->n_rows, Z = b->n_steps;
+    const ptrdiff_t P = w->of_position.n_columns, L = f->n_linear;
+    const ptrdiff_t of_linear = padded(f->horizon), n_values = b->n_segments * f->segment;
+    const Decoder d = decoder_of(&w->decoder, b);
+    sklstm_affine(r->last, 1, 0, N, width, &w->of_state, w->state_bias, r->scratch, r->state);
     for (ptrdiff_t z = 0; z < Z; z++) {
         const ptrdiff_t at = b->steps ? b->steps[z] : z;
-        for (ptrdiff_t k = 0; k < P; k++) to->position[at * P + k] += d_rows[z * padded(P) + k];
-        for (ptrdiff_t k = 0; k < CHANGES; k++)
-            to->shares[at * CHANGES + k] += d_shares[z * CHANGES + k];
-        if (L) {
-            float *of = to->linear.values + at * to->linear.out;
-            for (ptrdiff_t r = 0; r < N; r++)
-                for (ptrdiff_t i = 0; i < L; i++)
-                    of[i] += d_median[r * Z + z] * values[r * L + i];
-        }
+        memcpy(r->of_position + z * P, w->position + at * P, P * sizeof(float));
+        memcpy(r->shares + z * CHANGES, w->shares + at * CHANGES, CHANGES * sizeof(float));
     }
-    add_product(last, 1, 0, N, width, d_state, 0, width, &to->of_state, scratch);
-    add_rows(d_state, N, width, H, to->state_bias);
-    copy_rows(&w->of_state, scratch);
-    product(d_state, N, width, H, scratch, width, NULL, 0, d_last);
-    for (ptrdiff_t r = 0; r < N; r++)
+    sklstm_affine(r->of_position, 1, 0, Z, P, &w->of_position, NULL, r->scratch, r->position);
+    if (L) {
+        for (ptrdiff_t n = 0; n < N; n++)
+            for (ptrdiff_t i = 0; i < L; i++)
+                r->values[n * L + i] =
+                    b->x[((n + 1) * n_values - L + i) * f->n_channels];
+        sklstm_affine(r->values, 1, 0, N, L, &w->linear, NULL, r->scratch, r->linear);
+        for (ptrdiff_t n = 0; n < N; n++)
+            for (ptrdiff_t z = 0; z < Z; z++)
+                r->of_steps[n * Z + z] =
+                    r->linear[n * of_linear + (b->steps ? b->steps[z] : z)];
+    }
+    sklstm_lay_out_decoder(&d, w->bias, r->w_decoder);
+    decode(&d, r->state, r->position, r->shares, b->known, L ? r->of_steps : NULL,
+           r->w_decoder, r->hidden, r->raw, r->gaps, r->quantiles);
+}
+
+/* Back from the quantiles to the last states. */
+static void return_from_quantiles(const Network *f, const Parts *w, const Parts *to,
+                                  const Batch *b, const Room *r) {
+    const ptrdiff_t H = f->hidden_size, width = padded(H), N = b->n_rows, Z = b->n_steps;
+    const ptrdiff_t P = w->of_position.n_columns, L = f->n_linear;
+    const Decoder d = decoder_of(&w->decoder, b);
+    decode_backward(&d, b->known, r->hidden, r->d_quantiles, r->for_decoder, r->raw,
+                    r->d_hidden, r->d_state, r->d_position, r->d_shares, r->d_median,
+                    &to->decoder, to->bias);
+    add_product(r->of_position, 1, 0, Z, P, r->d_position, 0, width, &to->of_position,
+                r->scratch);
+    copy_rows(&w->of_position, r->scratch);
+    product(r->d_position, Z, width, H, r->scratch, padded(P), NULL, 0, r->d_rows);
+    for (ptrdiff_t z = 0; z < Z; z++) {
+        const ptrdiff_t at = b->steps ? b->steps[z] : z;
+        add_rows(r->d_rows + z * padded(P), 1, 0, P, to->position + at * P);
+        add_rows(r->d_shares + z * CHANGES, 1, 0, CHANGES, to->shares + at * CHANGES);
+        float *of_linear = to->linear.values + at * to->linear.out;
+        for (ptrdiff_t n = 0; n < N; n++)
+            for (ptrdiff_t i = 0; i < L; i++)
+                of_linear[i] += r->d_median[n * Z + z] * r->values[n * L + i];
+    }
+    add_product(r->last, 1, 0, N, width, r->d_state, 0, width, &to->of_state, r->scratch);
+    add_rows(r->d_state, N, width, H, to->state_bias);
+    copy_rows(&w->of_state, r->scratch);
+    product(r->d_state, N, width, H, r->scratch, width, NULL, 0, r->d_last);
+    const float *of_last = b->factors ? b->factors[f->n_layers - 1] : NULL;
+    for (ptrdiff_t n = 0; n < N; n++)
         for (ptrdiff_t u = 0; u < H; u++)
-            d_end[r * H + u] = d_last[r * width + u] * (of_last ? of_last[r * H + u] : 1);
-    for (ptrdiff_t i = n_layers - 1; i >= 0; i--) {
-        float *h = kept + i * of_layer, *c = h + of_h, *gates = c + of_h;
+            r->d_end[n * H + u] =
+                r->d_last[n * width + u] * (of_last ? of_last[n * H + u] : 1);
+}
+
+/* Back through the layers and the stem. */
+static void return_from_states(const Network *f, const Parts *w, const Parts *to,
+                               const Batch *b, const Room *r) {
+    const ptrdiff_t H = f->hidden_size, width = padded(H), N = b->n_rows, T = b->n_segments;
+    const ptrdiff_t segment = f->segment * f->n_channels, row = N * width;
+    const int has_stem = w->stem.values != NULL;
+    for (ptrdiff_t i = f->n_layers - 1; i >= 0; i--) {
+        float *h = r->kept + i * r->of_layer, *c = h + r->of_h, *gates = c + r->of_h;
         float *const *of = w->layers + 5 * i, *const *into = to->layers + 5 * i;
-        const int is_top = i + 1 == n_layers, needs_x = i > 0 || has_stem;
-        Shape of_this = first;
-        const float *x = in_front, *d_out = is_top ? NULL : d_x[(i + 1) % 2];
+        const int is_top = i + 1 == f->n_layers;
+        Shape s = first_shape(f, w, b);
+        const float *x = has_stem ? r->read : b->x;
+        float *d_out = is_top ? NULL : r->d_x[(i + 1) % 2];
         if (i > 0) {
-            float *before = h - of_layer;
-            x = b->factors ? before + 2 * of_h + of_gates : before + row;
-            of_this.n_inputs = H, of_this.x_step = row, of_this.x_row = width;
+            float *before = h - r->of_layer;
+            x = b->factors ? before + 2 * r->of_h + r->of_gates : before + row;
+            s.n_inputs = H, s.x_step = row, s.x_row = width;
         }
-        if (d_out && b->factors)
-            for (ptrdiff_t t = 0; t < T; t++)
-                for (ptrdiff_t r = 0; r < N; r++)
-                    for (ptrdiff_t u = 0; u < H; u++)
-                        d_x[(i + 1) % 2][t * row + r * width + u] *=
-                            b->factors[i][t * b->factors_step + r * H + u];
-        sklstm_backward(&of_this, x, of[0], of[1], of[4], h, c, gates, d_out, row, width,
-                        is_top ? d_end : NULL, needs_x ? d_x[i % 2] : NULL, d_ends, scratch,
-                        into[0], into[1], into[2], into[3], into[4]);
+        if (d_out && b->factors) times_factors(f, b, i, d_out, d_out);
+        sklstm_backward(&s, x, of[0], of[1], of[4], h, c, gates, d_out, row, width,
+                        is_top ? r->d_end : NULL, i > 0 || has_stem ? r->d_x[i % 2] : NULL,
+                        r->d_ends, r->scratch, into[0], into[1], into[2], into[3], into[4]);
     }
-    if (has_stem) {
-        float *d_read = d_x[0]; /* (T, N, Hp), of which read has (N, T, Hp) */
-        for (ptrdiff_t t = 0; t < T; t++)
-            for (ptrdiff_t r = 0; r < N; r++)
-                for (ptrdiff_t u = 0; u < width; u++)
-                    if (!(read[(r * T + t) * width + u] > 0))
-                        d_read[t * row + r * width + u] = 0;
-        add_product(b->x, T, segment, N, x_row, d_read, row, width, &to->stem, scratch);
-        add_rows(d_read, T * N, width, H, to->stem_bias);
-    }
+    if (!has_stem) return;
+    float *d_read = r->d_x[0]; /* (T, N, Hp), of which read has (N, T, Hp) */
+    for (ptrdiff_t t = 0; t < T; t++)
+        for (ptrdiff_t n = 0; n < N; n++)
+            for (ptrdiff_t u = 0; u < width; u++)
+                if (!(r->read[(n * T + t) * width + u] > 0))
+                    d_read[t * row + n * width + u] = 0;
+    add_product(b->x, T, segment, N, T * segment, d_read, row, width, &to->stem, r->scratch);
+    add_rows(d_read, T * N, width, H, to->stem_bias);
+}
+
+/* The mean loss of a batch, as far as it is that of these rows; the gradients of all weights
+   are added to `to`. *size: how many numbers the arena must have; given NULL for the arena
+   nothing else is done. */
+double sklstm_learn(const Network *f, const Parts *w, const Parts *to, const Batch *b,
+                    float *arena, ptrdiff_t *size) {
+    FLUSH
+    Room r;
+    *size = make_room(f, w, b, arena, &r);
+    if (!arena) return 0;
+    learn_states(f, w, b, &r);
+    learn_quantiles(f, w, b, &r);
+    const double loss = pinball(b->n_rows, b->n_batch, b->n_steps, w->decoder.correction.n_out,
+                                b->alpha, r.quantiles, b->target, b->weight, r.d_quantiles);
+    return_from_quantiles(f, w, to, b, &r);
+    return_from_states(f, w, to, b, &r);
     return loss;
 }

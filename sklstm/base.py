@@ -41,13 +41,13 @@ from sklstm.augmentation import (
 )
 from sklstm.checkpoints import Checkpoint, identity
 from sklstm.devices import (
-    explain_out_of_memory,
     insulated,
     resolve_device,
     retained_memory,
     side_by_side,
     threads_for,
     torch_threads,
+    working_on,
 )
 from sklstm.gradients import differentiate
 from sklstm.heads import (
@@ -320,7 +320,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         if on_epoch is not None:
             on_epoch.begin(encoder, head, network, goes_on)
         history = self._train(
-            network.to(device), head, training, validation, left_out, draws, encoder,
+            network, head, training, validation, left_out, draws, encoder,
             max_iter=max_iter, learning_rate=learning_rate,
             optimizer_state=optimizer_state, on_epoch=on_epoch, checkpoint=checkpoint,
         )  # fmt: skip
@@ -365,9 +365,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
     def _train(
         self, network, head, training, validation, left_out, draws, encoder, **settings
     ):
-        device = draws[1][0].device
-        loss, learners = self._learners(network, head, training, left_out, draws, encoder)
-        validate = None
+        device, validate = draws[1][0].device, None
         if validation is not None:
             of_rows = _validate_steps if self.target == "sequence" else _validate
             validate = functools.partial(of_rows, network, head, validation, device)
@@ -378,16 +376,17 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             batch_size, training.encoded.n_timesteps, network.members[-1]
         )
         with (
-            side_by_side(len(learners), n_threads, network, bfloat16) as run,
+            working_on(device, batch_size=batch_size, hidden_size=self.hidden_size),
             retained_memory(),
-            explain_out_of_memory(
-                device, batch_size=batch_size, hidden_size=self.hidden_size
-            ),
         ):
-            return train(
-                network, loss, learners, run=run, bfloat16=bfloat16, validate=validate,
-                **own, **settings,
-            )  # fmt: skip
+            loss, learners = self._learners(
+                network.to(device), head, training, left_out, draws, encoder
+            )
+            with side_by_side(len(learners), n_threads, network, bfloat16) as run:
+                return train(
+                    network, loss, learners, run=run, bfloat16=bfloat16,
+                    validate=validate, **own, **settings,
+                )  # fmt: skip
 
     def _learners(self, network, head, training, left_out, draws, encoder):
         """Return the loss, and what trains each member by it."""
@@ -769,14 +768,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         if per_step:
             n_rows = _rows_at_once(sequences.n_timesteps, self.network_)
         chunks = []
-        with explain_out_of_memory(device, hidden_size=self.hidden_size):
-            for start in range(0, len(sequences), n_rows):
-                rows = np.arange(start, min(start + n_rows, len(sequences)))
-                encoded = self.encoder_.encode(sequences, rows)
-                raw = forward(self.network_, encoded, device, method)
-                if per_step:
-                    raw = raw[encoded.mask()]  # (n, T, Q) -> (n_steps, Q)
-                chunks.append(getattr(self.head_, decode)(raw) if decode else raw)
+        for start in range(0, len(sequences), n_rows):
+            rows = np.arange(start, min(start + n_rows, len(sequences)))
+            encoded = self.encoder_.encode(sequences, rows)
+            raw = forward(self.network_, encoded, device, method)
+            if per_step:
+                raw = raw[encoded.mask()]  # (n, T, Q) -> (n_steps, Q)
+            chunks.append(getattr(self.head_, decode)(raw) if decode else raw)
         answer = np.concatenate(chunks)
         return split_steps(answer, sequences.lengths) if per_step else answer
 

@@ -38,8 +38,13 @@ def resolve_device(device: str) -> torch.device:
     ValueError
         If the device is absent; lists those that are there.
     """
+    if device == "cpu":  # the driver of a GPU takes its time to answer
+        return torch.device("cpu")
+    # Devices are counted where the driver is too old for torch, and in a process that was
+    # forked from one that uses them: in neither do they work.
+    works = torch.cuda.is_available() and not torch.cuda._is_in_bad_fork()
     present = ["cpu"]
-    present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    present += [f"cuda:{i}" for i in range(torch.cuda.device_count() if works else 0)]
     if torch.backends.mps.is_available():
         present.append("mps")
     if device == "auto":
@@ -48,9 +53,14 @@ def resolve_device(device: str) -> torch.device:
     if wanted not in present:
         raise ValueError(
             f"device={device!r} is not available here. Available devices: "
-            f"{', '.join(present)}."
+            f"{', '.join(present)}; set_params(device='auto') takes what there is."
         )
     return torch.device(wanted)
+
+
+def exact_on(device: torch.device) -> torch.dtype:
+    """Return the type in which a device adds up float32 exactly; MPS has but float32."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def insulated(function):
@@ -248,10 +258,20 @@ def retained_memory():
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(device, **sizes):
-    """Turn a device's out-of-memory error into one that says what to lower."""
+def working_on(device, **sizes):
+    """Compute on a device for a block.
+
+    On CUDA float32 is float32, not the 10 bits (TF32) that cuDNN takes by itself, and the
+    same again in another run. An out-of-memory error says what to lower.
+    """
+    exactly = contextlib.nullcontext()
+    if device.type == "cuda":
+        exactly = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        )
     try:
-        yield
+        with exactly:
+            yield
     except torch.OutOfMemoryError as error:
         settings = ", ".join(f"{name}={value}" for name, value in sizes.items())
         raise MemoryError(

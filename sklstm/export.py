@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sklstm import kernels
+from sklstm.devices import insulated
 from sklstm.forecast_model import (
     GUARD_WIDTH,
     MAX_LOG,
@@ -43,6 +44,7 @@ ONNX_OPSET = 17
 ONNX_IR_VERSION = 8
 
 
+@insulated
 def to_torch(estimator) -> SequenceModule | ForecastModule:
     """Return a fitted estimator as a self-contained module: raw data in, answers out.
 
@@ -108,6 +110,7 @@ def to_torch(estimator) -> SequenceModule | ForecastModule:
     )
 
 
+@insulated
 def to_onnx(estimator, path) -> None:
     """Write a fitted estimator to an ONNX file, raw data in, answers out.
 
@@ -435,6 +438,11 @@ def _frozen_integers(array):
     return nn.Parameter(torch.from_numpy(array.copy()), requires_grad=False)
 
 
+def _count(x, *limits):
+    """Return integers as `torch.arange` does, where x lies; a symbol lies nowhere."""
+    return torch.arange(*limits, device=getattr(x, "device", None))
+
+
 def _steps(x):
     """(N, T) -> number of each step, int64 (N, T)."""
     return torch.ones_like(x, dtype=torch.int64).cumsum(1) - 1
@@ -587,8 +595,8 @@ class ForecastModule(nn.Module):
             if by_week:
                 week = 7 * self.period
                 effects = _week_effects(context[:, -N_WEEKS * week :], self.period)
-                read = context - effects[:, torch.arange(-width, 0) % week]
-                ahead = torch.arange(self.output_shape[1]) % week
+                read = context - effects[:, _count(context, -width, 0) % week]
+                ahead = _count(context, self.output_shape[1]) % week
                 of_weeks = effects[:, ahead][:, :, None]
             through = {}  # views read through windows of the same sizes
             each = [next(members)(read, through) for _ in range(size)]
@@ -600,8 +608,9 @@ class ForecastModule(nn.Module):
         above = torch.maximum(quantiles[:, :, self.middle + 1 :], median)
         quantiles = torch.cat([below, median, above], dim=2).sort(2).values
         quantiles = self._guarded(quantiles, context)
-        ahead = (torch.arange(self.output_shape[1]) + n_missing)[:, :, None]  # (N, Z, 1)
-        each = torch.zeros(1, 1, self.output_shape[2], dtype=torch.int64)
+        ahead = _count(context, self.output_shape[1]) + n_missing
+        ahead = ahead[:, :, None]  # (N, Z, 1)
+        each = (_count(context, self.output_shape[2]) * 0)[None, None]
         there = quantiles.gather(1, ahead.clamp(max=self.output_shape[1] - 1) + each)
         return torch.where(ahead < self.output_shape[1], there, torch.nan)
 
@@ -695,7 +704,7 @@ class _Member(nn.Module):
 
     def forward(self, context, through):
         out = None
-        steps_back = torch.arange(self.context_length, 0, -1)
+        steps_back = _count(context, self.context_length, 0, -1)
         n_steps = torch.where(torch.isnan(context), 0, steps_back).amax(1)
         for i in reversed(range(len(self.widths))):
             width = self.widths[max(i - self.n_shorter, 0)]
@@ -733,7 +742,7 @@ class _Member(nn.Module):
         count = (~absent).to(torch.float64).sum(1).clamp(min=1)
         filled = torch.where(absent, 0.0, values)
         if self.scaling in ("season", "last"):
-            centre = _last_observed(values, torch.arange(1, width + 1), torch.nan)
+            centre = _last_observed(values, _count(values, 1, width + 1), torch.nan)
             if self.scaling == "season" and period > 1:
                 seen = ~absent[:, -period:]
                 n_seen = seen.to(torch.float64).sum(1)
@@ -757,7 +766,7 @@ class _Member(nn.Module):
         effects = divisor * 0
         if period > 1:
             effects = self._phase_effects(context, slope, width + period) / divisor
-        of_step = effects[:, torch.arange(-width, 0) % period]
+        of_step = effects[:, _count(values, -width, 0) % period]
         inputs = torch.stack(
             [
                 normal[:, period:],
@@ -773,14 +782,15 @@ class _Member(nn.Module):
         naive = (naive - centre[:, None]) / divisor
         naive = torch.where(torch.isnan(naive), 0.0, naive)
         # Steps from the value that the seasonal naive forecast repeats.
-        distance = period * torch.ceil(torch.arange(1, horizon + 1).double() / period)
+        ahead = _count(values, 1, horizon + 1)
+        distance = period * torch.ceil(ahead.double() / period)
         drift = (slope[:, None] / divisor) * distance
         recent = (self._recent_slope(context, width)[:, None] / divisor) * distance
         smooth = naive * 0
         if period > 1:
             n_tail = (~absent[:, -period:]).to(torch.float64).sum(1).clamp(min=1)
             level = (normal[:, -period:].sum(1) / n_tail)[:, None]
-            smooth = level + effects[:, torch.arange(horizon) % period] - naive
+            smooth = level + effects[:, (ahead - 1) % period] - naive
         base = torch.stack([naive, drift, recent, smooth], dim=2)  # (N, Z, 4)
         out = self.network(inputs.to(torch.float32), base.to(torch.float32), width)
         return out.to(torch.float64) * scale[:, None, None] + centre[:, None, None]
@@ -788,13 +798,13 @@ class _Member(nn.Module):
     def _seasonal_naive(self, context, width):
         """See `windows.seasonal_naive`: (N, W + P) -> (N, Z)."""
         period = self.period
-        last = _last_observed(context, torch.arange(1, width + 1), torch.nan)
+        last = _last_observed(context, _count(context, 1, width + 1), torch.nan)
         seasons = F.pad(context, (-width % period, 0), value=torch.nan)
         n_seasons = -(-width // period)
         seasons = seasons.reshape(-1, n_seasons, period)
-        steps = torch.arange(1, n_seasons + 1)[:, None]
+        steps = _count(context, 1, n_seasons + 1)[:, None]
         of_phase = _last_observed(seasons, steps, last[:, None])  # (N, P)
-        return of_phase[:, torch.arange(self.horizon) % period]
+        return of_phase[:, _count(context, self.horizon) % period]
 
     def _recent_slope(self, context, width):
         """See `windows._recent_slope`: (N, W + P) -> (N,)."""
@@ -814,7 +824,8 @@ class _Member(nn.Module):
         count = observed.to(torch.float64).sum(2)[:, :, None]  # (N, seasons, 1)
         filled = torch.where(observed, seasons, 0.0)
         mean = filled.sum(2)[:, :, None] / count.clamp(min=1)
-        climb = slope[:, None] * (torch.arange(period) - (period - 1) / 2).double()
+        phase = _count(context, period).double()
+        climb = slope[:, None] * (phase - (period - 1) / 2)
         used = observed & (2 * count >= period)
         distance = torch.where(used, seasons - mean - climb[:, None], 0.0)
         return distance.sum(1) / used.to(torch.float64).sum(1).clamp(min=1)
@@ -831,7 +842,7 @@ def _week_effects(context, period):
     observed = ~torch.isnan(weeks)
     count = observed.to(torch.float64).sum(2)[:, :, None]  # (N, weeks, 1)
     mean = torch.where(observed, weeks, 0.0).sum(2)[:, :, None] / count.clamp(min=1)
-    climb = slope[:, None] * (torch.arange(week) - (week - 1) / 2).double()
+    climb = slope[:, None] * (_count(context, week).double() - (week - 1) / 2)
     used = observed & (8 * count >= 7 * week)
     distance = torch.where(used, weeks - mean - climb[:, None], 0.0)
     shape = (-1, N_WEEKS, 7, period)
@@ -889,7 +900,7 @@ def _slope(values, width):
         observed = ~torch.isnan(values[:, part])
         count = observed.to(torch.float64).sum(1)
         total = torch.where(observed, values[:, part], 0.0).sum(1)
-        steps = torch.arange(part.start, part.stop).double()
+        steps = _count(values, part.start, part.stop).double()
         means.append(total / count.clamp(min=1))
         centres.append(torch.where(observed, steps, 0.0).sum(1) / count.clamp(min=1))
         counts.append(count)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from sklstm.devices import network_threads, threads_for
+from sklstm.devices import network_threads, threads_for, working_on
 from sklstm.heads import ForecastHead
 from sklstm.network import ForecastNetwork
 from sklstm.series import SeriesArray
@@ -126,6 +126,11 @@ def blocks(views, array, period, series, ends, future, device) -> np.ndarray:
     -------
     quantiles : ndarray of shape (n_views, n, n_steps, n_quantiles)
     """
+    with working_on(device, hidden_size=views[0].network.config["hidden_size"]):
+        return _blocks(views, array, period, series, ends, future, device)
+
+
+def _blocks(views, array, period, series, ends, future, device):
     network, n_quantiles = views[0].network, len(views[0].quantiles)
     out = np.empty((len(views), len(series), future.shape[1], n_quantiles))
     if device.type != "cpu":

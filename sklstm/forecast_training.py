@@ -21,13 +21,13 @@ from sklstm.checkpoints import (
     identity,
 )
 from sklstm.devices import (
-    explain_out_of_memory,
     insulated,
     network_threads,
     resolve_device,
     retained_memory,
     threads_for,
     torch_threads,
+    working_on,
 )
 from sklstm.forecast_model import (
     ForecastModel,
@@ -371,20 +371,20 @@ class ForecastTraining:
             member, model.period, array, device=device, batch_size=batch_size,
             n_batches=n_steps, rng=rng, n_steps=model.horizon,
         )  # fmt: skip
-        validate = None
-        if held is not None:
-            validation = Validation(member, model.period, held, device, model.horizon)
-            validate = validation if validation.weight.any() else None
         by_hand = ForecastGradients(network, member.quantiles)
         n_threads = threads_for(batch_size, member.window_length, network)
-        network.to(device)
         with (
-            network_threads(n_threads, network),
-            retained_memory(),
-            explain_out_of_memory(
+            working_on(
                 device, batch_size=batch_size, hidden_size=network.config["hidden_size"]
             ),
+            network_threads(n_threads, network),
+            retained_memory(),
         ):
+            network.to(device)
+            validate = None
+            if held is not None:
+                validation = Validation(member, model.period, held, device, model.horizon)
+                validate = validation if validation.weight.any() else None
             history = train(
                 network,
                 ForecastHead(member.quantiles).loss,

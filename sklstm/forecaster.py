@@ -24,7 +24,7 @@ from sktime.datatypes import get_cutoff
 from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
 from sktime.utils.validation.forecasting import check_fh
 
-from sklstm.devices import explain_out_of_memory, insulated, resolve_device
+from sklstm.devices import insulated, resolve_device
 from sklstm.forecast_model import COPIED_VALUES, forecast_after
 from sklstm.forecast_training import (
     STEPS_PER_EPOCH,
@@ -775,11 +775,10 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         known = self._known_exog(X, plan, table, is_late)
         device = resolve_device(self.device)
         out = np.empty((len(plan.step), table.n_columns, len(model.quantiles)))
-        with explain_out_of_memory(device, hidden_size=self.hidden_size_):
-            for column in range(table.n_columns):
-                first = column * table.n_instances
-                self._ahead(model, array, plan, first, known, device, out[:, column])
-                self._behind(model, array, plan, first, device, out[:, column])
+        for column in range(table.n_columns):
+            first = column * table.n_instances
+            self._ahead(model, array, plan, first, known, device, out[:, column])
+            self._behind(model, array, plan, first, device, out[:, column])
         names, columns = list(self._get_varnames()), y.columns
         if len(names) > 1 and names != list(columns) and set(names) == set(columns):
             out = out[:, columns.get_indexer(names)]  # as the y of `update` has them

@@ -419,11 +419,22 @@ def by_torch(x, state, *weights):
     output : Tensor of shape (n_timesteps, n_rows, hidden_size)
     state : tuple of Tensor of shape (n_rows, hidden_size)
     """
-    cell = cell_of(weights)
-    if torch.is_autocast_enabled(x.device.type):
+    cell, kind = cell_of(weights), x.device.type
+    if torch.is_autocast_enabled(kind):
         # Of an LSTM on the CPU it casts the weights and leaves the input, and the state.
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+        x = x.to(torch.get_autocast_dtype(kind))
         state = None if state is None else [s.to(x.dtype) for s in state]
+        if kind == "cuda":
+            # There it would take float16, whatever was asked for, in which the smaller
+            # gradients of a mean are zero.
+            weights = [w.to(x.dtype) for w in weights]
+            with torch.autocast(kind, enabled=False):
+                return by_torch(x, state, *weights)
+    if kind == "cuda" and cell != PEEPHOLE:
+        # cuDNN wants them alone in a piece of memory, and says so at each call.
+        flat = torch.cat([w.reshape(-1) for w in weights])
+        pieces = flat.split([w.numel() for w in weights])
+        weights = [p.view_as(w) for p, w in zip(pieces, weights, strict=True)]
     if state is None:
         state = x.new_zeros(1 if cell == GRU else 2, x.shape[1], weights[1].shape[1])
     if cell != PEEPHOLE:

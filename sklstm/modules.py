@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sklstm import kernels
+from sklstm.devices import exact_on
 
 # A recurrence longer than this many steps is shortened by striding the convolutions.
 MAX_RECURRENT_STEPS = 160
@@ -107,8 +108,9 @@ class RowLinear(_Unfilled, nn.Linear):
         if kernels.applies(x, weight) and not torch.is_grad_enabled():
             out = kernels.affine(x.reshape(1, -1, x.shape[-1]), weight, bias)
             return out.reshape(*x.shape[:-1], -1)
-        bias = None if bias is None else bias.double()
-        return F.linear(x.double(), weight.double(), bias).to(x.dtype)
+        dtype = exact_on(x.device)
+        bias = None if bias is None else bias.to(dtype)
+        return F.linear(x.to(dtype), weight.to(dtype), bias).to(x.dtype)
 
 
 # ------------------------------------------------------------------------- stems
@@ -504,7 +506,7 @@ class Pooling(nn.Module):
         if lengths is not None:
             x = x * step_mask(lengths, x.shape[1])[:, :, None]
         # As in `RowLinear`: torch adds up in an order that depends on the batch.
-        return x.sum(1, dtype=torch.float64 if is_inference else None).to(x.dtype)
+        return x.sum(1, dtype=exact_on(x.device) if is_inference else None).to(x.dtype)
 
     def _mean(self, x, lengths):
         n_steps = x.shape[1] if lengths is None else lengths[:, None]

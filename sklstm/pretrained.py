@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from sklstm.devices import insulated
 from sklstm.network import ForecastNetwork
 
 WEIGHTS = Path(__file__).parent / "weights" / "forecaster.safetensors"
@@ -48,6 +49,7 @@ def save_pretrained(network: ForecastNetwork, quantiles, path) -> None:
 
 
 @functools.lru_cache(maxsize=2)
+@insulated
 def load_pretrained(path=WEIGHTS) -> tuple[ForecastNetwork, tuple[float, ...]]:
     """Return the network in a file, in eval mode, and the levels of its outputs.
 
@@ -63,7 +65,7 @@ def load_pretrained(path=WEIGHTS) -> tuple[ForecastNetwork, tuple[float, ...]]:
             metadata = file.metadata()
             config = json.loads(metadata["config"])
             quantiles = tuple(json.loads(metadata["quantiles"]))
-            network = ForecastNetwork(**config)
+            network = ForecastNetwork(**config).float()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
             network.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:

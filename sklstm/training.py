@@ -18,7 +18,13 @@ import torch
 from sklearn.utils import check_random_state
 
 from sklstm import kernels
-from sklstm.devices import network_threads, take_turns, threads_for
+from sklstm.devices import (
+    exact_on,
+    network_threads,
+    take_turns,
+    threads_for,
+    working_on,
+)
 
 # Rows of every prediction batch, where kernels round alike for a row wherever and with
 # whatever others it stands in a batch of one size, but not in batches of other sizes.
@@ -26,6 +32,8 @@ PREDICT_ROWS = 32
 # Rows at most of a batch where they round alike in batches of any size, and time steps of
 # all of them, which bounds the memory that long sequences take.
 MAX_PREDICT_ROWS, MAX_PREDICT_STEPS = 256, 2**20
+# Rows of those on a GPU, each of which is waited for; fewer where sequences are long.
+GPU_PREDICT_ROWS = 256
 # "adaptive" stops once the learning rate is at most this, as in MLPClassifier.
 MIN_ADAPTIVE_RATE = 1e-6
 # Share of the steps over which "one-cycle" warms up.
@@ -359,7 +367,7 @@ class _Epoch:
     def __init__(self, learner, loss, grad, bfloat16, max_grad_norm, update):
         self.learner, self.loss, self.grad = learner, loss, grad
         self.bfloat16, self.max_grad_norm, self.update = bfloat16, max_grad_norm, update
-        self.total = torch.zeros((), device=grad.device, dtype=torch.float64)
+        self.total = torch.zeros((), device=grad.device, dtype=exact_on(grad.device))
         self.n_rows = 0
 
     def __iter__(self):
@@ -645,7 +653,7 @@ def forward(network, sequences, device, method="__call__"):
 
     Parameters
     ----------
-    network : torch.nn.Module
+    network : RecurrentNetwork
         In eval mode, on the CPU; it is copied to any other device.
     sequences : object with `values` (n, T, ...) and `lengths` (n,)
     device : torch.device
@@ -657,6 +665,11 @@ def forward(network, sequences, device, method="__call__"):
     raw : ndarray of shape (n, n_outputs) or (n, T, n_outputs), float64
         The latter, padded with zeros, if the network says something of each step.
     """
+    with working_on(device, hidden_size=network.config["hidden_size"]):
+        return _forward(network, sequences, device, method)
+
+
+def _forward(network, sequences, device, method):
     n = len(sequences.lengths)
     if device.type != "cpu":
         network = copy.deepcopy(network).to(device)
@@ -670,6 +683,8 @@ def forward(network, sequences, device, method="__call__"):
     n_threads = threads_for(n_rows, values.shape[1], network)
     with network_threads(n_threads, network), torch.inference_mode():
         for same, width, full in _alike(sequences.lengths):
+            if device.type != "cpu":
+                n_rows = min(GPU_PREDICT_ROWS, MAX_PREDICT_STEPS // width or 1)
             for start in range(0, len(same), n_rows):
                 filled = rows = same[start : start + n_rows]
                 if not any_size:

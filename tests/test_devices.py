@@ -7,13 +7,14 @@ import torch
 
 from sklstm import kernels
 from sklstm.devices import (
-    explain_out_of_memory,
+    exact_on,
     network_threads,
     resolve_device,
     retained_memory,
     side_by_side,
     threads_for,
     torch_threads,
+    working_on,
 )
 from sklstm.pretrained import load_pretrained
 
@@ -24,8 +25,46 @@ def test_device_that_is_absent_lists_those_present():
     assert resolve_device("cpu") == CPU
     with pytest.raises(ValueError, match=r"'cuda:97' is not available here\. Available"):
         resolve_device("cuda:97")
-    with pytest.raises(ValueError, match=r"'gpu' is not available here.*cpu"):
+    with pytest.raises(ValueError, match=r"'gpu' is .* cpu.*device='auto'\) takes what"):
         resolve_device("gpu")
+
+
+@pytest.mark.parametrize("is_available", [False, True])
+@pytest.mark.parametrize("is_forked", [False, True])
+def test_auto_takes_a_gpu_only_where_it_works(is_available, is_forked, monkeypatch):
+    # One is counted where its driver is too old for torch, too.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_available)
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: is_forked)
+    works = is_available and not is_forked
+    assert resolve_device("auto") == (torch.device("cuda:0") if works else CPU)
+    if works:
+        assert resolve_device("cuda:1") == torch.device("cuda:1")
+        return
+    with pytest.raises(ValueError, match="Available devices: cpu;"):
+        resolve_device("cuda:1")
+
+
+def test_the_cpu_asks_no_driver(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", None)
+    assert resolve_device("cpu") == CPU
+
+
+def test_work_on_cuda_is_exact_and_the_same_again(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    names = "enabled", "benchmark", "deterministic", "allow_tf32"
+    before = [getattr(torch.backends.cudnn, name) for name in names]
+    with working_on(torch.device("cuda:0")):
+        inside = [getattr(torch.backends.cudnn, name) for name in names]
+    assert inside == [True, False, True, False]
+    with working_on(CPU):
+        assert [getattr(torch.backends.cudnn, name) for name in names] == before
+    assert [getattr(torch.backends.cudnn, name) for name in names] == before
+
+
+def test_what_is_exact_where_there_is_no_float64():
+    assert exact_on(CPU) == torch.float64
+    assert exact_on(torch.device("mps")) == torch.float32
 
 
 def test_out_of_memory_says_what_to_lower():
@@ -35,7 +74,7 @@ def test_out_of_memory_says_what_to_lower():
     )
     with (
         pytest.raises(MemoryError, match=message),
-        explain_out_of_memory(torch.device("cuda:0"), batch_size=64, hidden_size=512),
+        working_on(torch.device("cuda:0"), batch_size=64, hidden_size=512),
     ):
         raise torch.OutOfMemoryError
 

@@ -243,6 +243,46 @@ def test_the_default_dtype_of_torch_is_no_matter(kind, tmp_path):
     np.testing.assert_allclose(module, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_default_device_of_torch_is_no_matter(tmp_path):
+    model = fit(stem="conv")
+    given = torch.from_numpy(X), torch.full((30,), 12)
+    expected = to_torch(model)(*given)
+    with torch.device("meta"):
+        module = to_torch(model)
+        to_onnx(model, tmp_path / "model.onnx")
+    assert torch.equal(module(*given), expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pretrained": None, "scaling": "last", "segment_length": 4},
+        {"pretrained": None, "sp": 4, "window_length": 12},
+        {"sp": 24},
+    ],
+    ids=str,
+)
+def test_forecasters_compute_where_they_lie(settings, monkeypatch):
+    # On "meta" tensors have a device and a shape, and no numbers.
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    model = LSTMForecaster(horizon=3, max_steps=2, **settings).fit(series(400))
+    module = to_torch(model).to("meta")
+    found = module(torch.zeros(5, 70, dtype=torch.float64, device="meta"))
+    assert found.device.type == "meta"
+    assert found.shape == (5, *module.output_shape[1:])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"stem": "conv"}, {"stem": None, "cell": "gru", "bidirectional": True}]
+)
+def test_classifiers_compute_where_they_lie(settings, monkeypatch):
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    module = to_torch(fit(**settings)).to("meta")
+    given = torch.from_numpy(X).to("meta"), torch.full((30,), 5, device="meta")
+    assert module(*given).device.type == "meta"
+
+
 def test_a_model_that_is_mapped_into_memory(tmp_path):
     """What is on a disk and cannot be written to is copied, without a warning."""
     model = fit()

@@ -56,6 +56,25 @@ def test_who_asks_for_training_gets_it(setting):
     assert forecaster.pretrained_share_ == 0.0
 
 
+@pytest.mark.parametrize("mode", ["dtype", "device"])
+def test_the_callers_defaults_do_not_last_in_the_weights(mode):
+    y = load_airline()
+    expected = LSTMForecaster().fit(y, fh=[1, 2, 3]).predict()
+    load_pretrained.cache_clear()
+    try:
+        if mode == "dtype":
+            torch.set_default_dtype(torch.float64)
+            load_pretrained()
+        else:
+            with torch.device("meta"):
+                load_pretrained()
+        found = LSTMForecaster().fit(y, fh=[1, 2, 3]).predict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        load_pretrained.cache_clear()
+    pd.testing.assert_series_equal(found, expected)
+
+
 def test_exogenous_data_are_learnt_from_instead():
     y, X = load_longley()
     forecaster = LSTMForecaster(random_state=0).fit(y, X=X, fh=[1])

@@ -27,6 +27,8 @@ class Rows:
 class Line(torch.nn.Module):
     """A network that is one linear map of the sum over time."""
 
+    config = {"hidden_size": 1}
+
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.tensor([[0.5, -0.5]]))

@@ -372,12 +372,13 @@ class ForecastTraining:
             n_batches=n_steps, rng=rng, n_steps=model.horizon,
         )  # fmt: skip
         by_hand = ForecastGradients(network, member.quantiles)
+        bfloat16 = self.dtype == "bfloat16"
         n_threads = threads_for(batch_size, member.window_length, network)
         with (
             working_on(
                 device, batch_size=batch_size, hidden_size=network.config["hidden_size"]
             ),
-            network_threads(n_threads, network),
+            network_threads(n_threads, network, bfloat16),
             retained_memory(),
         ):
             network.to(device)
@@ -399,6 +400,7 @@ class ForecastTraining:
                 # "auto" only keeps the best weights: the error is still high while
                 # the learning rate is.
                 n_iter_no_change=10 if self._stops_early else n_epochs,
+                bfloat16=bfloat16,
                 validate=validate,
                 checkpoint=checkpoint,
             )

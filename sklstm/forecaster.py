@@ -158,6 +158,9 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         at a tenth of the learning rate. Ignored where nothing was trained.
     device : str, default="auto"
         "auto" (CUDA if there is a GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+    dtype : {"float32", "bfloat16"}, default="float32"
+        "bfloat16" trains in mixed precision and forecasts in float32; it pays on
+        hardware that has it. Ignored where nothing is trained.
     random_state : int, RandomState instance or None, default=None
         Drives initial weights, windows, dropout and the series set aside. None: a fresh
         seed from the operating system at each fit. Ignored where nothing is trained.
@@ -256,6 +259,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         "pretrained": [StrOptions({"auto", "only"}), None],
         "update_steps": [Interval(Integral, 0, None, closed="left")],
         "device": [str],
+        "dtype": [StrOptions({"float32", "bfloat16"})],
         "random_state": ["random_state"],
         "checkpoint": [str, os.PathLike, None],
         "verbose": ["verbose"],
@@ -287,6 +291,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         pretrained="auto",
         update_steps=50,
         device="auto",
+        dtype="float32",
         random_state=None,
         checkpoint=None,
         verbose=False,
@@ -312,6 +317,7 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         self.pretrained = pretrained
         self.update_steps = update_steps
         self.device = device
+        self.dtype = dtype
         self.random_state = random_state
         self.checkpoint = checkpoint
         self.verbose = verbose

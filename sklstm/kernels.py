@@ -237,19 +237,20 @@ def _agrees(native, cell) -> bool:
             for out, end in pairs
         ]
     return all(
-        _near(native, b, a)
+        near(native, b, a)
         for a, b in zip(
             (*pairs[0], *gradients[0]), (*pairs[1], *gradients[1]), strict=True
         )
     )
 
 
-def _near(native, found, expected, rtol=1e-4) -> bool:
+def near(native, found, expected, rtol=1e-4, atol=1e-4) -> bool:
+    """Tell whether tensors agree as nearly as a library multiplies."""
     if native.sklstm_pairs():
         # Of factors that are rounded by up to 2**-9 each. One term that is missing makes
         # more.
         return bool((found - expected).norm() < 0.02 * expected.norm())
-    return torch.allclose(found, expected, rtol=rtol, atol=1e-4)
+    return torch.allclose(found, expected, rtol=rtol, atol=atol)
 
 
 def _convolutions_agree(native) -> bool:
@@ -281,7 +282,7 @@ def _convolutions_agree(native) -> bool:
         found = evaluate(native, x, weight, scale, bias, running, stride=stride, eps=1e-5)
     both[0] += (later.transpose(1, 2),)
     both[1] += (found,)
-    return all(_near(native, b, a, rtol=1e-3) for a, b in zip(*both, strict=True))
+    return all(near(native, b, a, rtol=1e-3) for a, b in zip(*both, strict=True))
 
 
 def _pooling_agrees(native) -> bool:

@@ -4,10 +4,11 @@ import contextlib
 import functools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from sklstm import LSTMClassifier, LSTMRegressor, kernels
+from sklstm import LSTMClassifier, LSTMForecaster, LSTMRegressor, kernels
 from sklstm.gradients import ForecastGradients, differentiate
 from sklstm.modules import CELLS
 from sklstm.network import ForecastNetwork, RecurrentNetwork, initialize
@@ -237,3 +238,22 @@ def test_a_machine_without_it_leaves_it_to_torch(is_there, monkeypatch, make_seq
     assert (("cpu", torch.bfloat16) in used) != is_there
     assert all(p.dtype == torch.float32 for p in model.network_.parameters())
     assert model.score(X, y) > 0.9
+
+
+@pytest.mark.parametrize("is_there", [pytest.param(True, marks=needs_pairs), False])
+def test_a_forecaster_trains_so_and_forecasts_in_float32(is_there, monkeypatch):
+    if not is_there:
+        monkeypatch.setattr(kernels, "multiply_in_bfloat16", lambda: False)
+    noise = np.random.default_rng(0).normal(size=300)
+    y = pd.Series(np.sin(np.arange(300) / 3) + 0.1 * noise)
+    settings = {"hidden_size": 8, "max_steps": 200, "random_state": 0}
+    exact, model = (
+        LSTMForecaster(**settings, dtype=dtype).fit(y[:280], fh=range(1, 21))
+        for dtype in ("float32", "bfloat16")
+    )
+    errors = [np.abs(each.predict() - y[280:]).mean() for each in (exact, model)]
+    assert errors[0] != errors[1]
+    assert max(errors) < 0.2
+    expected = model.predict()
+    model.dtype = "float32"  # by `set_params` it would be unfitted
+    pd.testing.assert_series_equal(model.predict(), expected)

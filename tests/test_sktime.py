@@ -1116,6 +1116,7 @@ def test_bad_input_is_named(y, settings, message):
         *[("num_layers", 0), ("learning_rate_init", 0), ("max_grad_norm", 0)],
         *[("alpha", -1), ("update_steps", -1), ("dropout", 1.0), ("dropout", -0.1)],
         *[("sp", "M"), ("early_stopping", "no"), ("pretrained", "yes"), ("device", 0)],
+        ("dtype", "float64"),
     ],
 )
 def test_bad_parameters_are_named(name, value):

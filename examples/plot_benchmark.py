@@ -97,11 +97,11 @@ print(accuracy.round(3).to_string())
 # `run` takes the name of a file to keep results in and to go on from, and the benchmark
 # a `backend`, such as "loky", to use every core.
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
 for ax, table, label in (
     (axes[0], error, "mean absolute scaled error"),
     (axes[1], accuracy, "accuracy"),
 ):
     table.T.plot.barh(ax=ax, width=0.8, xlabel=label, ylabel="").invert_yaxis()
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
 plt.show()

@@ -156,4 +156,7 @@ for state, marker in ((optuna.trial.TrialState.COMPLETE, "o"),
     if marker == "o":
         figure.colorbar(points, label="cross-validated log loss")
 ax.set(xscale="log", yscale="log", xlabel="learning_rate_init", ylabel="alpha")
+rates = [0.001, 0.002, 0.005, 0.01, 0.02]
+ax.set_xticks(rates, rates)
+ax.minorticks_off()
 plt.show()

@@ -36,8 +36,8 @@ class Checkpoint:
     Raises
     ------
     ValueError
-        If the file is damaged or is no checkpoint, or could not be written for want of
-        its folder.
+        If the file is damaged or is no checkpoint, or could not be written, since its
+        folder does not exist or it is one.
     """
 
     def __init__(self, path):
@@ -48,6 +48,11 @@ class Checkpoint:
             raise ValueError(
                 f"The folder of the checkpoint {os.fspath(path)!r} does not exist. "
                 "Create it, or give another path."
+            )
+        if self.path.is_dir():
+            raise ValueError(
+                f"The checkpoint {os.fspath(path)!r} is a folder. Give the path of a "
+                "file, which need not exist."
             )
         if not self.path.exists():
             return
@@ -200,14 +205,26 @@ def identity(estimator, device, seed, start, data, name) -> dict:
     found = {"the estimator": type(estimator).__name__}
     for parameter, value in estimator.get_params(deep=False).items():
         if parameter not in irrelevant:
-            plain = value.item() if isinstance(value, np.generic) else value
-            found[parameter] = repr(plain)
+            found[parameter] = repr(_canonical(value))
     return found | {
-        "device": str(device),
+        "device": device.type,
         "seed": seed,
         "the hash of the initial network": digest(*start),
         f"the hash of {name}": digest(*data),
     }
+
+
+def _canonical(value):
+    """Return a setting such that equal ones are written in the same way."""
+    if isinstance(value, (np.generic, np.ndarray)) and value.ndim < 2:
+        value = value.tolist()
+    if isinstance(value, dict):
+        pairs = [(_canonical(key), _canonical(each)) for key, each in value.items()]
+        return dict(sorted(pairs, key=repr))
+    if isinstance(value, (list, tuple)):
+        return [_canonical(each) for each in value]
+    is_whole = isinstance(value, float) and value.is_integer()
+    return int(value) if is_whole else value
 
 
 def digest(*arrays) -> str:

@@ -7,6 +7,7 @@ even lightness. Matplotlib is imported when something is drawn.
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,29 @@ def symmetric(values, share):
     return {"vmin": -limit, "vmax": limit}, ("neither", "min", "max", "both")[beyond]
 
 
+def whole_steps(ax):
+    """Put no tick between steps, unless somebody else chose where ticks are."""
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - an optional package
+
+    locator = ax.xaxis.get_major_locator()
+    if isinstance(locator, MaxNLocator):
+        locator.set_params(integer=True)
+
+
+def name_values(ax, name, **style):
+    """Name the y axis, in lines that are no longer than it is."""
+    ax.set_ylabel("", **style)
+    # Letters are 0.6 of their size wide: names do not reach into the next row.
+    size = 0.6 * ax.yaxis.label.get_size() / 72
+    width = ax.bbox.height / ax.figure.dpi / size
+    lines = [""]
+    for part in re.split(r"(?<=[\s_-])", str(name)):
+        if lines[-1] and len(f"{lines[-1]}{part}".rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    ax.yaxis.label.set_text("\n".join(line.rstrip() for line in lines))
+
+
 def light(ax):
     """Take away what is not data."""
     ax.spines[["top", "right"]].set_visible(False)
@@ -79,10 +103,27 @@ def legend(axes, ax):
         handles |= dict(zip(labels, found, strict=True))
     if ax is None:
         figure = axes[0].figure
-        n_rows = math.ceil(1.6 * len(handles) / figure.get_figwidth())  # 1.6 inches each
-        figure.legend(
+        n_columns = _legend_columns(handles, figure.get_figwidth())
+        drawn = figure.legend(
             handles.values(), handles, loc="outside lower center", frameon=False,
-            ncols=math.ceil(len(handles) / n_rows),
+            ncols=n_columns,
         )  # fmt: skip
+        # Room is made for it, or many names would leave none to the axes.
+        width, height = drawn.get_window_extent().size / figure.dpi
+        figure.set_size_inches(
+            max(figure.get_figwidth(), width), figure.get_figheight() + height
+        )
     else:
         axes[0].legend(handles.values(), handles, loc="best", frameon=False)
+
+
+def _legend_columns(labels, width):
+    """Return the most columns that fit beside each other, in inches."""
+    widths = [0.7 + 0.085 * len(label) for label in labels]
+    n_rows = 1
+    while n_rows < len(widths):
+        columns = [widths[k : k + n_rows] for k in range(0, len(widths), n_rows)]
+        if sum(map(max, columns)) <= width:
+            break
+        n_rows += 1
+    return math.ceil(len(widths) / n_rows)

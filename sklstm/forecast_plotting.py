@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import pandas as pd
+from sklearn.utils import column_or_1d
 
 from sklstm.base import check_forecaster, is_forecaster
 from sklstm.drawing import (
@@ -14,28 +17,28 @@ from sklstm.drawing import (
     legend,
     light,
     lone,
+    name_values,
     new_axes,
 )
+from sklstm.sequences import require_same_instances
 
 INSTEAD = " Use from_predictions for forecasts of others."
 
 
-def _parts(frame, index=None):
+def _parts(frame, n_times=1):
     """Return {key of the instance: frame over time}; the key of a single series is ().
 
-    An array has the steps of `index`.
+    The last `n_times` levels of the index are times.
     """
-    if isinstance(frame, np.ndarray) and index is not None:
-        frame = pd.DataFrame(frame, index=index)
     if isinstance(frame, pd.Series):
         frame = frame.to_frame()
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(
             f"Expected a pandas Series or DataFrame, got {type(frame).__name__}."
         )
-    if frame.index.nlevels == 1:
+    if frame.index.nlevels == n_times:
         return {(): frame}
-    keys = list(range(frame.index.nlevels - 1))
+    keys = list(range(frame.index.nlevels - n_times))
     # pandas 2 warns of a list of one level.
     groups = frame.groupby(level=keys if len(keys) > 1 else 0, sort=False)
     return {
@@ -44,17 +47,31 @@ def _parts(frame, index=None):
     }
 
 
-def _series_of(frame, index=None):
-    """Return {(*instance, column): Series} of data of sktime; of one column, 0."""
+def _framed(values, index, columns):
+    """Return an array as a frame of these rows and columns; anything else as it is."""
+    if not isinstance(values, np.ndarray):
+        return values
+    rows = values[:, None] if values.ndim == 1 else values
+    if rows.shape != (len(index), len(columns)):
+        raise ValueError(
+            f"An array must have {len(index)} rows, one for each time, and "
+            f"{len(columns)} columns; got the shape {values.shape}. Give a Series or "
+            "DataFrame instead."
+        )
+    return pd.DataFrame(rows, index=index, columns=columns)
+
+
+def _series_of(frame):
+    """Return {(*instance, column): Series} of data of sktime."""
     return {
-        (*key, column if part.shape[1] > 1 else 0): part.iloc[:, k]
-        for key, part in _parts(frame, index).items()
+        (*key, column): part.iloc[:, k]
+        for key, part in _parts(frame).items()
         for k, column in enumerate(part.columns)
     }
 
 
 def _quantiles_of(frame):
-    """Return {(*instance, variable): frame with a column per level}; of one, 0."""
+    """Return {(*instance, variable): frame with a column per level}."""
     columns = frame.columns if isinstance(frame, pd.DataFrame) else pd.Index([])
     if columns.nlevels != 2 or columns.dtypes.iloc[-1].kind != "f":
         raise ValueError(
@@ -62,12 +79,43 @@ def _quantiles_of(frame):
             f"are (variable, level); got {type(frame).__name__} with the columns "
             f"{list(columns[:3])}."
         )
-    out = {}
-    for key, part in _parts(frame).items():
-        variables = part.columns.unique(0)
-        for variable in variables:
-            out[(*key, variable if len(variables) > 1 else 0)] = part[variable]
-    return out
+    return {
+        (*key, variable): part[variable]
+        for key, part in _parts(frame).items()
+        for variable in part.columns.unique(0)
+    }
+
+
+def _named_as(others, found):
+    """Return what was found; where both have a single column, by the name of the others.
+
+    So names count only where there are several.
+    """
+    theirs, ours = ({name[-1] for name in each} for each in (others, found))
+    if not len(theirs) == len(ours) == 1:
+        return found
+    return {(*name[:-1], *theirs): part for name, part in found.items()}
+
+
+def _at_times_of(forecasts, found, what):
+    """Return what was found, at the times of the forecasts."""
+    found = {
+        name: found[name].reindex(forecast.index)
+        for name, forecast in forecasts.items()
+        if name in found
+    }
+    if not any(part.notna().to_numpy().any() for part in found.values()):
+        raise ValueError(
+            f"{what} has no value for any time of the forecasts that are shown. It must "
+            "have instances, columns and times of y_pred."
+        )
+    return found
+
+
+def _check_natural(**numbers):
+    for name, value in numbers.items():
+        if not (isinstance(value, Integral) and value >= 1):
+            raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
 
 
 def _times(index):
@@ -119,7 +167,7 @@ def _mixed(color, share):
 
 
 class ForecastDisplay:
-    """Fan chart: history, median forecast and intervals, a panel as a grid.
+    """Fan chart: history, forecast and intervals, a panel as a grid.
 
     Use `from_estimator` or `from_predictions`.
 
@@ -128,10 +176,10 @@ class ForecastDisplay:
     y, y_pred : Series or DataFrame in an sktime format
         History and forecast.
     y_quantiles : DataFrame, default=None
-        As `predict_quantiles` returns it. Levels that add up to 1 are the ends of one
-        interval.
-    y_true : like y_pred, default=None
-        What came. An array has the steps of y_pred.
+        As `predict_quantiles` returns it, lined up with y_pred. Levels that add up to 1
+        are the ends of one interval.
+    y_true : Series, DataFrame or ndarray, default=None
+        What came. An array has the rows and columns of y_pred.
     n_history : int, default=None
         Last steps of the history that are shown. None: three times the forecast, at
         least 24.
@@ -179,7 +227,8 @@ class ForecastDisplay:
         fh, X :
             As in `predict`.
         y_true : Series, DataFrame or ndarray, default=None
-            What came, to draw over the forecast. An array has the steps of fh.
+            What came, to draw over the forecast. An array has a row for each step of
+            fh.
         coverage : sequence of float in (0, 1), default=(0.5, 0.8, 0.9)
             Of the intervals.
         n_history, max_series :
@@ -196,7 +245,7 @@ class ForecastDisplay:
         TypeError, NotFittedError
             If this is no forecaster of this package, or it is not fitted.
         ValueError
-            If fh, X or coverage do not fit it.
+            If fh, X or coverage do not fit it, or as in `plot`.
         """
         check_forecaster(forecaster, INSTEAD)
         coverage = np.atleast_1d(coverage)
@@ -256,17 +305,30 @@ class ForecastDisplay:
         Raises
         ------
         TypeError
-            If y or y_pred are no Series or frames.
+            If y, y_pred or y_true are no Series or frames.
         ValueError
-            If y_pred has series that y has not, or y_quantiles are no quantiles.
+            If y_pred has series that y has not, y_quantiles are no quantiles, they or
+            y_true have nothing at the times of the forecasts that are shown, or
+            n_history or max_series is less than 1.
         """
-        history, forecasts = _series_of(self.y), _series_of(self.y_pred)
-        fans = {} if self.y_quantiles is None else _quantiles_of(self.y_quantiles)
-        truths = {} if self.y_true is None else _series_of(self.y_true, self.y_pred.index)
+        _check_natural(max_series=self.max_series)
+        if self.n_history is not None:
+            _check_natural(n_history=self.n_history)
+        forecasts = _series_of(self.y_pred)
+        history = _named_as(forecasts, _series_of(self.y))
         names = [*forecasts][: self.max_series]
         unknown = [name for name in names if name not in history]
         if unknown:
             raise ValueError(f"y_pred has the series {unknown[0]}, which y has not.")
+        shown, fans, truths = {name: forecasts[name] for name in names}, {}, {}
+        if self.y_quantiles is not None:
+            fans = _named_as(forecasts, _quantiles_of(self.y_quantiles))
+            fans = _at_times_of(shown, fans, "y_quantiles")
+        if self.y_true is not None:
+            columns = [*dict.fromkeys(name[-1] for name in forecasts)]
+            y_true = _framed(self.y_true, self.y_pred.index, columns)
+            truths = _named_as(forecasts, _series_of(y_true))
+            truths = _at_times_of(shown, truths, "y_true")
         n_columns = min(len(names), 3 if len(names) > 4 else 2)
         n_rows = -(-len(names) // n_columns)
         size = (7, 3.8) if len(names) == 1 else (3.8 * n_columns, 2.7 * n_rows)
@@ -275,10 +337,7 @@ class ForecastDisplay:
             axis.set_axis_off()
         several_columns = len({name[-1] for name in names}) > 1
         for k, (axis, name) in enumerate(zip(axes, names, strict=False)):
-            truth = truths.get(name)
-            if truth is not None:
-                truth = truth[truth.index.isin(forecasts[name].index)]
-            self._draw(axis, history[name], forecasts[name], fans.get(name), truth)
+            self._draw(axis, history[name], shown[name], fans.get(name), truths.get(name))
             if len(names) > 1:
                 title = name if several_columns else name[:-1]
                 axis.set_title(", ".join(map(str, title)), fontsize="medium")
@@ -303,7 +362,10 @@ class ForecastDisplay:
             # Blue mixed with white, the less the narrower the interval.
             share = 0.15 + 0.4 * (k + 1) / len(intervals)
             ends = fan[low].astype(float), fan[high].astype(float)
-            style = {"color": _mixed(BLUE, share), "label": f"{high - low:.0%} interval"}
+            style = {
+                "color": _mixed(BLUE, share),
+                "label": f"{100 * (high - low):.4g}% interval",
+            }
             if len(fan) > 1:
                 ax.fill_between(times, *ends, lw=0, **style)
             else:  # which would have no width
@@ -313,10 +375,11 @@ class ForecastDisplay:
         joined = pd.concat([past.iloc[-1:], forecast])
         gap = len(forecast) and forecast.index[0] > past.index[-1]
         drawn = joined if gap else forecast
-        _line(ax, drawn, color=BLUE, lw=1.8, label="median forecast")
+        label = "forecast" if self.y_quantiles is None else "median forecast"
+        _line(ax, drawn, color=BLUE, lw=1.8, label=label)
         if truth is not None:
             _line(ax, truth, color=VERMILLION, lw=1.2, ls="--", label="actual")
-        ax.set_ylabel(_value_name(past))
+        name_values(ax, _value_name(past))
         ax.margins(x=0.02)
         _label_time(ax, past.index)
         light(ax)
@@ -329,13 +392,15 @@ class BacktestDisplay:
 
     Parameters
     ----------
-    y : Series, DataFrame or ndarray in an sktime format
+    y : Series, DataFrame or ndarray
+        An array is one series, (n_timesteps,) or (n_timesteps, n_columns).
     forecasts : DataFrame
         As `LSTMForecaster.backtest` returns it.
     instance : key or None, default=None
-        Which series of a panel. None: the first.
+        Which series of a panel. None: the first that has forecasts.
     column : int, default=0
-        Which column of y.
+        Which column of y; that of the forecasts has the same name, if one has, else the
+        same place.
     max_cutoffs : int, default=12
         Cutoffs, evenly chosen, whose forecasts are drawn. Errors are of all.
 
@@ -422,7 +487,7 @@ class BacktestDisplay:
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             As in `plot`.
         """
         return cls(
@@ -442,9 +507,13 @@ class BacktestDisplay:
 
         Raises
         ------
+        TypeError
+            If y or forecasts are no Series or frames.
         ValueError
-            If there is no forecast, or `instance` is not among those of y.
+            If there is no forecast, `instance` or `column` is not among those of y, an
+            array is not one series, or max_cutoffs is less than 1.
         """
+        _check_natural(max_cutoffs=self.max_cutoffs)
         actual, forecasts = self._chosen()
         if not len(forecasts):
             raise ValueError(
@@ -464,7 +533,7 @@ class BacktestDisplay:
         drawn = np.unique(np.linspace(0, len(cutoffs) - 1, n_drawn).astype(int))
         for k, cutoff in enumerate(cutoffs[drawn]):
             path = forecasts.xs(cutoff, level="cutoff")
-            start = actual.loc[[cutoff]]
+            start = actual[actual.index == cutoff]
             joined = pd.concat([start, path])
             color = (BLUE, COLORS[1])[k % 2]
             label = None if k else "forecasts"
@@ -476,13 +545,14 @@ class BacktestDisplay:
         errors = self.errors_
         lower.plot(_times(errors.index), errors, color=BLUE, lw=1, marker=".", ms=4)
         mean = float(errors.mean())
-        label = f"mean error: {mean:.3g}"
+        label = f"mean over cutoffs: {mean:.3g}"
         lower.axhline(mean, color=VERMILLION, lw=1, ls="--", label=label)
         for axis in (upper, lower):
             axis.set_xlim(*_times(shown.index[[0, -1]]))
             light(axis)
             _label_time(axis, actual.index)
-        upper.set(xlabel="", ylabel=_value_name(actual))
+        upper.set_xlabel("")
+        name_values(upper, _value_name(actual))
         upper.tick_params(labelbottom=False)
         lower.set(xlabel=f"Cutoff, {lower.get_xlabel()}", ylabel="Mean abs.\nerror")
         lower.set_ylim(bottom=0)
@@ -493,14 +563,27 @@ class BacktestDisplay:
 
     def _chosen(self):
         """Return the actual values and the forecasts of one series."""
-        parts, forecasts = _parts(self.y, pd.RangeIndex(len(self.y))), self.forecasts
-        key = next(iter(parts)) if self.instance is None else self.instance
-        key = key if isinstance(key, tuple) else (key,)
+        forecasts = _parts(self.forecasts, n_times=2)
+        theirs = list(self.forecasts.columns)
+        parts = _parts(_framed(self.y, pd.RangeIndex(len(self.y)), theirs))
+        key = next((key for key in parts if key in forecasts), next(iter(parts)))
+        if self.instance is not None:
+            key = self.instance if isinstance(self.instance, tuple) else (self.instance,)
         if key not in parts:
             raise ValueError(f"instance={self.instance!r} is not among those of y.")
-        if forecasts.index.nlevels > 2:
-            forecasts = forecasts.xs(key, level=list(range(len(key))))
-        return parts[key].iloc[:, self.column], forecasts.iloc[:, self.column]
+        actual, forecast = parts[key], forecasts.get(key, self.forecasts[:0])
+        ours, column = list(actual.columns), self.column
+        if column not in range(len(ours)):
+            raise ValueError(
+                f"column must be from 0 to {len(ours) - 1}, one of the columns {ours} of "
+                f"y; got {column!r}."
+            )
+        if ours[column] not in theirs and len(ours) != len(theirs):
+            raise ValueError(
+                f"The forecasts have no column {ours[column]!r} of y, but {theirs}."
+            )
+        name = ours[column] if ours[column] in theirs else theirs[column]
+        return actual[ours[column]], forecast[name]
 
 
 class QuantileCalibrationDisplay:
@@ -558,7 +641,8 @@ class QuantileCalibrationDisplay:
             Sequences for the regressor; for the forecaster, exogenous data of the
             steps of fh.
         y : array-like of shape (n_samples,), Series or DataFrame
-            What came. For a forecaster, an array has the steps of fh.
+            What came. For a forecaster a Series, a DataFrame, or an array with a row for
+            each step of fh.
         fh : int, sequence or ForecastingHorizon, default=None
             Of the forecaster. None: the last one given.
         levels : sequence of float in (0, 1), default=None
@@ -573,8 +657,8 @@ class QuantileCalibrationDisplay:
         Raises
         ------
         ValueError
-            If the regressor has no quantiles, X or fh do not fit, or y has no value for
-            any step.
+            If the regressor has no quantiles, X or fh do not fit, y has its instances
+            in another order than X, or has no value for any step.
         """
         if is_forecaster(estimator):
             levels = list(estimator.model_.quantiles if levels is None else levels)
@@ -588,11 +672,14 @@ class QuantileCalibrationDisplay:
                 'The calibration of a regressor needs loss="quantile" and quantiles to '
                 "predict, such as quantile=[0.1, 0.5, 0.9]."
             )
-        n_samples = len(y)
-        quantiles = estimator.predict(X).reshape(n_samples, -1, len(levels))
-        y = np.asarray(y, dtype=np.float64).reshape(n_samples, -1)
+        require_same_instances(X, y)
+        if estimator._per_step:
+            y, quantiles, _ = estimator._flat_steps(X, y, None)
+        else:
+            quantiles = estimator.predict(X)
+        y = np.asarray(y, dtype=np.float64).ravel()
         quantiles = quantiles.reshape(-1, len(levels))
-        return cls.from_predictions(y.ravel(), quantiles, levels=levels, ax=ax)
+        return cls.from_predictions(y, quantiles, levels=levels, ax=ax)
 
     @classmethod
     def from_predictions(cls, y, quantiles, *, levels=None, ax=None):
@@ -600,7 +687,8 @@ class QuantileCalibrationDisplay:
 
         Parameters
         ----------
-        y : array-like of shape (n_values,), or Series or DataFrame of sktime
+        y : array-like of shape (n_values,)
+            Of a frame of quantiles a Series, a DataFrame, or an array with its rows.
         quantiles : array-like of shape (n_values, n_levels), or DataFrame
             The latter as `predict_quantiles` returns it: it is lined up with y.
         levels : sequence of float in (0, 1), default=None
@@ -617,24 +705,30 @@ class QuantileCalibrationDisplay:
             If quantiles and levels do not fit y, or y has no value for any of them.
         """
         if hasattr(quantiles, "columns"):
-            actual = _series_of(y, quantiles.index)
-            found, values = [], []
-            for name, part in _quantiles_of(quantiles).items():
-                if name in actual:
-                    came = actual[name].reindex(part.index).to_numpy(dtype=float)
-                    values.append(came)
-                    found.append(part.to_numpy(dtype=float))
-                levels = part.columns.to_list()
-            if not values:
+            parts = _quantiles_of(quantiles)
+            y = _framed(y, quantiles.index, quantiles.columns.unique(0))
+            actual = _named_as(parts, _series_of(y))
+            parts = {name: part for name, part in parts.items() if name in actual}
+            if not parts:
                 raise ValueError("y and quantiles have no series in common.")
-            y, quantiles = np.concatenate(values), np.concatenate(found)
-        y, quantiles = np.asarray(y, dtype=float), np.asarray(quantiles, dtype=float)
+            levels = sorted(next(iter(parts.values())).columns)
+            for (*_, variable), part in parts.items():
+                if sorted(part.columns) != levels:
+                    raise ValueError(
+                        f"The quantiles of {variable!r} have the levels "
+                        f"{sorted(part.columns)}, those before them {levels}. Give all "
+                        "variables the same."
+                    )
+            came = [actual[name].reindex(part.index) for name, part in parts.items()]
+            y = np.concatenate([each.to_numpy(dtype=float) for each in came])
+            quantiles = np.concatenate([part[levels] for part in parts.values()])
+        y, quantiles = column_or_1d(y, dtype=float), np.asarray(quantiles, dtype=float)
         if levels is None or quantiles.shape != (len(y), len(levels)):
             raise ValueError(
                 f"quantiles of the shape {quantiles.shape} do not fit {len(y)} values of "
                 f"y and levels={levels!r}."
             )
-        known = ~np.isnan(y)
+        known = ~np.isnan(np.column_stack([y, quantiles])).any(axis=1)
         if not known.any():
             raise ValueError("y has no value for any step of the quantiles.")
         observed = (y[known, None] <= quantiles[known]).mean(axis=0)
@@ -669,7 +763,7 @@ class QuantileCalibrationDisplay:
             xlabel="Level of the quantile", ylabel="Share of values below it",
             xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal",
         )  # fmt: skip
-        ax.legend(loc="upper left", frameon=False)
+        ax.legend(loc="best", frameon=False)
         light(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -108,7 +108,8 @@ def integrated_gradients(
     Raises
     ------
     ValueError
-        If the target or the baseline does not fit the estimator.
+        If the target or the baseline does not fit the estimator, or a target for each
+        sequence has them in another order than X.
     TypeError
         If `estimator` is no LSTMClassifier or LSTMRegressor.
     NotFittedError
@@ -193,7 +194,7 @@ class _PathIntegral:
         self.n_channels, self.origin = estimator.n_channels_in_, origin
         self.n_steps, self.n_rows = n_steps, max(1, ROWS_AT_ONCE // n_steps)
         nodes, weights = np.polynomial.legendre.leggauss(n_steps)  # on [-1, 1]
-        self.places, self.weights = (nodes + 1) / 2, torch.as_tensor(weights / 2)
+        self.places, self.weights = map(torch.as_tensor, ((nodes + 1) / 2, weights / 2))
 
     def __call__(self, x, lengths, columns):
         """Return attributions (N, W, C) and responses to both ends (N, 2).
@@ -210,18 +211,13 @@ class _PathIntegral:
         if lengths is not None:
             start *= step_mask(lengths, x.shape[1])[:, :, None]
         path = x - start
-        places = torch.as_tensor(self.places, dtype=x.dtype)[:, None, None, None]
-        with (
-            torch_threads(threads_for(len(x) * self.n_steps, x.shape[1], self.network)),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-        ):
-            points = (start + places * path).flatten(0, 1).requires_grad_()  # (K N, W, I)
-            repeated = None if lengths is None else lengths.repeat(self.n_steps)
-            out = self._respond(points, repeated, columns.repeat(self.n_steps))
-            gradient = torch.autograd.grad(out.sum(), points)[0].double()
-        gradient = gradient.unflatten(0, (self.n_steps, len(x)))  # (K, N, W, I)
-        mean = torch.einsum("k,knwi->nwi", self.weights, gradient)
+        mean = torch.zeros(path.shape, dtype=torch.float64)
+        at_once = ROWS_AT_ONCE // len(x)
+        parts = self.places.to(x.dtype).split(at_once), self.weights.split(at_once)
+        for places, weights in zip(*parts, strict=True):
+            points = start + places[:, None, None, None] * path  # (K, N, W, I)
+            gradient = self._gradient(points, lengths, columns)
+            mean += torch.einsum("k,knwi->nwi", weights, gradient)
         each = mean * path.double()
         if lengths is not None:
             each *= step_mask(lengths, each.shape[1])[:, :, None]
@@ -232,6 +228,21 @@ class _PathIntegral:
         with torch.no_grad():
             ends = [self._respond(at, lengths, columns) for at in (start, x)]
         return each.numpy(), torch.stack(ends, dim=1).numpy()
+
+    def _gradient(self, points, lengths, columns):
+        """Return that of the responses with respect to points: (K, N, W, I), float64."""
+        n_nodes, n_samples, n_timesteps, _ = points.shape
+        n_threads = threads_for(n_nodes * n_samples, n_timesteps, self.network)
+        with (
+            torch_threads(n_threads),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
+            rows = points.flatten(0, 1).requires_grad_()  # (K N, W, I)
+            repeated = None if lengths is None else lengths.repeat(n_nodes)
+            out = self._respond(rows, repeated, columns.repeat(n_nodes))
+            gradient = torch.autograd.grad(out.sum(), rows)[0]
+        return gradient.double().unflatten(0, (n_nodes, n_samples))
 
     def _respond(self, x, lengths, columns):
         if self.tokens:  # x is embedded already
@@ -270,6 +281,7 @@ def _response(estimator, response_method):
 
 def _target_columns(estimator, X, target, n_samples, n_responses):
     """Return the column of the response to explain for each sequence."""
+    require_same_instances(X, target, "target")
     head = estimator.head_
     is_single_label = is_classifier(estimator) and not head.multilabel_
     if target is None:

@@ -11,6 +11,7 @@ from sktime.classification.base import BaseClassifier
 from sktime.regression.base import BaseRegressor
 
 from sklstm.estimators import LSTMClassifier, LSTMRegressor
+from sklstm.sequences import require_same_instances
 
 TAGS = {
     "authors": ["sklstm developers"],
@@ -27,7 +28,36 @@ TAGS = {
 }
 
 
-class LSTMTimeSeriesClassifier(BaseClassifier):
+class _WithInstances:
+    """What stands before sktime's `fit`, which forgets what instances y is of."""
+
+    def fit(self, X, y):
+        """Fit to a panel.
+
+        Parameters
+        ----------
+        X : panel in an sktime format
+            n_instances series.
+        y : array-like of shape (n_instances,) or (n_instances, n_outputs)
+            Class labels, or numbers. Where it and X are pandas objects, its index has
+            the instances in the order of X, or is one of its own.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If y has the instances of X in another order, or either or a parameter cannot
+            be used.
+        """
+        require_same_instances(X, y)
+        return super().fit(X, y)
+
+
+class LSTMTimeSeriesClassifier(_WithInstances, BaseClassifier):
     """Classify time series in sktime with a long short-term memory network.
 
     `LSTMClassifier` for sktime's panels, pipelines, searches and benchmarks: series
@@ -364,7 +394,7 @@ default="one-cycle"
         ]
 
 
-class LSTMTimeSeriesRegressor(BaseRegressor):
+class LSTMTimeSeriesRegressor(_WithInstances, BaseRegressor):
     """Predict numbers from time series in sktime with a long short-term memory network.
 
     `LSTMRegressor` for sktime's panels, pipelines, searches and benchmarks: series with

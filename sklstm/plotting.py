@@ -6,10 +6,8 @@ Each has ``from_estimator`` and, where numbers may come from elsewhere,
 
 from __future__ import annotations
 
-import textwrap
-from numbers import Real
-
 import numpy as np
+import pandas as pd
 from sklearn.base import is_classifier, is_regressor
 from sklearn.utils.multiclass import type_of_target
 
@@ -22,10 +20,13 @@ from sklstm.drawing import (
     MARKERS,
     SEQUENTIAL,
     VERMILLION,
+    legend,
     light,
     lone,
+    name_values,
     new_axes,
     symmetric,
+    whole_steps,
 )
 from sklstm.forecast_plotting import (
     BacktestDisplay,
@@ -33,6 +34,7 @@ from sklstm.forecast_plotting import (
     QuantileCalibrationDisplay,
 )
 from sklstm.inspection import gate_activations, integrated_gradients
+from sklstm.sequences import require_same_instances
 
 __all__ = [
     "AttributionDisplay",
@@ -166,6 +168,7 @@ class TrainingDisplay:
         -------
         display : TrainingDisplay
         """
+        given = ax
         ax = new_axes(ax, size=(6.4, 4))[0, 0]
         lines = []
         for i, losses in enumerate(self.losses):
@@ -177,7 +180,7 @@ class TrainingDisplay:
             lines += ax.plot(steps, losses, color=color, label=label)
         ax.set(xlabel=self.unit, ylabel="Training loss")
         ax.margins(x=0.02)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        whole_steps(ax)
         light(ax)
         self.score_ax_ = None
         if self.validation_scores:
@@ -198,12 +201,14 @@ class TrainingDisplay:
                     [self.best_iter], [best], "o", color=VERMILLION, clip_on=False,
                     label=f"best epoch: {self.best_iter}, {best:.3f}",
                 )  # fmt: skip
-        if len(lines) > 1:
+        if len(lines) > 1 and given is None:
             # Above the axes, where no curve is.
             ax.legend(
                 handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3,
                 frameon=False,
             )  # fmt: skip
+        elif len(lines) > 1:  # there is the title of the given axes
+            (self.score_ax_ or ax).legend(handles=lines, loc="best", fontsize="small")
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -262,7 +267,8 @@ class AttributionDisplay:
         sample : int, default=0
             Which sequence of X.
         target, baseline, n_steps :
-            As in `inspection.integrated_gradients`.
+            As in `inspection.integrated_gradients`. Of a target for each sequence, that
+            of the sample counts.
         ax : Axes, default=None
             None: a new figure. Divided if there are several channels.
 
@@ -277,12 +283,10 @@ class AttributionDisplay:
         ValueError
             As in `inspection.integrated_gradients`, or if X has no such sample.
         """
-        check_sequence_estimator(estimator)
-        sequences = estimator.encoder_.read(X, estimator, reset=False)
-        sample = _checked_sample(sample, len(sequences))
-        length = sequences.lengths[sample]
-        values = sequences.values[sample, :length]
-        row = [values.T if estimator.encoder_.layout == "channel-major" else values]
+        values, row, n_samples = _one_of(estimator, X, sample)
+        require_same_instances(X, target, "target")
+        if np.ndim(target) == 1 and len(target) == n_samples:
+            target = np.asarray(target)[sample]
         result = integrated_gradients(
             estimator, row, target=target, baseline=baseline, n_steps=n_steps
         )
@@ -340,16 +344,14 @@ class AttributionDisplay:
             # A white rim keeps the curve readable on dark shades.
             axis.plot(series, color="white", lw=3, ms=8, **points)
             axis.plot(series, color=BLACK, lw=1.3, **points)
-            # 14 small letters an inch: names do not reach into the next row.
-            width = max(int(14 * axis.bbox.height / axis.figure.dpi), 1)
-            name = textwrap.fill(str(names[channel]), width, break_long_words=False)
-            axis.set_ylabel(name, fontsize="small" if n_channels > 1 else None)
+            fontsize = "small" if n_channels > 1 else "medium"
+            name_values(axis, names[channel], fontsize=fontsize)
             axis.set(ylim=extent[2:], xlim=extent[:2])
             light(axis)
             if channel + 1 < n_channels:
                 axis.tick_params(labelbottom=False)
         axes[-1].set_xlabel("Time step")
-        axes[-1].xaxis.get_major_locator().set_params(integer=True)
+        whole_steps(axes[-1])
         figure = axes[0].figure
         figure.align_ylabels(list(axes))
         figure.colorbar(
@@ -377,13 +379,22 @@ class AttributionDisplay:
         return self
 
 
-def _checked_sample(sample, n_samples):
+def _one_of(estimator, X, sample):
+    """Return a sequence of X, it alone as an X, and how many there are."""
+    check_sequence_estimator(estimator)
+    sequences = estimator.encoder_.read(X, estimator, reset=False)
+    _check_sample(sample, len(sequences))
+    values = sequences.values[sample, : sequences.lengths[sample]]
+    row = values.T if estimator.encoder_.layout == "channel-major" else values
+    return values, [row], len(sequences)
+
+
+def _check_sample(sample, n_samples):
     if not -n_samples <= sample < n_samples:
         raise ValueError(
             f"sample must be from {-n_samples} to {n_samples - 1}, since there are "
             f"{n_samples} sequences; got {sample}."
         )
-    return sample
 
 
 class GateDisplay:
@@ -397,7 +408,7 @@ class GateDisplay:
     activations : dict of str to ndarray of shape (n_states, hidden_size)
         Of one sequence.
     stride : int, default=1
-        Time steps between states.
+        Time steps between states; state j is drawn around step j * stride.
 
     Attributes
     ----------
@@ -447,14 +458,21 @@ class GateDisplay:
         TypeError, NotFittedError, ValueError
             As in `inspection.gate_activations`; ValueError if there is no such sample.
         """
+        of_forecaster = is_forecaster(estimator)
+        if not of_forecaster:
+            _, X, _ = _one_of(estimator, X, sample)
+            sample = 0
         gates = gate_activations(estimator, X, layer=layer, direction=direction)
-        sample = _checked_sample(sample, len(gates.lengths))
-        length = gates.lengths[sample]
+        _check_sample(sample, len(gates.lengths))
+        length, stride = gates.lengths[sample], gates.stride
         shown = ["input_gate", "forget_gate", "output_gate", "cell_state"]
         if "cell_state" not in gates:
             shown = ["reset_gate", "update_gate", "hidden_state"]
         activations = {name: gates[name][sample, :length] for name in shown}
-        return cls(activations, stride=gates.stride).plot(ax=ax)
+        if of_forecaster:  # a state comes after a segment, and is not around a step
+            of_steps = {k: a.repeat(stride, axis=0) for k, a in activations.items()}
+            activations, stride = of_steps, 1
+        return cls(activations, stride=stride).plot(ax=ax)
 
     def plot(self, *, ax=None):
         """Draw.
@@ -490,7 +508,7 @@ class GateDisplay:
             if axis is not axes[-1]:
                 axis.tick_params(labelbottom=False)
         axes[-1].set_xlabel("Time step")
-        axes[-1].xaxis.get_major_locator().set_params(integer=True)
+        whole_steps(axes[-1])
         self.ax_, self.figure_ = axes, axes[0].figure
         return self
 
@@ -564,6 +582,7 @@ class EmbeddingDisplay:
                 "that you choose of np.concatenate(estimator.embed(X)) to "
                 "from_predictions."
             )
+        require_same_instances(X, y)
         is_numeric = is_regressor(estimator) and np.asarray(y).dtype.kind in "buif"
         return cls.from_predictions(
             estimator.embed(X), y=y, is_numeric=is_numeric or None, ax=ax
@@ -588,14 +607,20 @@ class EmbeddingDisplay:
         Raises
         ------
         ValueError
-            If there are fewer than two sequences or dimensions, or y has not one label,
-            or number, for each.
+            If there are fewer than two sequences or dimensions, a value is not finite, or
+            y has not one label, or number, for each.
         """
         embedding = np.asarray(embedding, dtype=np.float64)
-        if min(embedding.shape) < 2:
+        if embedding.ndim != 2 or min(embedding.shape) < 2:
             raise ValueError(
                 "The embedding needs at least 2 samples and 2 dimensions; got the shape "
                 f"{embedding.shape}."
+            )
+        finite = np.isfinite(embedding).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"The embedding holds NaN or infinity in row {finite.argmin()}. Leave "
+                "such rows out of it and of y."
             )
         y = None if y is None else np.asarray(y)
         if y is not None and y.shape != embedding.shape[:1]:
@@ -603,12 +628,12 @@ class EmbeddingDisplay:
                 "y must have one label, or number, for each of the "
                 f"{len(embedding)} embedded sequences; got the shape {y.shape}."
             )
-        for i, value in enumerate([] if y is None else y):
-            if value is None or (isinstance(value, Real) and np.isnan(value)):
-                raise ValueError(
-                    f"y has no label, or number, in row {i}. Leave such rows out of "
-                    "both, or give them a label."
-                )
+        missing = pd.isna([] if y is None else y)
+        if missing.any():
+            raise ValueError(
+                f"y has no label, or number, in row {missing.argmax()}. Leave such rows "
+                "out of both, or give them a label."
+            )
         centred = embedding - embedding.mean(axis=0)
         left, size, _ = np.linalg.svd(centred, full_matrices=False)
         explained = size[:2] ** 2 / max((size**2).sum(), np.finfo(float).tiny)
@@ -626,6 +651,7 @@ class EmbeddingDisplay:
         -------
         display : EmbeddingDisplay
         """
+        given = ax
         ax = new_axes(ax, size=(5.6, 4.4))[0, 0]
         x, y = self.components.T
         style = {"s": 28, "alpha": 0.85, "edgecolors": "white", "linewidths": 0.5}
@@ -639,10 +665,7 @@ class EmbeddingDisplay:
                     x[of], y[of], color=COLORS[k % len(COLORS)],
                     marker=MARKERS[k % len(MARKERS)], label=label, **style,
                 )  # fmt: skip
-            ax.legend(
-                loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False,
-                ncols=1 + len(labels) // 16,
-            )  # fmt: skip
+            legend([ax], given)
         else:
             drawn = ax.scatter(x, y, c=self.y.astype(float), cmap=SEQUENTIAL, **style)
             ax.figure.colorbar(drawn, ax=ax, label="y", pad=0.02)

@@ -186,6 +186,28 @@ def test_targets_of_a_classifier(make_sequences):
     np.testing.assert_allclose(result.response, model.decision_function(X)[:, 1])
 
 
+def test_no_more_rows_than_are_allowed_are_held_at_once(make_sequences, monkeypatch):
+    X, y = make_sequences(20)
+    model = fit(X, y)
+    expected = integrated_gradients(model, X, target=1, n_steps=20)
+    monkeypatch.setattr("sklstm.inspection.ROWS_AT_ONCE", 8)
+    seen = []
+    hook = model.network_.register_forward_hook(lambda *call: seen.append(len(call[2])))
+    found = integrated_gradients(model, X, target=1, n_steps=20)
+    hook.remove()
+    assert max(seen) == 8
+    np.testing.assert_allclose(found.attributions, expected.attributions, atol=1e-6)
+
+
+def test_targets_of_instances_in_another_order_are_refused():
+    X = pd.concat({i: pd.DataFrame({"u": np.full(3, float(i))}) for i in (3, 1, 2, 0)})
+    y = pd.Series([0, 1, 0, 1], index=[3, 1, 2, 0])
+    model = LSTMClassifier(4, max_iter=11, random_state=0).fit(X, y)
+    assert integrated_gradients(model, X, target=y).target.tolist() == y.tolist()
+    with pytest.raises(ValueError, match="X and target have their instances in another"):
+        integrated_gradients(model, X, target=y.sort_index())
+
+
 def test_too_few_steps_are_doubled_then_warned_of(make_sequences):
     X, y = make_sequences(20)
     model = fit(X, y, max_iter=60)

@@ -98,6 +98,19 @@ def test_every_kind_of_panel_gives_the_same_model(make_sequences):
     np.testing.assert_array_equal(predicted[0], predicted[2])
 
 
+@pytest.mark.parametrize("face", FACES)
+def test_instances_in_another_order_are_refused(face, make_sequences):
+    X, y = make_sequences(12)
+    keys = [f"case {k}" for k in (*range(6, 12), *range(6))]
+    panel = pd.concat([pd.DataFrame(x) for x in X], keys=keys)
+    labels = pd.Series(y, keys)
+    expected = face(**QUICK).fit(panel, y).predict(panel)
+    found = face(**QUICK).fit(panel, labels).predict(panel)
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="X and y have their instances in another order"):
+        face(**QUICK).fit(panel, labels.sort_index())
+
+
 @pytest.mark.filterwarnings("ignore:The DataFrame has:UserWarning")
 def test_missing_values_are_masked_or_refused(make_sequences):
     X, y = make_sequences(30)

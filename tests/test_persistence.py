@@ -1039,6 +1039,19 @@ def test_another_fit_is_refused(stopped):
         LSTMClassifier(**settings, random_state=0).fit(X, y)
 
 
+def test_equal_settings_are_those_of_the_same_fit(stopped):
+    settings, stop = stopped
+    settings |= {"random_state": 0}
+    X, y = rows(), np.arange(30) % 2
+    weights = {"class_weight": {0: 1.0, 1: 2.0}, "augment": ["jitter", "scaling"]}
+    same = {"class_weight": {np.int64(1): 2, 0: np.float64(1)}, "alpha": np.float64(0.01)}
+    stop(LSTMClassifier(**settings, **weights, alpha=0.01), X, y)
+    resumed = LSTMClassifier(**settings, **same, augment=("jitter", "scaling")).fit(X, y)
+    settings["checkpoint"] = None
+    whole = LSTMClassifier(**settings, **weights, alpha=0.01).fit(X, y)
+    assert_array_equal(resumed.predict_proba(X), whole.predict_proba(X))
+
+
 def test_a_seed_of_the_system_is_kept(stopped):
     settings, stop = stopped
     X, y = rows(), np.arange(30) % 2
@@ -1101,6 +1114,11 @@ def test_ctrl_c_leaves_the_checkpoint(monkeypatch, tmp_path):
 def test_checkpoint_parameter_is_checked():
     with pytest.raises(ValueError, match="'checkpoint' parameter of LSTMClassifier"):
         LSTMClassifier(checkpoint=3).fit(rows(), labels())
+
+
+def test_a_checkpoint_that_is_a_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"is a folder. Give the path of a file, which"):
+        LSTMClassifier(**SMALL, checkpoint=tmp_path).fit(rows(), labels())
 
 
 def test_a_full_disk_ends_no_fit(monkeypatch, tmp_path):

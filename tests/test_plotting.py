@@ -149,6 +149,33 @@ def test_training_curves_of_a_forecaster(forecaster):
     assert {"Training step", "network 1", "network 2"} <= texts(display)
 
 
+def test_the_legend_of_given_axes_is_not_on_their_title():
+    _, ax = plt.subplots()
+    ax.set_title("Mine")
+    display = TrainingDisplay([[3.0, 2.0, 1.0]], [0.1, 0.2, 0.3], best_iter=2)
+    display.plot(ax=ax)
+    assert {"Mine", "training loss", "best epoch: 2, 0.200"} <= texts(display)
+    legend = display.score_ax_.get_legend().get_window_extent()
+    assert apart([legend, ax.title.get_window_extent()])
+    assert ax.bbox.contains(legend.x1, legend.y1)
+
+
+def test_ticks_of_given_axes_are_kept():
+    values = np.ones((9, 1))
+    for display in (
+        TrainingDisplay([[3.0, 2.0, 1.0]]),
+        AttributionDisplay(values, values),
+        GateDisplay({"forget_gate": values}),
+    ):
+        _, ax = plt.subplots()
+        ax.set_xticks([1, 2.5])
+        display.plot(ax=ax)
+        assert ax.get_xticks().tolist() == [1, 2.5]
+    _, ax = plt.subplots()
+    ax.set_xscale("log")
+    assert TrainingDisplay([[3.0, 2.0, 1.0]]).plot(ax=ax).ax_.get_xscale() == "log"
+
+
 # --------------------------------------------------------------------- explanations
 def test_attributions_on_the_sequence(model, data):
     X, _ = data
@@ -163,6 +190,49 @@ def test_attributions_on_the_sequence(model, data):
     )
     with pytest.raises(ValueError, match=r"sample must be from -40 to 39, .* got 40"):
         AttributionDisplay.from_estimator(model, X, sample=40)
+
+
+def test_of_targets_for_each_sequence_that_of_the_sample_counts(model, data):
+    X, y = data
+    for target in (y, list(y), pd.Series(y, np.arange(40)[::-1])):
+        display = AttributionDisplay.from_estimator(model, X, sample=3, target=target)
+        assert display.response_name == f"logit of class {y[3]}"
+    last = AttributionDisplay.from_estimator(model, X, sample=-1, target=y)
+    assert last.response_name == f"logit of class {y[-1]}"
+
+
+def test_instances_in_another_order_are_refused():
+    rng, keys = np.random.default_rng(0), np.arange(20)[::-1]
+    X = pd.concat({key: pd.DataFrame(rng.normal(size=(6, 2))) for key in keys})
+    y = pd.Series(np.arange(20) % 2, keys)
+    model = LSTMClassifier(**QUICK).fit(X, y)
+    regressor = LSTMRegressor(**QUICK, loss="quantile", quantile=[0.2, 0.8]).fit(X, y)
+    EmbeddingDisplay.from_estimator(model, X, y)
+    QuantileCalibrationDisplay.from_estimator(regressor, X, y)
+    message = "X and {} have their instances in another order"
+    for display in (EmbeddingDisplay, QuantileCalibrationDisplay):
+        with pytest.raises(ValueError, match=message.format("y")):
+            display.from_estimator(regressor, X, y.sort_index())
+    with pytest.raises(ValueError, match=message.format("target")):
+        AttributionDisplay.from_estimator(model, X, target=y.sort_index())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["acceleration_of_the_left_hand", "acceleration-of-the-left-hand", "many " * 6],
+)
+def test_long_names_are_broken_where_words_end(name):
+    values = np.random.default_rng(0).normal(size=(30, 4))
+    names = [f"{name}_{k}" for k in range(4)]
+    display = AttributionDisplay(values, values, channel_names=names).plot()
+    assert any(text.startswith(name[:4]) and "\n" in text for text in texts(display))
+    assert apart([ax.yaxis.label.get_window_extent() for ax in display.ax_])
+    index = pd.MultiIndex.from_product([[20, 22], [23, 25]], names=["cutoff", "time"])
+    y = pd.Series(np.arange(30.0), name=name * 3)
+    forecasts = pd.DataFrame({y.name: 0.0}, index)
+    display = BacktestDisplay.from_predictions(y, forecasts)
+    display.figure_.canvas.draw()
+    assert apart([ax.yaxis.label.get_window_extent() for ax in display.ax_])
 
 
 def test_attributions_of_frames_and_of_many_channels():
@@ -237,6 +307,45 @@ def test_gates_and_an_axes_that_is_given(model, data):
     assert {"Reset gate", "Hidden state"} <= texts(GateDisplay.from_estimator(gru, X))
 
 
+@pytest.mark.parametrize("layout", ["time-major", "channel-major"])
+def test_gates_of_one_sequence_are_computed_for_it_alone(layout, monkeypatch, data):
+    X, y = data
+    X = [row.T for row in X] if layout == "channel-major" else X
+    model = LSTMClassifier(**QUICK, layout=layout).fit(X, y)
+    read = []
+
+    def spy(estimator, X, **settings):
+        read.append(len(X))
+        return gate_activations(estimator, X, **settings)
+
+    monkeypatch.setattr("sklstm.plotting.gate_activations", spy)
+    display = GateDisplay.from_estimator(model, X, sample=-2)
+    assert read == [1]
+    expected = gate_activations(model, X)
+    for name, found in display.activations.items():
+        np.testing.assert_allclose(
+            found, expected[name][-2, : expected.lengths[-2]], atol=1e-6
+        )
+    with pytest.raises(ValueError, match="sample must be from -40 to 39"):
+        GateDisplay.from_estimator(model, X, sample=40)
+
+
+def test_gates_of_a_forecaster_stand_over_the_segments_that_they_come_after():
+    y = _make_hierarchical((2,), min_timepoints=30, max_timepoints=30, random_state=0)
+    forecaster = LSTMForecaster(
+        hidden_size=4, max_steps=25, batch_size=8, window_length=12, segment_length=3
+    ).fit(y, fh=[1])
+    display = GateDisplay.from_estimator(forecaster, sample=1)
+    gates = gate_activations(forecaster)
+    assert gates.forget_gate.shape == (2, 4, 4)
+    for ax, name in zip(display.ax_, display.activations, strict=True):
+        assert ax.get_xlim() == (-0.5, 11.5)  # the twelve steps of the window
+        expected = np.repeat(gates[name][1], 3, axis=0)
+        np.testing.assert_array_equal(display.activations[name], expected)
+    with pytest.raises(ValueError, match="sample must be from -2 to 1"):
+        GateDisplay.from_estimator(forecaster, sample=2)
+
+
 def test_embedding(model, data):
     X, y = data
     display = EmbeddingDisplay.from_estimator(model, X, y)
@@ -268,7 +377,98 @@ def test_classes_look_different_and_are_seen_on_white():
     assert (colors @ [0.2126, 0.7152, 0.0722]).max() < 0.75
 
 
+def test_the_legend_of_classes_fits_and_leaves_the_axes_their_room():
+    embedding = np.random.default_rng(0).normal(size=(80, 3))
+    for names in (["a", "b"], [f"a class of a long name, number {k}" for k in range(40)]):
+        y = np.resize(names, 80)
+        display = EmbeddingDisplay.from_predictions(embedding, y=y)
+        assert set(names) <= texts(display)
+        (legend,) = display.figure_.legends
+        box, page = legend.get_window_extent(), display.figure_.bbox
+        assert page.contains(box.x0, box.y0)
+        assert page.contains(box.x1, box.y1)
+        assert apart([box, display.ax_.get_tightbbox()])
+        assert display.ax_.bbox.height > 3 * display.figure_.dpi
+    _, ax = plt.subplots()
+    display = EmbeddingDisplay.from_predictions(embedding, y=y, ax=ax)
+    assert ax.get_legend() is not None
+
+
+def test_embeddings_that_cannot_be_drawn():
+    embedding = np.random.default_rng(0).normal(size=(4, 3))
+    for y in (
+        pd.Series(["a", "b", None, "a"], dtype="string"),
+        pd.Series([True, False, None, True], dtype="boolean"),
+        pd.Series([1, 2, None, 1], dtype="Int64"),
+    ):
+        with pytest.raises(ValueError, match="y has no label, or number, in row 2"):
+            EmbeddingDisplay.from_predictions(embedding, y=y)
+    with pytest.raises(ValueError, match=r"2 dimensions; got the shape \(4,\)"):
+        EmbeddingDisplay.from_predictions(embedding[:, 0])
+    embedding[1, 2] = np.nan
+    with pytest.raises(ValueError, match="embedding holds NaN or infinity in row 1"):
+        EmbeddingDisplay.from_predictions(embedding)
+
+
 # ------------------------------------------------------------------------ forecasts
+@pytest.fixture
+def fan():
+    """Return history, forecast of 20 to 25 and quantiles 0.5 beside it."""
+    y, times = pd.Series(np.arange(20.0)), np.arange(20, 26)
+    columns = pd.MultiIndex.from_tuples([(0, 0.0005), (0, 0.9995)])
+    ends = np.column_stack([times - 0.5, times + 0.5])
+    return y, pd.Series(times + 0.0, times), pd.DataFrame(ends, times, columns)
+
+
+def test_a_fan_is_lined_up_with_the_forecast(fan):
+    y, y_pred, quantiles = fan
+    for rows in (quantiles, quantiles[::-1], quantiles[2:]):
+        display = ForecastDisplay.from_predictions(y, y_pred, y_quantiles=rows)
+        (band,) = display.ax_.collections
+        x, value = band.get_paths()[0].vertices.T
+        np.testing.assert_allclose(np.abs(value - x), 0.5)
+        assert set(x) == set(rows.index)
+    with pytest.raises(ValueError, match="y_quantiles has no value for any time of the"):
+        ForecastDisplay.from_predictions(
+            y, y_pred, y_quantiles=quantiles.set_axis(quantiles.index + 100)
+        )
+
+
+def test_what_is_drawn_is_called_what_it_is(fan):
+    y, y_pred, quantiles = fan
+    alone = texts(ForecastDisplay.from_predictions(y, y_pred))
+    assert "forecast" in alone
+    both = texts(ForecastDisplay.from_predictions(y, y_pred, y_quantiles=quantiles))
+    assert {"median forecast", "99.9% interval"} <= both
+
+
+def test_what_came_is_found_or_missed_in_words(fan):
+    y, y_pred, _ = fan
+    for y_true in (y, y_pred * np.nan, y_pred.set_axis(y_pred.index + 9)):
+        with pytest.raises(ValueError, match="y_true has no value for any time of the"):
+            ForecastDisplay.from_predictions(y, y_pred, y_true=y_true)
+    two, ahead = (
+        pd.DataFrame({"a": each, "b": -each}) for each in (y, y_pred)
+    )  # of one column, the name tells which
+    display = ForecastDisplay.from_predictions(two, ahead, y_true=ahead[["b"]])
+    assert [len(ax.lines) for ax in display.ax_] == [2, 3]
+    with pytest.raises(ValueError, match="y_true has no value for any time of the"):
+        ForecastDisplay.from_predictions(two, ahead, y_true=ahead[["b"]], max_series=1)
+    display = ForecastDisplay.from_predictions(two, ahead, y_true=ahead.to_numpy())
+    assert [len(ax.lines) for ax in display.ax_] == [3, 3]
+    display = ForecastDisplay.from_predictions(two, ahead[["b"]], y_true=ahead)
+    for line in display.ax_.lines:
+        assert (line.get_ydata() <= 0).all()
+    with pytest.raises(ValueError, match=r"6 rows.* 2 columns; got the shape \(6,\)"):
+        ForecastDisplay.from_predictions(two, ahead, y_true=y_pred.to_numpy())
+
+
+@pytest.mark.parametrize("name", ["n_history", "max_series"])
+def test_numbers_of_what_is_drawn_are_checked(name, fan):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1; g"):
+        ForecastDisplay.from_predictions(*fan[:2], **{name: 0})
+
+
 def test_a_fan_chart(forecaster):
     y = load_airline()
     display = ForecastDisplay.from_estimator(
@@ -404,7 +604,9 @@ def test_a_backtest(forecaster):
     upper, lower = display.ax_
     assert len(upper.lines) == 1 + 2 * 3
     np.testing.assert_allclose(lower.lines[0].get_ydata(), expected)
-    assert {"Cutoff, Period (M)", f"mean error: {expected.mean():.3g}"} <= texts(display)
+    assert {"Cutoff, Period (M)", f"mean over cutoffs: {expected.mean():.3g}"} <= texts(
+        display
+    )
 
 
 def test_a_backtest_of_one_series_of_a_hierarchy():
@@ -431,6 +633,101 @@ def test_a_backtest_of_one_series_of_a_panel():
     np.testing.assert_array_equal(kept.errors_, alone.errors_)
     with pytest.raises(ValueError, match="instance='h0_7' is not among those of y"):
         BacktestDisplay.from_predictions(y, forecasts, instance="h0_7")
+
+
+def test_backtests_are_drawn_by_name_and_from_where_there_are_forecasts():
+    t = np.arange(30.0)
+    y = pd.DataFrame({"b": 100 + t, "a": t})
+    index = pd.MultiIndex.from_product([[20, 22], [23, 25]], names=["cutoff", "time"])
+    forecasts = y[["a", "b"]].loc[index.get_level_values("time")].set_axis(index)
+    for column in (0, 1):
+        for named in (forecasts, forecasts[["a", "b"][1 - column :][:1]]):
+            display = BacktestDisplay.from_predictions(y, named, column=column)
+            assert display.errors_.tolist() == [0, 0]
+            assert y.columns[column] in texts(display)
+    other = forecasts.set_axis(["c", "d"], axis=1)
+    errors = BacktestDisplay.from_predictions(y, other).errors_
+    assert errors.tolist() == [100, 100]
+    with pytest.raises(ValueError, match=r"no column 'b' of y, but \['a'\]"):
+        BacktestDisplay.from_predictions(y, forecasts[["a"]])
+    with pytest.raises(ValueError, match=r"from 0 to 1, .* \['b', 'a'\] of y; got 2"):
+        BacktestDisplay.from_predictions(y, forecasts, column=2)
+    with pytest.raises(ValueError, match="max_cutoffs must be an integer of at least 1"):
+        BacktestDisplay.from_predictions(y, forecasts, max_cutoffs=0)
+    # A cutoff that y lacks is not joined to its forecasts.
+    display = BacktestDisplay.from_predictions(y.drop(20), forecasts)
+    assert [len(line.get_xdata()) for line in display.ax_[0].lines[1:]] == [2, 0, 3, 1]
+
+
+def test_a_backtest_whose_first_series_is_too_short():
+    y = _make_hierarchical((2,), min_timepoints=40, max_timepoints=40, random_state=0)
+    y = y.drop(y.loc[["h0_0"]].index[12:])
+    forecaster = LSTMForecaster(pretrained="only").fit(y, fh=[1, 2])
+    display = BacktestDisplay.from_estimator(forecaster, y, initial_window=30)
+    named = BacktestDisplay.from_predictions(y, display.forecasts, instance="h0_1")
+    pd.testing.assert_series_equal(display.errors_, named.errors_)
+    with pytest.raises(ValueError, match="no forecast to draw: of 12 rows of y none is"):
+        BacktestDisplay.from_predictions(y, display.forecasts, instance="h0_0")
+
+
+def test_arrays_of_many_series_are_refused_in_words():
+    panel = np.random.default_rng(0).normal(size=(3, 2, 40))
+    forecaster = LSTMForecaster().fit(panel, fh=[1, 2])
+    refused = r"An array must have .* got the shape \(3, 2, 40\). Give a Series or Data"
+    with pytest.raises(ValueError, match=refused):
+        BacktestDisplay.from_estimator(forecaster, panel)
+    with pytest.raises(ValueError, match=refused):
+        ForecastDisplay.from_estimator(forecaster, y_true=panel)
+    with pytest.raises(ValueError, match=refused):
+        QuantileCalibrationDisplay.from_estimator(forecaster, None, panel)
+
+
+def test_calibration_takes_levels_by_name_and_only_whole_rows():
+    y = pd.DataFrame({"a": [1.0, 2, 3, 4], "b": [1.0, 2, 3, 4]})
+    pairs = [("a", 0.2), ("a", 0.8), ("b", 0.8), ("b", 0.2)]
+    columns = pd.MultiIndex.from_tuples(pairs)
+    quantiles = pd.DataFrame([[0.0, 9, 9, 0]] * 4, columns=columns)
+    display = QuantileCalibrationDisplay.from_predictions(y, quantiles)
+    assert display.levels.tolist() == [0.2, 0.8]
+    assert display.observed.tolist() == [0, 1]
+    quantiles.iloc[2, 1] = np.nan
+    display = QuantileCalibrationDisplay.from_predictions(y, quantiles)
+    assert display.observed.tolist() == [0, 1]
+    assert display.n_values == 7
+    quantiles.columns = pd.MultiIndex.from_tuples([*pairs[:3], ("b", 0.1)])
+    with pytest.raises(
+        ValueError, match=r"of 'b' have the levels \[0.1, 0.8\], those be"
+    ):
+        QuantileCalibrationDisplay.from_predictions(y, quantiles)
+    display = QuantileCalibrationDisplay.from_predictions(
+        y[["a"]], [[0.0, 9]] * 4, levels=[0.2, 0.8]
+    )
+    assert display.observed.tolist() == [0, 1]
+
+
+def test_the_legend_of_a_calibration_is_not_on_its_points():
+    for value in (9, -9):
+        display = QuantileCalibrationDisplay.from_predictions(
+            np.zeros(20), np.full((20, 3), value), levels=[0.1, 0.5, 0.9]
+        )
+        display.figure_.canvas.draw()
+        legend = display.ax_.get_legend().get_window_extent()
+        points = display.ax_.transData.transform(display.ax_.lines[1].get_xydata())
+        assert not any(legend.contains(*point) for point in points)
+
+
+def test_calibration_of_all_time_steps():
+    rng = np.random.default_rng(0)
+    X = [rng.normal(size=(length, 2)) for length in (5, 3, 7, 4) * 4]
+    y = [row[:, 0] for row in X]
+    model = LSTMRegressor(
+        **QUICK, target="sequence", loss="quantile", quantile=[0.2, 0.8]
+    ).fit(X, y)
+    display = QuantileCalibrationDisplay.from_estimator(model, X, y)
+    quantiles = np.concatenate(model.predict(X))
+    expected = (np.concatenate(y)[:, None] <= quantiles).mean(axis=0)
+    np.testing.assert_array_equal(display.observed, expected)
+    assert display.n_values == 76
 
 
 def test_calibration_counts_values_below_each_quantile(forecaster):

@@ -36,7 +36,7 @@ def variants():
 
 def compile_variant(name, flags):
     """Compile one variant; return its path, or None with a warning."""
-    compiler = shlex.split(os.environ.get("CC") or "cc")
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     if shutil.which(compiler[0]) is None:
         warnings.warn(
             f"No C compiler {compiler[0]!r}: sklstm will run on torch's kernels, which "
@@ -44,6 +44,15 @@ def compile_variant(name, flags):
             stacklevel=2,
         )
         return None
+    try:
+        return run_compiler(compiler, name, flags)
+    except OSError as error:  # of the compiler, or a folder that cannot be written to
+        warnings.warn(f"No kernels for {name}: {error}", stacklevel=2)
+        return None
+
+
+def run_compiler(compiler, name, flags):
+    """Compile one variant; return its path, or None with a warning."""
     target = PACKAGE / f"_recurrence_{name}.so"
     # Next to the target, so that it is replaced in one step: it may be in use.
     with tempfile.TemporaryDirectory(dir=PACKAGE) as folder:
@@ -53,7 +62,9 @@ def compile_variant(name, flags):
         exact = ["-fno-math-errno", "-ffp-contract=fast"]
         command = [*compiler, "-O3", *exact, *flags, "-shared", "-fPIC"]
         command += ["-o", str(made), *map(str, sorted(PACKAGE.glob("*.c"))), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
         if done.returncode:
             warnings.warn(f"{' '.join(command)} failed:\n{done.stderr}", stacklevel=2)
             return None

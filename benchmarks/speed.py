@@ -512,8 +512,11 @@ def arm_memory(name):
 
 
 FORECASTERS = {
-    "ours": "sklstm", "neuralforecast LSTM": "neuralforecast", "darts BlockRNN": "darts",
-}  # fmt: skip
+    "ours": "sklstm",
+    "ours, bfloat16": "sklstm",
+    "neuralforecast LSTM": "neuralforecast",
+    "darts BlockRNN": "darts",
+}
 
 
 def table_forecaster():
@@ -549,18 +552,19 @@ def fit_forecaster(name, window_length, segment_length):
     t = np.arange(300)
     phase = rng.random((200, 1)) * 6
     values = 5 + np.sin(2 * np.pi * t / 24 + phase) + 0.2 * rng.normal(size=(200, 300))
-    if name == "ours":
+    if name.startswith("ours"):
         from generator import panel_of  # noqa: PLC0415
 
         from sklstm import LSTMForecaster  # noqa: PLC0415
 
         panel = panel_of(list(values))
+        dtype = "bfloat16" if "bfloat16" in name else "float32"
 
         def fit():
             LSTMForecaster(
                 sp=24, window_length=window_length, segment_length=segment_length,
                 hidden_size=64, num_layers=1, max_steps=500, batch_size=32, n_members=1,
-                pretrained=None, early_stopping=False, random_state=0,
+                pretrained=None, early_stopping=False, random_state=0, dtype=dtype,
             ).fit(panel, fh=np.arange(1, 25))  # fmt: skip
 
     elif name.startswith("neuralforecast"):

@@ -23,6 +23,9 @@ MIN_PARALLEL_WORK = 1e8
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 MMAP_THRESHOLD, MMAP_MAX = 32 * 2**20, 65536
 AUTOCAST_DEVICES = "cpu", "cuda", "mps"
+# In a process that is forked the threads of OpenMP are gone, and torch waits for them.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
 def resolve_device(device: str) -> torch.device:

@@ -27,6 +27,7 @@ from sklstm.heads import (
     RegressionHead,
     pinball_skill,
 )
+from sklstm.sequences import unmasked
 from sklstm.shrinkage import MIN_ROWS, LeftOutRows
 
 TIMES = datetime.date, datetime.timedelta, np.datetime64, np.timedelta64
@@ -410,7 +411,7 @@ default="one-cycle"
     def _check_y(self, y):
         require_y(self, y)
         y = check_array(
-            y, accept_sparse=True, ensure_2d=False, dtype=None, input_name="y"
+            unmasked(y), accept_sparse=True, ensure_2d=False, dtype=None, input_name="y"
         )
         if type_of_target(y, input_name="y") == "multilabel-indicator":
             y = y.toarray() if hasattr(y, "toarray") else y
@@ -988,6 +989,7 @@ default="one-cycle"
 
     def _check_y(self, y):
         require_y(self, y)
+        y = unmasked(y)
         _refuse_times(y)
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         if y.ndim == 2 and y.shape[1] == 1:
@@ -1081,7 +1083,7 @@ default="one-cycle"
 
 def _refuse_times(y):
     """Raise where y holds dates or spans of time, which NumPy makes numbers of."""
-    is_frame = hasattr(y, "columns")
+    is_frame = hasattr(y, "columns") and hasattr(y, "dtypes")
     for column in [y[name] for name in y.columns] if is_frame else [np.asarray(y)]:
         for first in np.ravel(column)[:1]:
             if isinstance(first, TIMES):

@@ -151,8 +151,7 @@ class SequenceEncoder:
         sequences : Sequences
             Views of X where its memory allows.
         """
-        if hasattr(X, "detach"):  # a torch tensor, on whatever device
-            X = X.detach().cpu().numpy()
+        X = unmasked(X)
         rows = _panel_rows(X)
         flat = False
         named = X if rows is None or hasattr(X, "columns") else _frame_of_rows(rows)
@@ -298,9 +297,9 @@ class SequenceEncoder:
         """One ragged row as a checked 2-D array (T_i, C)."""
         _require_order(row, i)
         try:
-            if hasattr(row, "columns"):
+            if hasattr(row, "dtypes"):
                 _require_real_columns(row)
-            array = np.asarray(row)
+            array = np.asarray(unmasked(row))
             if array.dtype.kind in "cmM":
                 raise TypeError(f"they are {array.dtype}")
             if array.dtype.kind not in "buif" and hasattr(row, "to_numpy"):
@@ -809,10 +808,24 @@ def _split_by_instance(index, values, name):
     return np.split(values[order], stops)
 
 
+def unmasked(array):
+    """Return a masked array with NaN for what is masked, a tensor of torch as an array.
+
+    Anything else comes back as it is.
+    """
+    if hasattr(array, "detach"):  # on whatever device
+        return array.detach().cpu().numpy()
+    if isinstance(array, np.ma.MaskedArray):
+        hides = np.ma.is_masked(array)
+        return array.astype(np.float64).filled(np.nan) if hides else array.data
+    return array
+
+
 def _require_real_columns(frame):
-    """Refuse what pandas or NumPy would make numbers of without a word."""
+    """Refuse what pandas, polars or NumPy would make numbers of without a word."""
     for name, dtype in zip(frame.columns, frame.dtypes, strict=True):
-        if getattr(dtype, "kind", "O") in "cmM":
+        is_time = getattr(dtype, "is_temporal", bool)()  # of polars
+        if is_time or getattr(dtype, "kind", "O") in "cmM":
             raise ValueError(
                 f"column {name!r} is of type {dtype}, which is no real number. Make "
                 "numbers of it, or leave it out."

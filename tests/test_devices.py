@@ -1,4 +1,7 @@
 import copy
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -190,3 +193,27 @@ def test_jobs_side_by_side_share_the_cores(monkeypatch):
             assert found == [expected] * 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_does_not_wait_for_threads_that_are_gone():
+    code = (
+        "import os, pickle, torch, numpy as np, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "torch.set_num_threads(2)\n"
+        "from sklstm import LSTMClassifier\n"
+        "X = np.random.default_rng(0).normal(size=(60, 40))\n"
+        "model = LSTMClassifier(64, max_iter=1).fit(X, X[:, 0] > 0)\n"
+        "torch.ones(2**20) + torch.ones(2**20)\n"  # starts the threads
+        "model = pickle.loads(pickle.dumps(model))\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    model.predict(X[:1])\n"
+        "    os._exit(torch.get_num_threads())\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        timeout=120, env={k: v for k, v in os.environ.items() if "THREADS" not in k},
+    )  # fmt: skip
+    assert done.stdout.strip() == "1"

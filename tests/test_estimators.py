@@ -887,6 +887,47 @@ def test_the_modes_that_the_caller_is_in_change_nothing(make_sequences, settings
     assert not any(w.is_inference() for w in twin.network_.parameters())
 
 
+@pytest.mark.parametrize("kind", ["array", "rows"])
+def test_what_a_mask_hides_is_missing(make_sequences, kind):
+    X, _ = make_sequences(30)
+    y, masked, missing = X[:, :, 0].mean(1), np.ma.masked_greater(X, 1.0), X.copy()
+    missing[masked.mask] = np.nan
+    masked.data[masked.mask] = 1e6
+    given = (masked, missing) if kind == "array" else (list(masked), list(missing))
+    a, b = (LSTMRegressor(**QUICK, missing="mask").fit(each, y) for each in given)
+    np.testing.assert_array_equal(a.predict(given[0]), b.predict(given[1]))
+    with pytest.raises(ValueError, match="contains NaN"):
+        LSTMRegressor(**QUICK).fit(given[0], y)
+    plain = np.ma.masked_array(X)
+    np.testing.assert_array_equal(
+        LSTMRegressor(**QUICK).fit(plain, np.ma.masked_array(y)).predict(plain),
+        LSTMRegressor(**QUICK).fit(X, y).predict(X),
+    )
+    for model in (LSTMRegressor(**QUICK), LSTMClassifier(**QUICK)):
+        labels = np.ma.masked_array((y > 0).astype(int), mask=np.arange(30) == 3)
+        with pytest.raises(ValueError, match="y contains NaN"):
+            model.fit(X, labels)
+
+
+def test_targets_may_be_tensors(make_sequences):
+    X, _ = make_sequences(30)
+    y = torch.from_numpy(X[:, :, 0].mean(1)).requires_grad_()
+    expected = LSTMRegressor(**QUICK).fit(X, y.detach().numpy()).predict(X)
+    np.testing.assert_array_equal(LSTMRegressor(**QUICK).fit(X, y).predict(X), expected)
+
+
+def test_times_of_other_frames_are_refused():
+    class Type:  # as of polars
+        def is_temporal(self):
+            return True
+
+    class Frame:
+        columns, dtypes, shape, ndim = ["at"], [Type()], (5, 1), 2
+
+    with pytest.raises(ValueError, match=r"column 'at' is of type .* no real number"):
+        LSTMRegressor(**QUICK).fit([Frame()] * 12, np.arange(12.0))
+
+
 def test_unknown_class_in_partial_fit(make_sequences):
     X, y = make_sequences(20)
     model = LSTMClassifier(**QUICK).partial_fit(X, y)

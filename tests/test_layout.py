@@ -29,7 +29,7 @@ ALLOWED = {
     "windows": {"kernels", "series"},
     "augmentation": set(),
     "base": LEAVES - {"series", "windows"} | {"augmentation", "checkpoints"},
-    "estimators": {"augmentation", "base", "heads", "shrinkage"},
+    "estimators": {"augmentation", "base", "heads", "sequences", "shrinkage"},
     "pretrained": {"devices", "network"},
     "forecast_model": {"devices", "heads", "network", "series", "windows"},
     "horizons": {"series"},

@@ -410,8 +410,12 @@ default="one-cycle"
 
     def _check_y(self, y):
         require_y(self, y)
+        y = unmasked(y)
+        of_pandas = hasattr(y, "to_numpy") and hasattr(y, "dtype")
+        if of_pandas and getattr(y.dtype, "kind", "O") in "iu" and not y.isna().any():
+            y = y.to_numpy()  # nullable integers would become floats
         y = check_array(
-            unmasked(y), accept_sparse=True, ensure_2d=False, dtype=None, input_name="y"
+            y, accept_sparse=True, ensure_2d=False, dtype=None, input_name="y"
         )
         if type_of_target(y, input_name="y") == "multilabel-indicator":
             y = y.toarray() if hasattr(y, "toarray") else y

@@ -814,6 +814,10 @@ def test_integers_beyond_float64_are_classes_of_their_own():
     labels = np.array([2**53, 2**53 + 1, 2**53 + 1] * 10)
     model = LSTMClassifier(8, max_iter=12, random_state=0).fit(X, labels)
     np.testing.assert_array_equal(model.classes_, [2**53, 2**53 + 1])
+    nullable = pd.Series(labels).astype("Int64")
+    assert model.fit(X, nullable).classes_.tolist() == [2**53, 2**53 + 1]
+    with pytest.raises(ValueError, match=r"NaN|missing"):
+        model.fit(X, nullable.where(nullable > 2**53))
 
 
 def test_weights_too_large_to_be_added_up(estimator, make_sequences):

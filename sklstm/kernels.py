@@ -155,12 +155,10 @@ def _library(cell, is_bfloat16):
         warn_of_disagreement(native)
         return None
     capability = torch.backends.cpu.get_cpu_capability()
-    variants = {"AVX2": ("avx2",), "AVX512": ("avx512", "avx2")}.get(
-        capability, ("neon",)
-    )
+    known, otherwise = {"AVX2": ("avx2",), "AVX512": ("avx512", "avx2")}, ("neon",)
     if is_bfloat16:
-        variants = ("avx512_bf16",) if capability == "AVX512" else ()
-    for variant in variants:
+        known, otherwise = {"AVX512": ("avx512_bf16",)}, ()
+    for variant in known.get(capability, otherwise):
         path = Path(__file__).with_name(f"_recurrence_{variant}.so")
         try:
             native = ctypes.CDLL(str(path))

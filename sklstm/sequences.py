@@ -665,6 +665,7 @@ def read_steps(y, lengths: np.ndarray) -> np.ndarray:
     ValueError
         If a row has another length than its sequence; names it.
     """
+    y = unmasked(y)
     if getattr(getattr(y, "index", None), "nlevels", 1) == 2:
         values = y.to_numpy()
         one_column = values.ndim == 2 and values.shape[1] == 1
@@ -685,7 +686,7 @@ def read_steps(y, lengths: np.ndarray) -> np.ndarray:
             "Found input variables with inconsistent numbers of samples: "
             f"{[len(lengths), len(rows)]}"
         )
-    rows = [np.asarray(row) for row in rows]
+    rows = [np.asarray(unmasked(row)) for row in rows]
     for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         if row.ndim not in (1, 2) or row.ndim != rows[0].ndim:
             raise ValueError(

@@ -195,7 +195,7 @@ def test_forecasts_and_their_gradients_are_those_of_float32(settings):
 
 @pytest.fixture
 def steps_taken(monkeypatch):
-    """Of each pass of a layer whether products are of pairs, and under autocast."""
+    """Of each pass of a layer whether it is kept for the way back, and of pairs."""
     forward, seen = kernels.forward, []
 
     def spied(native, *args, keep, **kwargs):

@@ -913,11 +913,21 @@ def test_what_a_mask_hides_is_missing(make_sequences, kind):
             model.fit(X, labels)
 
 
-def test_targets_may_be_tensors(make_sequences):
+@pytest.mark.parametrize("target", ["single", "sequence"])
+def test_targets_may_be_tensors_or_have_masks(make_sequences, target):
     X, _ = make_sequences(30)
-    y = torch.from_numpy(X[:, :, 0].mean(1)).requires_grad_()
-    expected = LSTMRegressor(**QUICK).fit(X, y.detach().numpy()).predict(X)
-    np.testing.assert_array_equal(LSTMRegressor(**QUICK).fit(X, y).predict(X), expected)
+    y = X[:, :, 0].mean(1) if target == "single" else X[:, :, 0]
+    tensor, masked = torch.from_numpy(y).requires_grad_(), np.ma.masked_array(y)
+    model = LSTMRegressor(**QUICK, target=target)
+    expected = model.fit(X, y).embed(X)
+    in_rows = list if target == "sequence" else np.asanyarray
+    for each in (tensor, in_rows(tensor.detach()), masked, in_rows(masked)):
+        for found, row in zip(model.fit(X, each).embed(X), expected, strict=True):
+            np.testing.assert_array_equal(found, row)
+    masked[3] = np.ma.masked
+    for each in (masked, in_rows(masked)):
+        with pytest.raises(ValueError, match="NaN"):
+            model.fit(X, each)
 
 
 def test_times_of_other_frames_are_refused():

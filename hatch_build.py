@@ -17,10 +17,13 @@ from pathlib import Path
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = Path(__file__).parent / "sklstm"
+AVX512 = ["-mavx512f", "-mavx512dq", "-mfma"]
+BF16 = [*AVX512, "-mavx512bw", "-mavx512bf16"]
 X86_VARIANTS = {
     "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512dq", "-mfma"],
-    "avx512_bf16": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512bf16", "-mfma"],
+    "avx512": AVX512,
+    "avx512_bf16": BF16,
+    "amx": [*BF16, "-mamx-tile", "-mamx-bf16"],
 }
 
 
@@ -30,7 +33,9 @@ def variants():
     if sys.platform == "win32":
         return {}
     if machine in ("x86_64", "amd64"):
-        return X86_VARIANTS
+        # Linux alone is asked for tiles.
+        is_known = sys.platform == "linux"
+        return {k: v for k, v in X86_VARIANTS.items() if is_known or k != "amx"}
     return {"neon": []} if machine in ("aarch64", "arm64") else {}
 
 

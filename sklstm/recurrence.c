@@ -28,7 +28,14 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define LANES 16
+#if defined(__AMX_BF16__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#define TILES 1
+#define ROWS 16
+#else
 #define ROWS 6
+#endif
 #define LOWER(limit, x) (vec) _mm512_min_ps((__m512)(limit), (__m512)(x))
 #define HIGHER(limit, x) (vec) _mm512_max_ps((__m512)(limit), (__m512)(x))
 #define TURNS(first, a, b)                                                                \
@@ -75,6 +82,10 @@
 #ifndef PAIRS
 #define PAIRS 0
 #endif
+#ifndef TILES
+#define TILES 0
+#endif
+#define TALL (TILES ? ROWS : 2 * ROWS) /* rows of a tile of two vectors, or of one */
 #define GATES 4
 #define INLINE static inline __attribute__((always_inline))
 
@@ -121,7 +132,38 @@ static Mode flush(void) {
     return before;
 }
 static void restore(const Mode *before) { set_mode(*before); }
-#define FLUSH __attribute__((unused, cleanup(restore))) const Mode before_flush = flush();
+#define FLUSH                                                                             \
+    __attribute__((unused, cleanup(restore))) const Mode before_flush = flush();          \
+    WITH_TILES
+
+/* A processor with AMX has eight registers for tiles of 16 rows of 64 bytes, which a function
+   that begins with FLUSH says it will use; unless it was called by one. To have them is asked
+   of Linux, once in a process. Who is done says so too: what is in them need not be kept. */
+#if TILES
+static _Thread_local int depth;
+static int lay_tiles(void) {
+    static const struct {
+        unsigned char palette, start, reserved[14];
+        unsigned short bytes_of_row[16];
+        unsigned char rows[16];
+    } sizes = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    if (!depth++) __asm__ volatile("ldtilecfg %0" : : "m"(sizes));
+    return 0;
+}
+static void clear_tiles(const int *unused) {
+    (void)unused;
+    if (!--depth) __asm__ volatile("tilerelease" : : : "memory");
+}
+#define WITH_TILES __attribute__((unused, cleanup(clear_tiles))) const int tiles = lay_tiles();
+#define TILE_LOAD(tile, from, row)                                                        \
+    __asm__ volatile("tileloadd (%0, %1, 1), %%tmm" #tile : : "r"(from), "r"(row) : "memory")
+#define TILE_STORE(tile, to, row)                                                         \
+    __asm__ volatile("tilestored %%tmm" #tile ", (%0, %1, 1)" : : "r"(to), "r"(row) : "memory")
+#define TILE_MULTIPLY_ADD(sum, a, b)                                                      \
+    __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum : : :)
+#else
+#define WITH_TILES
+#endif
 
 /* exp(x) of |x| up to 87: 2^n times a polynomial of the rest (Cephes). */
 INLINE vec exp_(vec x) {
@@ -139,7 +181,18 @@ INLINE vec exp_(vec x) {
     return p * (vec)exponent;
 }
 
-INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exp_(-clamp(x, 87.0f))); }
+/* x / y: with PAIRS the reciprocal of 14 bits and a step of Newton's, which takes a third of
+   the time and is exact but for the last bit or two. */
+INLINE vec divide(vec x, vec y) {
+#if PAIRS
+    const vec r = (vec)_mm512_rcp14_ps((__m512)y);
+    return x * (r * (2.0f - y * r));
+#else
+    return x / y;
+#endif
+}
+
+INLINE vec sigmoid(vec x) { return divide(SPLAT(1.0f), 1.0f + exp_(-clamp(x, 87.0f))); }
 
 /* log(1 + exp(x)) = max(x, 0) + log(1 + e), e = exp(-|x|); the logarithm is twice the
    inverse hyperbolic tangent of e / (2 + e), of at most a third, whose series is cut where
@@ -175,7 +228,7 @@ INLINE vec tanh_(vec x) {
     q = q * y + 1.18534705686654e-04f;
     q = q * y + 2.26843463243900e-03f;
     q = q * y + 4.89352518554385e-03f;
-    return x * p / q;
+    return divide(x * p, q);
 }
 
 /* With PAIRS numbers are rounded to bfloat16 before they are multiplied, and two terms of a
@@ -226,20 +279,103 @@ INLINE void pair_terms(const float *from, ptrdiff_t n, float *to) {
 #define SPLAT_TERMS(p) SPLAT(*(p))
 #endif
 
-/* Pairs the terms of weights (n_terms, ld), which then take the first half of the place. */
+/* Pairs the terms of weights (n_terms, ld), which then take the first half of the place; what
+   a tile may read beyond them is zero. */
 static void pair(float *w, ptrdiff_t n_terms, ptrdiff_t ld) {
 #if PAIRS
     pair_rows(w, ld, n_terms, ld, w, ld);
+    if (TILES) memset(w + (n_terms + 1) / 2 * ld, 0, n_terms / 2 * ld * sizeof(float));
 #else
     (void)w, (void)n_terms, (void)ld;
 #endif
 }
 
-/* acc[r][v] += sum over k of a[r * row + k * step] * w[k * ld + v * LANES], for the
-   vectors v from first up to last; with PAIRS all are words. */
+/* The sums of a tile of rows and of the vectors from first up to last: `start_sums` reads
+   where they start, `multiply` adds
+
+       a[r * row + k * step] * w[k * ld + v * LANES], added up over k,
+
+   to that of row r and vector v, and `end_sums` puts them where they go. With PAIRS all that is
+   multiplied is words. They are in acc, which compilers keep in registers, or with TILES in
+   those, and acc is room for tiles of fewer rows. Then step is 1, there are ROWS rows in a,
+   whatever is in those beyond `rows`, zeros behind n_terms up to a whole tile, and of w
+   n_there rows may be read, if they are multiplied by zero. */
+#if TILES
+#define EACH(action, ...)                                                                 \
+    if (first <= 0) { action(0, 5, __VA_ARGS__); }                                        \
+    if (first <= 1 && 1 < last) { action(1, 6, __VA_ARGS__); }                            \
+    if (first <= 2 && 2 < last) { action(2, 7, __VA_ARGS__); }                            \
+    if (3 < last) { action(3, 5, __VA_ARGS__); }
+#define LOAD_SUMS(v, _, from, row) TILE_LOAD(v, (from) + v * LANES, row)
+#define STORE_SUMS(v, _, to, row) TILE_STORE(v, (to) + v * LANES, row)
+#define ADD_PRODUCTS(v, b, w, row)                                                        \
+    TILE_LOAD(b, (w) + v * LANES, row);                                                   \
+    TILE_MULTIPLY_ADD(v, 4, b)
+
+INLINE void start_sums(int rows, int first, int last, vec (*acc)[GATES], const float *from,
+                  ptrdiff_t from_row) {
+    if (rows < ROWS && from_row) {
+        for (int r = 0; r < rows; r++)
+            for (int v = first; v < last; v++)
+                acc[r][v] = load(from + r * from_row + v * LANES);
+        from = (const float *)acc, from_row = GATES * LANES;
+    }
+    const ptrdiff_t row = from_row * sizeof(float);
+    EACH(LOAD_SUMS, from, row)
+}
+
+INLINE void end_sums(int rows, int first, int last, vec (*acc)[GATES], float *to,
+                ptrdiff_t to_row) {
+    const int is_whole = rows == ROWS;
+    float *out = is_whole ? to : (float *)acc;
+    const ptrdiff_t row = (is_whole ? to_row : GATES * LANES) * sizeof(float);
+    EACH(STORE_SUMS, out, row)
+    if (!is_whole)
+        for (int r = 0; r < rows; r++)
+            for (int v = first; v < last; v++) store(to + r * to_row + v * LANES, acc[r][v]);
+}
+
 INLINE void multiply(int rows, int first, int last, vec (*acc)[GATES], const float *a,
                      ptrdiff_t row, ptrdiff_t step, ptrdiff_t n_terms, const float *w,
-                     ptrdiff_t ld) {
+                     ptrdiff_t ld, ptrdiff_t n_there) {
+    (void)rows, (void)acc, (void)step;
+    for (ptrdiff_t k = 0; k < n_terms; k += ROWS) {
+        float some[ROWS][GATES * LANES] __attribute__((aligned(64)));
+        const float *b = w + k * ld;
+        ptrdiff_t b_row = ld * sizeof(float);
+        TILE_LOAD(4, a + k, row * sizeof(float));
+        if (k + ROWS > n_there) {
+            memset(some, 0, sizeof(some));
+            for (ptrdiff_t i = 0; i < n_terms - k; i++)
+                for (int v = first; v < last; v++)
+                    store(some[i] + v * LANES, load(b + i * ld + v * LANES));
+            b = some[0], b_row = sizeof(*some);
+        }
+        EACH(ADD_PRODUCTS, b, b_row)
+    }
+}
+#else
+INLINE void start_sums(int rows, int first, int last, vec (*acc)[GATES], const float *from,
+                  ptrdiff_t from_row) {
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = first; v < last; v++)
+            acc[r][v] = load(from + r * from_row + v * LANES);
+}
+
+INLINE void end_sums(int rows, int first, int last, vec (*acc)[GATES], float *to,
+                ptrdiff_t to_row) {
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = first; v < last; v++) store(to + r * to_row + v * LANES, acc[r][v]);
+}
+
+INLINE void multiply(int rows, int first, int last, vec (*acc)[GATES], const float *a,
+                     ptrdiff_t row, ptrdiff_t step, ptrdiff_t n_terms, const float *w,
+                     ptrdiff_t ld, ptrdiff_t n_there) {
+    (void)n_there;
     for (ptrdiff_t k = 0; k < n_terms; k++) {
         vec b[GATES];
 #pragma GCC unroll 4
@@ -252,21 +388,24 @@ INLINE void multiply(int rows, int first, int last, vec (*acc)[GATES], const flo
         }
     }
 }
+#endif
 
-/* The same of numbers, a[r * row + k], and weights that have been laid out. */
+/* `multiply` of numbers, a[r * row + k], and weights that have been laid out. */
 INLINE void multiply_terms(int rows, int first, int last, vec (*acc)[GATES], const float *a,
-                           ptrdiff_t row, ptrdiff_t n_terms, const float *w, ptrdiff_t ld) {
+                           ptrdiff_t row, ptrdiff_t n_terms, const float *w, ptrdiff_t ld,
+                           ptrdiff_t n_there) {
 #if PAIRS
-    enum { PIECE = 256 };
-    float words[2 * ROWS][PIECE / 2];
-    for (ptrdiff_t k = 0; k < n_terms; k += PIECE) {
-        const ptrdiff_t n = least(n_terms - k, PIECE);
+    /* Of tiles the next may be paired while those before are waited for. */
+    enum { AT_ONCE = TILES ? 2 * LANES : 256 };
+    float words[TALL][AT_ONCE / 2] __attribute__((aligned(64)));
+    for (ptrdiff_t k = 0; k < n_terms; k += AT_ONCE) {
+        const ptrdiff_t n = least(n_terms - k, AT_ONCE);
         for (int r = 0; r < rows; r++) pair_terms(a + r * row + k, n, words[r]);
-        multiply(rows, first, last, acc, words[0], PIECE / 2, 1, (n + 1) / 2, w + k / 2 * ld,
-                 ld);
+        multiply(rows, first, last, acc, words[0], AT_ONCE / 2, 1, (n + 1) / 2,
+                 w + k / 2 * ld, ld, n_there - k / 2);
     }
 #else
-    multiply(rows, first, last, acc, a, row, 1, n_terms, w, ld);
+    multiply(rows, first, last, acc, a, row, 1, n_terms, w, ld, n_there);
 #endif
 }
 
@@ -308,13 +447,19 @@ int sklstm_version(void) { return 17; }
 int sklstm_pairs(void) { return PAIRS; }
 
 /* Whether this processor has what this was compiled for, beyond what torch calls AVX512, and
-   nothing faster: units for whole matrices of bfloat16 (AMX), which torch knows to use. */
+   lets us have it. Of pairs of terms it has something faster where it has tiles: such
+   processors take as long for two products in a word as for each by itself. */
 int sklstm_suits(void) {
 #if PAIRS
     unsigned a, b, c, d;
-    const int has_units = __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 22 & 1;
-    return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-           !has_units;
+    const int has_tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 5) == 5;
+    if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512bw")) return 0;
+#if TILES
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    return has_tiles && !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
+#else
+    return !has_tiles;
+#endif
 #else
     return 1;
 #endif
@@ -348,6 +493,28 @@ INLINE void transpose(vec *a) {
         for (int i = 0; i < LANES; i++) a[i] = b[i];
     }
 }
+
+#if PAIRS
+/* to (n_columns, n_rows / 2) = rows (n_rows, n_columns), row apart, two and two and
+   transposed. Whole tiles are written, with zeros where there are no numbers. */
+INLINE void pair_columns(const float *rows, ptrdiff_t row, ptrdiff_t n_rows,
+                         ptrdiff_t n_columns, float *to, ptrdiff_t to_row) {
+    for (ptrdiff_t n = 0; n < n_rows; n += 2 * LANES)
+        for (ptrdiff_t k = 0; k < n_columns; k += LANES) {
+            vec words[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) {
+                const ptrdiff_t n_left = n_rows - n - 2 * i;
+                const float *at = rows + (n + 2 * i) * row + k;
+                const vec first = load_some(at, n_left > 0 ? n_columns - k : 0);
+                words[i] = pair_up(first, load_some(at + row, n_left > 1 ? n_columns - k : 0));
+            }
+            transpose(words);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) store(to + (k + i) * to_row + n / 2, words[i]);
+        }
+}
+#endif
 
 /* to (n_columns, n_rows) = from (n_rows, n_columns) transposed, or added to it, both with
    strides. */
@@ -412,6 +579,100 @@ static void unpack(const float *d_w, Gates gates, ptrdiff_t n_columns, ptrdiff_t
         }
 }
 
+/* The functions of a row and block of units: its new state, from the sums. w: the peepholes;
+   gates: what is kept, or NULL. */
+INLINE void activate(int cell, vec *sum, const float *w, const float *h, const float *c,
+                     float *h_next, float *c_next, float *gates) {
+    vec kept[GATES];
+    if (cell == GRU) {
+        vec reset = sigmoid(sum[1]), z = sigmoid(sum[2]), n_h = sum[3];
+        vec n = tanh_(sum[0] + reset * n_h);
+        store(h_next, n + z * (load(h) - n));
+        kept[0] = n, kept[1] = reset, kept[2] = z, kept[3] = n_h;
+    } else {
+        vec before = load(c);
+        if (cell == PEEPHOLE) {
+            sum[0] += load(w) * before;
+            sum[1] += load(w + LANES) * before;
+        }
+        vec i = sigmoid(sum[0]), f = sigmoid(sum[1]), g = tanh_(sum[2]);
+        vec now = f * before + i * g;
+        if (cell == PEEPHOLE) sum[3] += load(w + 3 * LANES) * now;
+        vec o = sigmoid(sum[3]);
+        store(c_next, now);
+        store(h_next, o * tanh_(now));
+        kept[0] = i, kept[1] = f, kept[2] = g, kept[3] = o;
+    }
+    if (gates)
+#pragma GCC unroll 4
+        for (int g = 0; g < GATES; g++) store(gates + g * LANES, kept[g]);
+}
+
+/* Where a row is written to is fetched ahead: it is not in the cache. */
+INLINE void fetch(const float *gates, const float *c, const float *h, ptrdiff_t width,
+                  ptrdiff_t u, ptrdiff_t r) {
+    for (int g = 0; gates && g < GATES; g++)
+        __builtin_prefetch(gates + r * width * GATES + g * LANES, 1);
+    __builtin_prefetch(c + r * width + u, 1);
+    __builtin_prefetch(h + r * width + u, 1);
+}
+
+#if TILES
+/* All blocks of units of some rows, whose terms are paired once if there is room for them. */
+INLINE void forward_rows(int cell, ptrdiff_t rows, const Shape *s, const float *w,
+                         const float *x, const float *h, const float *c, float *h_next,
+                         float *c_next, float *gates) {
+    enum { MOST = 256 };
+    const ptrdiff_t I = s->n_inputs, H = s->hidden_size, width = padded(H);
+    const ptrdiff_t panel = GATES * LANES;
+    float of_x[ROWS][MOST / 2] __attribute__((aligned(64)));
+    float of_h[ROWS][MOST / 2] __attribute__((aligned(64)));
+    const int fit = I <= MOST && H <= MOST;
+    for (ptrdiff_t r = 0; fit && r < rows; r++) {
+        pair_terms(x + r * s->x_row, I, of_x[r]);
+        pair_terms(h + r * width, H, of_h[r]);
+    }
+    for (ptrdiff_t u = 0; u < width; u += LANES) {
+        const float *of_block = w + u * terms(s) * GATES, *w_x = of_block + panel;
+        const float *w_h = w_x + I * panel;
+        vec sum[ROWS][GATES] __attribute__((aligned(64)));
+        start_sums(ROWS, 0, GATES, sum, of_block, 0);
+        if (fit) {
+            multiply(rows, INPUT_SUMS(cell), sum, of_x[0], MOST / 2, 1, (I + 1) / 2, w_x,
+                     panel, I + H);
+            multiply(rows, STATE_SUMS(cell), sum, of_h[0], MOST / 2, 1, (H + 1) / 2, w_h,
+                     panel, H);
+        } else {
+            multiply_terms(rows, INPUT_SUMS(cell), sum, x, s->x_row, I, w_x, panel, I + H);
+            multiply_terms(rows, STATE_SUMS(cell), sum, h, width, H, w_h, panel, H);
+        }
+        end_sums(ROWS, 0, GATES, sum, (float *)sum, panel);
+        for (ptrdiff_t r = 0; r < rows; r++) {
+            const ptrdiff_t at = r * width + u;
+            float *g = gates ? gates + at * GATES : NULL;
+            fetch(gates ? gates + u * GATES : NULL, c_next, h_next, width, u, r + ROWS);
+            activate(cell, sum[r], w_h + H * panel, h + at, c + at, h_next + at, c_next + at,
+                     g);
+        }
+    }
+}
+
+enum { ROOM = 0 };
+
+INLINE void forward(int cell, const Shape *s, const float *x, const float *w, float *room,
+                    float *h, float *c, float *gates) {
+    (void)room;
+    const ptrdiff_t width = padded(s->hidden_size), batch = s->n_rows * width;
+    const ptrdiff_t c_step = gates ? batch : 0;
+    for (ptrdiff_t t = 0; t < s->n_steps; t++)
+        for (ptrdiff_t n = s->begin, end = end_at(s, t); n < end; n += ROWS) {
+            const ptrdiff_t at = t * batch + n * width, c_at = t * c_step + n * width;
+            forward_rows(cell, least(end - n, ROWS), s, w, x + t * s->x_step + n * s->x_row,
+                         h + at, c + c_at, h + at + batch, c + c_at + c_step,
+                         gates ? gates + at * GATES : NULL);
+        }
+}
+#else
 /* What the sums of some rows and a block of units are made of: where row r of them starts
    (start + r * start_row), the inputs, the state, and the weights of these. */
 typedef struct {
@@ -421,20 +682,14 @@ typedef struct {
 
 /* out (rows, 4, LANES), rows out_row apart. */
 INLINE void sum_up(int cell, int rows, const Sums *s, float *out, ptrdiff_t out_row) {
-    vec acc[ROWS][GATES];
+    vec acc[ROWS][GATES] __attribute__((aligned(LANES * 4)));
     const ptrdiff_t panel = GATES * LANES;
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int g = 0; g < GATES; g++)
-            acc[r][g] = load(s->start + r * s->start_row + g * LANES);
-    multiply_terms(rows, INPUT_SUMS(cell), acc, s->x, s->x_row, s->n_inputs, s->w, panel);
+    start_sums(rows, 0, GATES, acc, s->start, s->start_row);
+    multiply_terms(rows, INPUT_SUMS(cell), acc, s->x, s->x_row, s->n_inputs, s->w, panel,
+                   s->n_inputs);
     multiply_terms(rows, STATE_SUMS(cell), acc, s->h, s->h_row, s->n_states,
-                   s->w + s->n_inputs * panel, panel);
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int g = 0; g < GATES; g++) store(out + r * out_row + g * LANES, acc[r][g]);
+                   s->w + s->n_inputs * panel, panel, s->n_states);
+    end_sums(rows, 0, GATES, acc, out, out_row);
 }
 
 /* Functions of their own: with more around them compilers keep the sums in memory instead of
@@ -468,7 +723,6 @@ static void (*const SUM[2][ROWS])(const Sums *, float *, ptrdiff_t) = {
     {gru_sum_1, gru_sum_2, gru_sum_3, gru_sum_4, gru_sum_5, gru_sum_6},
 #endif
 };
-
 /* Of a block of steps beforehand, from `first` up to `last`: what few rows would wait for at
    each step, the weights, is read once for several steps. The order of the sums is the
    same. sums: of the first step. */
@@ -492,35 +746,6 @@ INLINE void inputs_first(int cell, const Shape *s, const float *x, const float *
     }
 }
 
-/* The functions of a row and block of units: its new state, from the sums. w: the peepholes;
-   gates: what is kept, or NULL. */
-INLINE void activate(int cell, vec *sum, const float *w, const float *h, const float *c,
-                     float *h_next, float *c_next, float *gates) {
-    vec kept[GATES];
-    if (cell == GRU) {
-        vec reset = sigmoid(sum[1]), z = sigmoid(sum[2]), n_h = sum[3];
-        vec n = tanh_(sum[0] + reset * n_h);
-        store(h_next, n + z * (load(h) - n));
-        kept[0] = n, kept[1] = reset, kept[2] = z, kept[3] = n_h;
-    } else {
-        vec before = load(c);
-        if (cell == PEEPHOLE) {
-            sum[0] += load(w) * before;
-            sum[1] += load(w + LANES) * before;
-        }
-        vec i = sigmoid(sum[0]), f = sigmoid(sum[1]), g = tanh_(sum[2]);
-        vec now = f * before + i * g;
-        if (cell == PEEPHOLE) sum[3] += load(w + 3 * LANES) * now;
-        vec o = sigmoid(sum[3]);
-        store(c_next, now);
-        store(h_next, o * tanh_(now));
-        kept[0] = i, kept[1] = f, kept[2] = g, kept[3] = o;
-    }
-    if (gates)
-#pragma GCC unroll 4
-        for (int g = 0; g < GATES; g++) store(gates + g * LANES, kept[g]);
-}
-
 /* sums: of the inputs, or NULL. */
 INLINE void forward_tile(int cell, ptrdiff_t rows, const Shape *s, const float *w,
                          const float *x, const float *sums, const float *h, const float *c,
@@ -537,13 +762,7 @@ INLINE void forward_tile(int cell, ptrdiff_t rows, const Shape *s, const float *
                      width,
                      sums ? 0 : s->n_inputs,
                      s->hidden_size};
-    /* Where it is written to is fetched meanwhile: it is not in the cache. */
-    for (ptrdiff_t r = 0; r < rows; r++) {
-        for (int g = 0; gates && g < GATES; g++)
-            __builtin_prefetch(gates + r * width * GATES + g * LANES, 1);
-        __builtin_prefetch(c_next + r * width + u, 1);
-        __builtin_prefetch(h_next + r * width + u, 1);
-    }
+    for (ptrdiff_t r = 0; r < rows; r++) fetch(gates, c_next, h_next, width, u, r);
     SUM[cell == GRU][rows - 1](&of, (float *)sum, panel);
     w += panel + of_inputs + s->hidden_size * panel; /* the peepholes */
     for (ptrdiff_t r = 0; r < rows; r++) {
@@ -629,6 +848,7 @@ INLINE void forward(int cell, const Shape *s, const float *x, const float *w, fl
         }
     }
 }
+#endif
 
 /* Room, in 4 Hp numbers, where few rows take more than a step. */
 ptrdiff_t sklstm_room(ptrdiff_t n_rows) { return n_rows < ROWS ? ROOM : 0; }
@@ -646,7 +866,7 @@ void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const flo
         const ptrdiff_t panel = n_terms * GATES * LANES;
         for (ptrdiff_t u = 0; u < H; u += LANES) /* all of a panel that units do not fill */
             memset(w + u / LANES * panel, 0,
-                   (H - u < LANES ? panel : GATES * LANES) * sizeof(float));
+                   (TILES || H - u < LANES ? panel : GATES * LANES) * sizeof(float));
         pack_bias(b_ih, of_input(s->cell), H, w, n_terms);
         pack_bias(b_hh, of_state(s->cell), H, w, n_terms);
         pack(w_ih, of_input(s->cell), I, H, w, 1, n_terms);
@@ -674,20 +894,15 @@ void sklstm_forward(const Shape *s, const float *x, const float *w_ih, const flo
 INLINE void product_tile(int rows, int vectors, const float *a, ptrdiff_t a_row,
                          ptrdiff_t n_terms, const float *w, ptrdiff_t ld, const float *bias,
                          int relu, float *out) {
-    vec acc[2 * ROWS][GATES] = {0};
-    if (bias) {
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) acc[r][v] = load(bias + v * LANES);
-    }
-    multiply_terms(rows, 0, vectors, acc, a, a_row, n_terms, w, ld);
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+    static const float zeros[GATES * LANES];
+    vec acc[TALL][GATES] __attribute__((aligned(LANES * 4)));
+    start_sums(rows, 0, vectors, acc, bias ? bias : zeros, 0);
+    multiply_terms(rows, 0, vectors, acc, a, a_row, n_terms, w, ld, n_terms);
+    end_sums(rows, 0, vectors, acc, out, ld);
+    for (int r = 0; relu && r < rows; r++)
         for (int v = 0; v < vectors; v++) {
-            vec x = acc[r][v];
-            store(out + r * ld + v * LANES, relu ? rectify(x) : x);
+            float *at = out + r * ld + v * LANES;
+            store(at, rectify(load(at)));
         }
 }
 
@@ -698,9 +913,11 @@ INLINE void product_panel(int vectors, int rows, const float *a, ptrdiff_t n_row
     for (; n + rows <= n_rows; n += rows)
         product_tile(rows, vectors, a + n * a_row, a_row, n_terms, w, ld, bias, relu,
                      out + n * ld);
-    for (; n < n_rows; n++)
-        product_tile(1, vectors, a + n * a_row, a_row, n_terms, w, ld, bias, relu,
+    for (int rest; n < n_rows; n += rest) {
+        rest = TILES ? n_rows - n : 1;
+        product_tile(rest, vectors, a + n * a_row, a_row, n_terms, w, ld, bias, relu,
                      out + n * ld);
+    }
 }
 
 /* out (n_rows, ld) = a (n_rows, n_terms) @ w (n_terms, ld) + bias (ld), maybe rectified.
@@ -712,12 +929,12 @@ static void product(const float *a, ptrdiff_t n_rows, ptrdiff_t a_row, ptrdiff_t
         product_panel(4, ROWS, a, n_rows, a_row, n_terms, w + u, ld, bias ? bias + u : NULL,
                       relu, out + u);
     if (u + 2 * LANES <= ld) {
-        product_panel(2, 2 * ROWS, a, n_rows, a_row, n_terms, w + u, ld,
+        product_panel(2, TALL, a, n_rows, a_row, n_terms, w + u, ld,
                       bias ? bias + u : NULL, relu, out + u);
         u += 2 * LANES;
     }
     if (u < ld)
-        product_panel(1, 2 * ROWS, a, n_rows, a_row, n_terms, w + u, ld,
+        product_panel(1, TALL, a, n_rows, a_row, n_terms, w + u, ld,
                       bias ? bias + u : NULL, relu, out + u);
 }
 
@@ -781,66 +998,87 @@ void sklstm_sum(const float *x, ptrdiff_t n_steps, ptrdiff_t x_step, ptrdiff_t n
         }
 }
 
-INLINE void weight_tile(int rows, int first, int last, const float *a, ptrdiff_t a_row,
-                        const float *d, ptrdiff_t d_row, ptrdiff_t n_rows, float *out,
-                        ptrdiff_t out_row) {
-    vec acc[2 * ROWS][GATES];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = first; v < last; v++) acc[r][v] = load(out + r * out_row + v * LANES);
-    multiply(rows, first, last, acc, a, 1, a_row, n_rows, d, d_row);
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = first; v < last; v++) store(out + r * out_row + v * LANES, acc[r][v]);
+/* With TILES there are zeros in d, too, behind n_rows up to a whole tile. */
+INLINE void weight_tile(int rows, int first, int last, const float *a, ptrdiff_t row,
+                        ptrdiff_t step, const float *d, ptrdiff_t d_row, ptrdiff_t n_rows,
+                        float *out, ptrdiff_t out_row) {
+    vec acc[TALL][GATES] __attribute__((aligned(LANES * 4)));
+    start_sums(rows, first, last, acc, out, out_row);
+    multiply(rows, first, last, acc, a, row, step, n_rows, d, d_row, n_rows + ROWS);
+    end_sums(rows, first, last, acc, out, out_row);
 }
 
-INLINE void weight_tiles(int rows, int first, int last, const float *a, ptrdiff_t a_row,
-                         ptrdiff_t n_columns, const float *d, ptrdiff_t d_row,
-                         ptrdiff_t n_rows, float *out, ptrdiff_t out_row) {
+/* a: number k of a row n is at a[k * row + n * step]. */
+INLINE void weight_tiles(int rows, int first, int last, const float *a, ptrdiff_t row,
+                         ptrdiff_t step, ptrdiff_t n_columns, const float *d,
+                         ptrdiff_t d_row, ptrdiff_t n_rows, float *out, ptrdiff_t out_row) {
     ptrdiff_t k = 0;
     for (; k + rows <= n_columns; k += rows)
-        weight_tile(rows, first, last, a + k, a_row, d, d_row, n_rows, out + k * out_row,
-                    out_row);
-    for (; k < n_columns; k++)
-        weight_tile(1, first, last, a + k, a_row, d, d_row, n_rows, out + k * out_row,
-                    out_row);
+        weight_tile(rows, first, last, a + k * row, row, step, d, d_row, n_rows,
+                    out + k * out_row, out_row);
+    for (int rest; k < n_columns; k += rest) {
+        rest = TILES ? n_columns - k : 1;
+        weight_tile(rest, first, last, a + k * row, row, step, d, d_row, n_rows,
+                    out + k * out_row, out_row);
+    }
 }
+
+/* Rows and columns that are paired at a time; of whole tiles and vectors. */
+enum { PIECE = 64, WIDTH = 96 };
 
 /* out (n_columns, ...) += a (n_rows, n_columns)^T @ d (n_rows, ...), for the vectors from
-   first up to last; `rows` columns of a at a time. */
-INLINE void weight_panel(int rows, int first, int last, const float *a, ptrdiff_t a_row,
-                         ptrdiff_t n_columns, const float *d, ptrdiff_t d_row,
-                         ptrdiff_t n_rows, float *out, ptrdiff_t out_row) {
+   first up to last; `rows` columns of a at a time, which with PAIRS are words. */
+INLINE void outer_panel(int rows, int first, int last, const float *a, ptrdiff_t row,
+                        ptrdiff_t step, ptrdiff_t n_columns, const float *d,
+                        ptrdiff_t d_row, ptrdiff_t n_rows, float *out, ptrdiff_t out_row) {
 #if PAIRS
-    enum { PIECE = 64, WIDTH = 48 }; /* of whole tiles and vectors */
-    float of_a[PIECE / 2][WIDTH], of_d[PIECE / 2][GATES * LANES];
-    for (ptrdiff_t n = 0; n < n_rows; n += PIECE) {
-        const ptrdiff_t n_now = least(n_rows - n, PIECE), begin = first * LANES;
-        pair_rows(d + n * d_row + begin, d_row, n_now, last * LANES - begin, of_d[0] + begin,
-                  GATES * LANES);
-        for (ptrdiff_t k = 0; k < n_columns; k += WIDTH) {
-            const ptrdiff_t n_some = least(n_columns - k, WIDTH);
-            pair_rows(a + n * a_row + k, a_row, n_now, n_some, of_a[0], WIDTH);
-            weight_tiles(rows, first, last, of_a[0], WIDTH, n_some, of_d[0], GATES * LANES,
-                         (n_now + 1) / 2, out + k * out_row, out_row);
-        }
-    }
-#else
-    weight_tiles(rows, first, last, a, a_row, n_columns, d, d_row, n_rows, out, out_row);
+    float of_d[PIECE / 2][GATES * LANES] __attribute__((aligned(64)));
+    pair_rows(d + first * LANES, d_row, n_rows, (last - first) * LANES,
+              of_d[0] + first * LANES, GATES * LANES);
+    n_rows = (n_rows + 1) / 2;
+    for (ptrdiff_t n = n_rows; TILES && n % ROWS; n++) memset(of_d[n], 0, sizeof(*of_d));
+    d = of_d[0], d_row = GATES * LANES;
 #endif
+    weight_tiles(rows, first, last, a, row, step, n_columns, d, d_row, n_rows, out, out_row);
 }
 
-/* out (n_terms, ld) += a (n_rows, n_terms)^T @ d (n_rows, ld), for a panel of a few
-   vectors and each of n_outer matrices. */
-INLINE void outer_panel(int vectors, int rows, const float *a, ptrdiff_t n_outer,
-                        ptrdiff_t a_outer, ptrdiff_t a_row, ptrdiff_t n_terms,
-                        const float *d, ptrdiff_t d_outer, ptrdiff_t d_row,
-                        ptrdiff_t n_rows, ptrdiff_t ld, float *out) {
-    for (ptrdiff_t i = 0; i < n_outer; i++)
-        weight_panel(rows, 0, vectors, a + i * a_outer, a_row, n_terms, d + i * d_outer,
-                     d_row, n_rows, out, ld);
+INLINE void outer_panels(int first, int last, const float *a, ptrdiff_t row, ptrdiff_t step,
+                         ptrdiff_t n_columns, const float *d, ptrdiff_t d_row,
+                         ptrdiff_t n_rows, ptrdiff_t ld, float *out) {
+    ptrdiff_t u = 0;
+    for (; u + GATES * LANES <= ld; u += GATES * LANES)
+        outer_panel(ROWS, first, last, a, row, step, n_columns, d + u, d_row, n_rows, out + u,
+                    ld);
+    if (u + 2 * LANES <= ld) {
+        outer_panel(TALL, 0, 2, a, row, step, n_columns, d + u, d_row, n_rows, out + u, ld);
+        u += 2 * LANES;
+    }
+    if (u < ld)
+        outer_panel(TALL, 0, 1, a, row, step, n_columns, d + u, d_row, n_rows, out + u, ld);
+}
+
+/* out (n_columns, ld) += a (n_rows, n_columns)^T @ d (n_rows, ld), of each four vectors those
+   from first up to last. */
+INLINE void outer(int first, int last, const float *a, ptrdiff_t a_row, ptrdiff_t n_columns,
+                  const float *d, ptrdiff_t d_row, ptrdiff_t n_rows, ptrdiff_t ld, float *out) {
+#if PAIRS
+    float words[PIECE / 2 * WIDTH] __attribute__((aligned(64)));
+    const ptrdiff_t row = TILES ? PIECE / 2 : 1, step = TILES ? 1 : WIDTH;
+    for (ptrdiff_t n = 0; n < n_rows; n += PIECE)
+        for (ptrdiff_t k = 0; k < n_columns; k += WIDTH) {
+            const ptrdiff_t n_now = least(n_rows - n, PIECE);
+            const ptrdiff_t n_some = least(n_columns - k, WIDTH);
+            const float *of_a = a + n * a_row + k;
+            if (TILES)
+                pair_columns(of_a, a_row, n_now, n_some, words, row);
+            else
+                pair_rows(of_a, a_row, n_now, n_some, words, step);
+            outer_panels(first, last, words, row, step, n_some, d + n * d_row, d_row, n_now,
+                         ld, out + k * ld);
+        }
+#else
+    outer_panels(first, last, a, 1, a_row, n_columns, d, d_row, n_rows, ld, out);
+#endif
 }
 
 /* The gradient of the weight of `sklstm_affine`, given that of its rows, d. out: (n_terms,
@@ -851,18 +1089,9 @@ void sklstm_outer(const float *a, ptrdiff_t n_outer, ptrdiff_t a_outer, ptrdiff_
                   ptrdiff_t d_row, ptrdiff_t n_out, float *out) {
     FLUSH
     const ptrdiff_t ld = padded(n_out);
-    ptrdiff_t u = 0;
-    for (; u + 4 * LANES <= ld; u += 4 * LANES)
-        outer_panel(4, ROWS, a, n_outer, a_outer, a_row, n_terms, d + u, d_outer, d_row,
-                    n_rows, ld, out + u);
-    if (u + 2 * LANES <= ld) {
-        outer_panel(2, 2 * ROWS, a, n_outer, a_outer, a_row, n_terms, d + u, d_outer, d_row,
-                    n_rows, ld, out + u);
-        u += 2 * LANES;
-    }
-    if (u < ld)
-        outer_panel(1, 2 * ROWS, a, n_outer, a_outer, a_row, n_terms, d + u, d_outer, d_row,
-                    n_rows, ld, out + u);
+    for (ptrdiff_t i = 0; i < n_outer; i++)
+        outer(0, GATES, a + i * a_outer, a_row, n_terms, d + i * d_outer, d_row, n_rows, ld,
+              out);
 }
 
 /* Adds what `sklstm_outer` found to the gradient of a weight. */
@@ -1543,17 +1772,6 @@ static void transpose_order(const float *weight, Gates gates, ptrdiff_t n_column
                    weight + (g * hidden_size + u) * n_columns, n_columns * sizeof(float));
 }
 
-/* out (n_columns, 4 Hp) += a (N, n_columns)^T @ d (N, 4 Hp), in the sums from first up to
-   last. */
-INLINE void add_outer(int first, int last, ptrdiff_t begin, ptrdiff_t end, const float *a,
-                      ptrdiff_t a_row, ptrdiff_t n_columns, const float *d, ptrdiff_t d_row,
-                      float *out) {
-    a += begin * a_row, d += begin * d_row;
-    for (ptrdiff_t u = 0; u < d_row; u += GATES * LANES)
-        weight_panel(ROWS, first, last, a, a_row, n_columns, d + u, d_row, end - begin,
-                     out + u, d_row);
-}
-
 /* The gradients of a row and block at a step, from dh and from dc: of a GRU what goes to
    the state before directly, else of the cell. gate: what `forward_tile` kept; overwritten
    by gradients before the activations, which are added to d_bias and, times the cell, to
@@ -1622,17 +1840,17 @@ INLINE void backward(int cell, const Shape *s, const float *x, const float *h, c
                                d_w + u * GATES, d_p);
             }
         }
-        add_outer(INPUT_SUMS(cell), s->begin, end, x + t * s->x_step, s->x_row, I, gates_t,
-                  all, d_w + all);
+        const float *d = gates_t + s->begin * all;
+        outer(INPUT_SUMS(cell), x + t * s->x_step + s->begin * s->x_row, s->x_row, I, d, all,
+              n_rows, all, d_w + all);
         if (t > 0) {
-            add_outer(STATE_SUMS(cell), s->begin, end, h_t, width, H, gates_t, all,
-                      d_w + (1 + I) * all);
-            product(gates_t + s->begin * all, n_rows, all, all, w_h, width, NULL,
-                    0, dh + s->begin * width);
+            outer(STATE_SUMS(cell), h_t + s->begin * width, width, H, d, all, n_rows, all,
+                  d_w + (1 + I) * all);
+            product(d, n_rows, all, all, w_h, width, NULL, 0, dh + s->begin * width);
         }
         if (d_x)
-            product(gates_t + s->begin * all, n_rows, all, all, w_x, in_width,
-                    NULL, 0, d_x + (t * s->n_rows + s->begin) * in_width);
+            product(d, n_rows, all, all, w_x, in_width, NULL, 0,
+                    d_x + (t * s->n_rows + s->begin) * in_width);
     }
 }
 

@@ -33,6 +33,9 @@ def compress(estimator, *, dtype="int8", sparsity=0.0):
     ----------
     estimator : LSTMClassifier, LSTMRegressor or LSTMForecaster
         Fitted; left as it is.
+        Parameters of the constructor stay as they are, `embedding` too: where vectors
+        of words make most of a file, ``compressed.set_params(embedding=None)`` leaves
+        them out.
     dtype : {"int8", "float32"}, default="int8"
         What weights are rounded to. "float32": they are not.
     sparsity : float in [0, 1), default=0.0

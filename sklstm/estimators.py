@@ -565,7 +565,7 @@ default="one-cycle"
         """
         self._check_before_score(X, y, sample_weight)
         if not self._per_step:
-            return super().score(X, y, sample_weight)
+            return super().score(X, unmasked(y), sample_weight)
         y, predicted, weight = self._flat_steps(X, y, sample_weight)
         return float(accuracy_score(y, predicted, sample_weight=weight))
 
@@ -1066,7 +1066,7 @@ default="one-cycle"
         if self._per_step:
             y, predicted, sample_weight = self._flat_steps(X, y, sample_weight)
         else:
-            predicted = self.predict(X)
+            predicted, y = self.predict(X), unmasked(y)
             check_consistent_length(predicted, y, sample_weight)
         _refuse_times(y)
         if self.head_.quantiles is None:

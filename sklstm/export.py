@@ -37,7 +37,7 @@ from sklstm.heads import ClassificationHead
 from sklstm.modules import CELLS, POOLINGS, ConvStem, EmbeddingStem
 from sklstm.network import RecurrentNetwork
 from sklstm.onnx_graph import Graph, Symbol
-from sklstm.sequences import N_RESERVED_TOKENS, PADDING, UNKNOWN
+from sklstm.sequences import MAX_DISTANCE, N_RESERVED_TOKENS, PADDING, UNKNOWN
 
 ONNX_OPSET = 17
 # Of the file format that goes with it, so that older runtimes read it too.
@@ -65,7 +65,8 @@ def to_torch(estimator) -> SequenceModule | ForecastModule:
         lengths, int64 (n_samples,); steps from a sequence's length on are not read.
         With ``missing="mask"`` NaN is missing. Returns float32: probabilities
         (n_samples, n_classes) as `predict_proba`, or values as `predict`; NaN of a row
-        with infinity, with any other NaN, or without a value.
+        that `predict` refuses: with infinity or what is nearly so, with any other NaN,
+        or without a step.
 
         Of a forecaster: called with history, a float64 tensor (n_series,
         n_timesteps), NaN where missing or before a series begins. Returns the
@@ -372,18 +373,14 @@ class SequenceModule(nn.Module):
     def forward(self, x, lengths):
         """(N, T, C) or tokens (N, T), (N,) -> probabilities or values."""
         encode = self._tokens if self.tokens else self._values
-        given = encode(x, lengths)
+        *given, doubt = encode(x, lengths)
         each = [member(*given) for member in self.members]
         if self.link.averages:
             answer = _mean([self.link(raw) for raw in each])
         else:
             answer = self.link(_mean(each))
-        if self.tokens:
-            return answer
-        # Values that `predict` refuses: gates saturate at infinity, and onnxruntime's
+        # NaN for what `predict` refuses: gates saturate at infinity, and onnxruntime's
         # take NaN for a number.
-        encoded = given[0]
-        doubt = (encoded - encoded).sum(2).sum(1)  # (N,): 0, or NaN if not all are finite
         return answer + doubt.reshape(-1, *[1] * (len(self.output_shape) - 1))
 
     def _values(self, x, lengths):
@@ -396,12 +393,10 @@ class SequenceModule(nn.Module):
             )
         absent = torch.isnan(x)
         steps = _steps(absent[:, :, 0])
+        inside = (steps < lengths[:, None]).to(torch.int64)
         if self.marks_missing:  # trailing steps without any value are padding
-            seen = (~absent).to(torch.int64).amax(2) * (steps < lengths[:, None])
-            lengths = (seen * (steps + 1)).amax(1)
-            # A row without any value, which `predict` refuses, is NaN at its one step.
-            is_empty = (lengths == 0)[:, None, None]
-            lengths = lengths.clamp(min=1)
+            inside = inside * (~absent).to(torch.int64).amax(2)
+        lengths = (inside * (steps + 1)).amax(1)
         raw = x.to(torch.float64)
         groups = [(raw - self.mean) / self.scale]
         if self.curve is not None:
@@ -410,10 +405,13 @@ class SequenceModule(nn.Module):
             groups.append((raw - curve) / self.deviation_scale)
         if self.marks_missing:
             groups = [torch.where(absent, 0.0, group) for group in groups]
-            groups.append(torch.where(is_empty, torch.nan, absent.to(torch.float64)))
+            groups.append(absent.to(torch.float64))
         x = torch.cat(groups, dim=2).to(torch.float32)
-        inside = (steps < lengths[:, None])[:, :, None]
-        return torch.where(inside, x, 0.0), lengths, steps
+        x = torch.where((steps < lengths[:, None])[:, :, None], x, 0.0)
+        # (N,): 0, or NaN if not all are finite, near enough, and there.
+        doubt = (torch.where(x.abs() > MAX_DISTANCE, torch.nan, x) * 0.0).sum(2).sum(1)
+        doubt = torch.where(lengths == 0, torch.nan, doubt)
+        return x, lengths.clamp(min=1), steps, doubt
 
     def _tokens(self, x, lengths):
         """Move what is between padding to the front; number tokens from 2."""
@@ -421,6 +419,7 @@ class SequenceModule(nn.Module):
         inside = (x != PADDING) & (steps < lengths[:, None])
         start = -torch.where(inside, -steps, -steps[:, -1:]).amax(1)
         stop = torch.where(inside, steps + 1, 0).amax(1)
+        doubt = torch.where(stop > 0, 0.0 * stop.to(torch.float32), torch.nan)  # (N,)
         lengths = (stop - start).clamp(min=1)
         x = x.gather(1, torch.minimum(steps + start[:, None], steps[:, -1:]))
         # The place of the last known token that is not greater, bit by bit.
@@ -431,7 +430,8 @@ class SequenceModule(nn.Module):
             place = torch.where(known <= x, further, place)
         known = torch.take(self.vocabulary, place) == x
         numbers = torch.where(known, place + N_RESERVED_TOKENS, UNKNOWN)
-        return torch.where(steps < lengths[:, None], numbers, PADDING), lengths, steps
+        numbers = torch.where(steps < lengths[:, None], numbers, PADDING)
+        return numbers, lengths, steps, doubt
 
 
 def _frozen_integers(array):

@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
+from sklstm.base import check_sequence_estimator
 from sklstm.sequences import UNKNOWN
 from sklstm.streaming import stream
 from sklstm.text import TokenSequences
@@ -38,7 +38,7 @@ def generate(
         pipeline y holds tokens (characters or words), not their numbers.
     prompt : str, or array-like of int of shape (n_tokens,)
         What to continue: a text for a pipeline, else tokens; at least one. It is read to
-        its end, whatever `max_length` is.
+        its end, whatever `max_length` is, but for padding (0) at either end.
     length : int
         Tokens to draw.
     temperature : float, default=1.0
@@ -60,6 +60,10 @@ def generate(
 
     Raises
     ------
+    TypeError
+        If the model is no LSTMClassifier, nor a pipeline of two.
+    NotFittedError
+        Before `fit`.
     ValueError
         If the model cannot be used so, or the prompt holds no known token; says why.
 
@@ -133,7 +137,7 @@ def _parts(model):
                 f"LSTMClassifier; got {[type(step).__name__ for _, step in model.steps]}."
             )
         tokens, classifier = model[0], model[1]
-    check_is_fitted(classifier)
+    check_sequence_estimator(classifier)
     if (
         not hasattr(classifier, "predict_proba")
         or classifier.network_.pooling is not None
@@ -156,6 +160,14 @@ def _parts(model):
             f"read; got {classifier.classes_[:5].tolist()}. Put TokenSequences and the "
             "classifier in a pipeline to generate from text."
         )
+    labels = classifier.classes_.tolist()
+    forms = labels + [str(label).lower() for label in labels]
+    if tokens is not None and set(tokens.numbers(forms)) == {UNKNOWN}:
+        raise ValueError(
+            f"None of the classes, {labels[:5]} among them, is in the vocabulary: "
+            "nothing that is drawn could be read. y must hold the tokens that X has one step "
+            "later."
+        )
     return tokens, classifier
 
 
@@ -168,6 +180,7 @@ def _read_prompt(prompt, tokens, encoder):
                 "The prompt must be at least one integer token, of shape (n_tokens,); "
                 f"got {prompt!r}."
             )
+        numbers = np.trim_zeros(numbers) if numbers.any() else numbers  # of padding
     else:
         if not hasattr(prompt, "__len__"):
             raise ValueError(

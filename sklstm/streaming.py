@@ -11,7 +11,7 @@ from sklstm import kernels, laid_out
 from sklstm.base import check_sequence_estimator
 from sklstm.devices import insulated
 from sklstm.modules import ConvStem, EmbeddingStem
-from sklstm.sequences import Sequences
+from sklstm.sequences import Sequences, unmasked
 
 METHODS = ("predict", "predict_proba", "predict_log_proba", "embed")
 
@@ -131,7 +131,8 @@ class Stream:
             The latter if `n_streams` was given. With ``stem="embedding"`` a token instead
             of channels. NaN is missing where the estimator has ``missing="mask"``. A step
             that is missing in all channels, or a padding token, counts as a step here,
-            whereas `predict` leaves those at the end of a sequence out.
+            whereas `predict` leaves those at the end of a sequence out, of tokens also
+            those at its beginning.
 
         Returns
         -------
@@ -237,8 +238,7 @@ class Stream:
 
 def _numbers(x):
     """Return a step as an array of integers or of float64."""
-    if hasattr(x, "detach"):  # a torch tensor, on whatever device
-        x = x.detach().cpu().numpy()
+    x = unmasked(x)
     given = np.asarray(x)
     if given.dtype.kind in "iu":
         return given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Set
 from numbers import Integral, Real
@@ -16,7 +17,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from sklstm.sequences import N_RESERVED_TOKENS, PADDING, UNKNOWN
+from sklstm.sequences import N_RESERVED_TOKENS, PADDING, UNKNOWN, unmasked
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands for what is unknown
 
@@ -37,7 +38,8 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         Whether to lower the case first. Ignored with a callable, and for lists of tokens.
     token_pattern : str, default=r"\w+|[^\w\s]"
         Regular expression of a token: a word, or a mark; of one with a group, what the
-        group finds. Only used with ``analyzer="word"``.
+        group finds. Accents and vowel signs that combine with a character count as that
+        character. Only used with ``analyzer="word"``.
     ngram_range : tuple of two int, default=(1, 1)
         Shortest and longest run of characters or words to have a number of its own. Each
         position gets one number, that of the longest run that ends there and is in the
@@ -152,10 +154,9 @@ class TokenSequences(TransformerMixin, BaseEstimator):
                 found = [run for ending in runs for run in ending]
                 count.update(found)
                 in_texts.update(set(found))
-            least = self.min_df
-            if not isinstance(least, Integral):
-                least *= len(texts)
-            kept = sorted(token for token, n in in_texts.items() if n >= least)
+            # A share is compared with shares: 0.07 * 100 is more than 7.
+            total = 1 if isinstance(self.min_df, Integral) else len(texts)
+            kept = sorted(t for t, n in in_texts.items() if n / total >= self.min_df)
             if self.max_features is not None:
                 kept.sort(key=lambda token: -count[token])  # stable: ties as sorted
                 kept = sorted(kept[: self.max_features])
@@ -273,15 +274,16 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         Returns
         -------
         texts : list of str
-            Words are joined with spaces. With a callable `analyzer`, or of tokens that
-            are not strings, a list of lists of tokens.
+            With ``analyzer="word"`` joined with spaces, also of lists of words, with
+            "char" without. With a callable `analyzer`, or of tokens that are not strings,
+            a list of lists of tokens.
 
         Raises
         ------
         NotFittedError
             Before `fit`, unless `vocabulary` is given.
         ValueError
-            If X holds the number of no token.
+            If X holds the number of no token, or a row is no sequence of numbers.
         """
         self._number_vocabulary()
         token = {number: token for token, number in self.vocabulary_.items()}
@@ -294,11 +296,17 @@ class TokenSequences(TransformerMixin, BaseEstimator):
             }
         token[UNKNOWN] = REPLACEMENT
         texts = []
-        for i, numbers in enumerate(X):
-            foreign = sorted({int(n) for n in numbers} - {PADDING, *token})
+        for i, row in enumerate(X):
+            numbers = np.asarray(unmasked(row))
+            if numbers.ndim != 1:
+                raise ValueError(
+                    f"Row {i} is {row!r}; expected the numbers of a text, of shape "
+                    "(n_tokens,). Put those of a single text in a list."
+                )
+            foreign = sorted(set(numbers.tolist()) - {PADDING, *token})
             if foreign:
                 raise ValueError(f"Row {i} holds {foreign[0]}, the number of no token.")
-            texts.append(self.join([token[n] for n in numbers if n != PADDING]))
+            texts.append(self.join([token[n] for n in numbers.tolist() if n != PADDING]))
         return texts
 
     def _number_vocabulary(self):
@@ -365,7 +373,7 @@ class TokenSequences(TransformerMixin, BaseEstimator):
             text = text.lower()
         if self.analyzer == "char":
             return list(text)
-        return self._require_joinable(i, pattern.findall(text), "change token_pattern")
+        return self._require_joinable(i, _found(pattern, text), "change token_pattern")
 
     def _require_joinable(self, i, tokens, remedy):
         """Return the tokens; raise where runs of them could not be told apart again."""
@@ -463,3 +471,19 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.requires_fit = self.vocabulary is None
         return tags
+
+
+def _found(pattern, text):
+    """Return what a pattern finds in a text, accents read as what they stand on.
+
+    A regular expression takes a combining mark (a vowel sign of Hindi, an accent by
+    itself) for no part of a word.
+    """
+    if text.isascii():
+        return pattern.findall(text)
+    bases = []
+    for character in text:
+        is_mark = bases and unicodedata.category(character).startswith("M")
+        bases.append(bases[-1] if is_mark else character)
+    matches = pattern.finditer("".join(bases))
+    return [text[slice(*match.span(pattern.groups))] for match in matches]

@@ -928,6 +928,8 @@ def test_targets_may_be_tensors_or_have_masks(make_sequences, target):
     for each in (masked, in_rows(masked)):
         with pytest.raises(ValueError, match="NaN"):
             model.fit(X, each)
+        with pytest.raises(ValueError, match="NaN"):
+            model.score(X, each)
 
 
 def test_times_of_other_frames_are_refused():

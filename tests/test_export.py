@@ -208,7 +208,7 @@ def test_values_that_predict_refuses_are_answered_with_nan(settings, tmp_path):
     expected = (model.predict if "y" in settings else model.predict_proba)(
         [one[:n] for one, n in zip(x, lengths, strict=True)]
     )
-    x[1, 2, 1], x[5, 6] = -np.inf, np.inf
+    x[1, 2, 1], x[5, 6] = -np.inf, [np.inf, 1e37, -1e37]
     x[2:4, 5:] = [[[np.inf]], [[np.nan]]]  # beyond their lengths
     x[4, 0 if is_refused else slice(None)] = np.nan  # where NaN is read, all of them
     expected[[1, 4, 5]] = np.nan
@@ -220,6 +220,36 @@ def test_values_that_predict_refuses_are_answered_with_nan(settings, tmp_path):
     program = torch.export.export(module, given).module()
     for called in (module, program):
         np.testing.assert_allclose(called(*given), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stem": None, "pooling": "last"},
+        {"stem": None, "pooling": "last", "bidirectional": True},
+        {"stem": None, "pooling": "mean"},
+        {"stem": "conv", "pooling": "mean-max"},
+        {"stem": "linear", "pooling": "max", "missing": "mask"},
+        {"stem": "embedding", "pooling": "last", "bidirectional": True},
+        {"stem": "embedding", "pooling": "mean"},
+    ],
+)
+def test_lengths_end_where_the_rows_do_and_no_step_is_nan(settings, tmp_path):
+    is_text = settings["stem"] == "embedding"
+    x = rng.integers(1, 9, size=(30, 6)) if is_text else X[:, :6].astype(np.float32)
+    model = fit(X=x, y=LABELS[: len(x)], **settings)
+    expected = model.predict_proba(x[:5])
+    module, onnx = to_torch(model), session(model, tmp_path / "model.onnx")
+    given = torch.from_numpy(x[:5])
+    found = module(given, torch.tensor([6, 9, 0, 2**40, 0]))
+    expected[[2, 4]] = np.nan
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    lengths = np.array([6, 6, 0, 6, 0])  # onnxruntime itself refuses others
+    (found,) = onnx.run(None, {"X": x[:5], "lengths": lengths})
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    if is_text:
+        padding = torch.zeros(1, 6, dtype=torch.int64)
+        assert module(padding, torch.tensor([6])).isnan().all()
 
 
 @pytest.mark.parametrize("kind", ["classifier", "forecaster"])

@@ -5,6 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -91,6 +93,13 @@ def test_what_was_drawn_is_read_in_lower_case(ngram_range):
         text += str(model.classes_[model.predict_proba([text])[0][-1].argmax()])
     assert "A" in text[2:]
     assert generate(model, "cA", 8, temperature=0) == text[2:]
+
+
+def test_padding_at_either_end_of_a_prompt_is_not_read(counter):
+    def draw(prompt):
+        return generate(counter, prompt, 20, temperature=5, random_state=0).tolist()
+
+    assert draw([0, 0, 0, 6, 0, 7, 0]) == draw([6, 0, 7])
 
 
 def test_a_prompt_is_read_to_its_end():
@@ -222,6 +231,14 @@ def test_models_that_cannot_generate(parrot):
         generate(longer, "a", 3)
     with pytest.raises(NotFittedError):
         generate(LSTMClassifier(), [1], 3)
+    for other in (GridSearchCV(parrot, {}), LogisticRegression()):
+        with pytest.raises(TypeError, match=r"Expected a fitted LSTMClassifier .*, got"):
+            generate(other, "a", 3)
+    texts = [["a", "b", "a"], ["b", "a", "b"]]
+    tagger = make_pipeline(TokenSequences(), LSTMClassifier(**quick))
+    tagger.fit(texts, [["V", "C", "V"], ["C", "V", "C"]])
+    with pytest.raises(ValueError, match=r"None of the classes, \['C', 'V'\] among them"):
+        generate(tagger, "ab", 3)
     with pytest.raises(NotFittedError, match="TokenSequences"):
         generate(make_pipeline(TokenSequences(), parrot[-1]), "a", 3)
     labels = [np.eye(2, dtype=int)[np.asarray(row) % 2] for row in X]

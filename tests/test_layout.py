@@ -82,7 +82,7 @@ ALLOWED = {
         "sequences",
     },
     "text": {"sequences"},
-    "generation": {"sequences", "streaming", "text"},
+    "generation": {"base", "sequences", "streaming", "text"},
     "forecast_inspection": {"base", "series"},
     "inspection": {
         "base",

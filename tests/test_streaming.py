@@ -136,6 +136,9 @@ def test_bad_steps_leave_the_state_as_it_was():
         ValueError, match=r"holds 1e\+300 at step 0 in channel 2, which is"
     ):
         live.push([0.0, 1.0, 1e300])
+    hidden = np.ma.masked_array([0.0, 9e9, 1.0], [False, True, False])
+    with pytest.raises(ValueError, match=r"holds nan in channel 1\. Values must be"):
+        live.push(hidden)
     np.testing.assert_allclose(live.push(X[0, 1]), prefixes(model, X[0])[1], atol=1e-6)
 
 

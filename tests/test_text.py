@@ -36,6 +36,22 @@ def test_what_a_token_is():
     assert TokenSequences("word").tokenize([["New York", "x"]]) == [["New York", "x"]]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी भाषा।", ["हिन्दी", "भाषा", "।"]),
+        ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+        ("مُحَمَّد قال", ["مُحَمَّد", "قال"]),
+        ("un cafe\u0301, s\u2019il", ["un", "cafe\u0301", ",", "s", "\u2019", "il"]),
+        ("\u0301a", ["\u0301", "a"]),  # on nothing
+        ("", []),
+        ("<\u0301>", ["<", "\u0301", ">"]),
+    ],
+)
+def test_words_keep_their_accents_and_vowel_signs(text, words):
+    assert TokenSequences("word").tokenize([text]) == [words]
+
+
 def test_numbers_start_after_padding_and_unknown():
     tokens = TokenSequences("word", lowercase=True)
     numbers = tokens.fit_transform(TEXTS)
@@ -66,6 +82,9 @@ def test_rare_tokens_are_left_out():
     texts = ["a b"] * 2 + ["a"] * 2
     for min_df, expected in [(0.5, ["a", "b"]), (0.51, ["a"]), (0.75, ["a"])]:
         assert [*TokenSequences("word", min_df=min_df).fit(texts).vocabulary_] == expected
+    # In floats 0.07 * 100 is more than 7.
+    texts = ["x a"] * 7 + ["x"] * 93
+    assert [*TokenSequences("word", min_df=0.07).fit(texts).vocabulary_] == ["a", "x"]
     # "a" is as frequent as they are, and first of the four.
     assert vocabulary(max_features=1) == {"a"}
     frequent = (
@@ -135,6 +154,20 @@ def test_inverse_gives_the_texts_back():
     assert by_word.inverse_transform(by_word.transform(["a  dog"])) == ["a dog"]
     called = TokenSequences(words).fit(TEXTS)
     assert called.inverse_transform(called.transform(["a dog"])) == [["a", "dog"]]
+
+
+def test_what_a_group_finds_keeps_its_accents():
+    quoted = TokenSequences("word", token_pattern=r"<(\w+)>|x")
+    assert quoted.tokenize(["\u092d\u093e<\u092d\u093e>x"]) == [["\u092d\u093e", ""]]
+
+
+def test_inverse_of_what_is_no_list_of_rows():
+    tokens = TokenSequences("word").fit(["a b"])
+    assert tokens.inverse_transform(torch.tensor([[2, 3]])) == ["a b"]
+    with pytest.raises(ValueError, match=r"Row 0 is .*2.*; expected the numbers of a te"):
+        tokens.inverse_transform(np.array([2, 3]))
+    with pytest.raises(ValueError, match=r"Row 1 holds 2\.5, the number of no token"):
+        tokens.inverse_transform([[2], [2.5]])
 
 
 def test_copies_number_alike():

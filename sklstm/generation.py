@@ -165,8 +165,8 @@ def _parts(model):
     if tokens is not None and set(tokens.numbers(forms)) == {UNKNOWN}:
         raise ValueError(
             f"None of the classes, {labels[:5]} among them, is in the vocabulary: "
-            "nothing that is drawn could be read. y must hold the tokens that X has one step "
-            "later."
+            "nothing that is drawn could be read. y must hold the tokens that X has one "
+            "step later."
         )
     return tokens, classifier
 

@@ -48,5 +48,5 @@ bench: .venv/demo
 
 clean:
 	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache
-	rm -rf .mypy_cache sklstm/_recurrence_*.so
+	rm -rf .mypy_cache sklstm/*.so
 	rm -rf docs/_build docs/gallery docs/generated docs/sg_execution_times.rst

@@ -58,7 +58,8 @@ def compile_variant(name, flags):
 
 def run_compiler(compiler, name, flags):
     """Compile one variant; return its path, or None with a warning."""
-    target = PACKAGE / f"_recurrence_{name}.so"
+    # With two points it is no module, which tools that import all there are would try.
+    target = PACKAGE / f"kernels.{name}.so"
     # Next to the target, so that it is replaced in one step: it may be in use.
     with tempfile.TemporaryDirectory(dir=PACKAGE) as folder:
         made = Path(folder) / target.name

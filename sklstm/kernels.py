@@ -159,7 +159,7 @@ def _library(cell, is_bfloat16):
     if is_bfloat16:
         known, otherwise = {"AVX512": ("amx", "avx512_bf16")}, ()
     for variant in known.get(capability, otherwise):
-        path = Path(__file__).with_name(f"_recurrence_{variant}.so")
+        path = Path(__file__).with_name(f"kernels.{variant}.so")
         try:
             native = ctypes.CDLL(str(path))
             if native.sklstm_version() != VERSION or not native.sklstm_suits():

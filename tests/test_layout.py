@@ -1,6 +1,7 @@
 """Imports point down only, and importing the package stays cheap."""
 
 import ast
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,9 @@ def imported(path):
 
 def test_every_room_is_known():
     assert {path.stem for path in PACKAGE.glob("*.py")} == set(ALLOWED)
+    # What was compiled is no module to those who import all that there are.
+    modules = {module.name for module in pkgutil.iter_modules(sklstm.__path__)}
+    assert modules == set(ALLOWED) - {"__init__"}
 
 
 @pytest.mark.parametrize("room", sorted(ALLOWED))

@@ -67,6 +67,7 @@ from sklstm.sequences import (
     read_steps,
     require_same_instances,
     split_steps,
+    unmasked,
 )
 from sklstm.shrinkage import shrinkage
 from sklstm.training import (
@@ -482,9 +483,19 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             )
         else:
             y = self._check_y(y)
+            if len(y) == lengths.sum() > len(lengths):
+                raise ValueError(
+                    f"X was read as {len(lengths)} sequences of {len(y)} time steps "
+                    "together, and y has a row for each step. For targets of steps set "
+                    'target="sequence"; if each row of X is a sequence, pass '
+                    "X.to_numpy()."
+                )
             check_consistent_length(lengths, y)
         weight = _check_sample_weight(
-            sample_weight, lengths, dtype=np.float64, ensure_non_negative=True
+            unmasked(sample_weight),
+            lengths,
+            dtype=np.float64,
+            ensure_non_negative=True,
         )
         if not weight.any():
             raise ValueError("Sample weights must contain at least one non-zero number.")
@@ -795,7 +806,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         lengths = np.array([len(row) for row in predicted])
         y = read_steps(y, lengths)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, lengths)
+            sample_weight = _check_sample_weight(unmasked(sample_weight), lengths)
             sample_weight = np.repeat(sample_weight, lengths)
         return y, np.concatenate(predicted), sample_weight
 

@@ -206,7 +206,8 @@ default="one-cycle"
         dict {0: weight, 1: weight} per label.
     warm_start : bool, default=False
         Whether `fit` goes on from the model at hand, standardisation and classes
-        included.
+        included. With `early_stopping` each fit holds out the same part of the same data
+        if `random_state` is an integer.
     checkpoint : path-like or None, default=None
         File in which a long fit keeps how far it has come, written between epochs and
         in at most 5 % of the time. If it is there when `fit` begins, the fit goes on
@@ -411,9 +412,15 @@ default="one-cycle"
     def _check_y(self, y):
         require_y(self, y)
         y = unmasked(y)
-        of_pandas = hasattr(y, "to_numpy") and hasattr(y, "dtype")
-        if of_pandas and getattr(y.dtype, "kind", "O") in "iu" and not y.isna().any():
-            y = y.to_numpy()  # nullable integers would become floats
+        column = y.iloc[:, 0] if hasattr(y, "iloc") and y.shape[1:] == (1,) else y
+        of_pandas = hasattr(column, "to_numpy") and hasattr(column, "dtype")
+        if (
+            of_pandas
+            and getattr(column.dtype, "kind", "O") in "iu"
+            and not column.isna().any()
+        ):
+            # Nullable integers would become floats.
+            y = column.to_numpy().reshape(y.shape)
         y = check_array(
             y, accept_sparse=True, ensure_2d=False, dtype=None, input_name="y"
         )
@@ -565,7 +572,7 @@ default="one-cycle"
         """
         self._check_before_score(X, y, sample_weight)
         if not self._per_step:
-            return super().score(X, unmasked(y), sample_weight)
+            return super().score(X, unmasked(y), unmasked(sample_weight))
         y, predicted, weight = self._flat_steps(X, y, sample_weight)
         return float(accuracy_score(y, predicted, sample_weight=weight))
 
@@ -754,7 +761,8 @@ default="one-cycle"
         whose loss is below `tol`.
     warm_start : bool, default=False
         Whether `fit` goes on from the model at hand, standardisation and classes
-        included.
+        included. With `early_stopping` each fit holds out the same part of the same data
+        if `random_state` is an integer.
     checkpoint : path-like or None, default=None
         File in which a long fit keeps how far it has come, written between epochs and
         in at most 5 % of the time. If it is there when `fit` begins, the fit goes on
@@ -1067,6 +1075,7 @@ default="one-cycle"
             y, predicted, sample_weight = self._flat_steps(X, y, sample_weight)
         else:
             predicted, y = self.predict(X), unmasked(y)
+            sample_weight = unmasked(sample_weight)
             check_consistent_length(predicted, y, sample_weight)
         _refuse_times(y)
         if self.head_.quantiles is None:

@@ -56,6 +56,35 @@ class _WithInstances:
         require_same_instances(X, y)
         return super().fit(X, y)
 
+    def score(self, X, y, **settings):
+        """Score predictions of a panel, as sktime does: accuracy, or R2.
+
+        Parameters
+        ----------
+        X : panel in an sktime format
+            n_instances series.
+        y : array-like of shape (n_instances,) or (n_instances, n_outputs)
+            As in `fit`.
+        **settings
+            Of a regressor `multioutput`, as `sklearn.metrics.r2_score` takes it.
+
+        Returns
+        -------
+        score : float
+
+        Raises
+        ------
+        ValueError
+            If y has the instances of X in another order, or either cannot be used.
+        """
+        require_same_instances(X, y)
+        return super().score(X, y, **settings)
+
+    def _as_read(self, X):
+        """Return a panel as `estimator_` takes it: tokens have no axis of channels."""
+        is_array = isinstance(X, np.ndarray) and X.ndim == 3
+        return X[:, 0] if is_array and self.stem == "embedding" else X
+
 
 class LSTMTimeSeriesClassifier(_WithInstances, BaseClassifier):
     """Classify time series in sktime with a long short-term memory network.
@@ -64,7 +93,7 @@ class LSTMTimeSeriesClassifier(_WithInstances, BaseClassifier):
     with one or many channels, of equal or unequal length, with or without missing
     values. Its parameters are those of `LSTMClassifier`, less `n_channels` and `layout`,
     which the panel tells, `target`, as sktime has a label per series, and `warm_start`,
-    as its `fit` always starts anew. Tokens come as frames of one column.
+    as its `fit` always starts anew. Tokens come in one column or channel.
 
     Parameters
     ----------
@@ -366,14 +395,15 @@ default="one-cycle"
 
     def _fit(self, X, y):
         settings = self.get_params(deep=False)
-        self.estimator_ = LSTMClassifier(layout="channel-major", **settings).fit(X, y)
+        self.estimator_ = LSTMClassifier(layout="channel-major", **settings)
+        self.estimator_.fit(self._as_read(X), y)
         return self
 
     def _predict(self, X):
-        return self.estimator_.predict(X)
+        return self.estimator_.predict(self._as_read(X))
 
     def _predict_proba(self, X):
-        return self.estimator_.predict_proba(X)
+        return self.estimator_.predict_proba(self._as_read(X))
 
     @classmethod
     def get_test_params(cls, parameter_set="default"):
@@ -402,7 +432,7 @@ class LSTMTimeSeriesRegressor(_WithInstances, BaseRegressor):
     or several targets, which share a network. Its parameters are those of
     `LSTMRegressor`, less `n_channels` and `layout`, which the panel tells, `target`, as
     sktime's targets are of whole series, and `warm_start`, as its `fit` always starts
-    anew. Tokens come as frames of one column.
+    anew. Tokens come in one column or channel.
 
     Parameters
     ----------
@@ -726,11 +756,12 @@ default="one-cycle"
                 f"be a number; got {self.quantile!r}. LSTMRegressor takes several."
             )
         y = y[:, 0] if y.shape[1] == 1 else y
-        self.estimator_ = LSTMRegressor(layout="channel-major", **settings).fit(X, y)
+        self.estimator_ = LSTMRegressor(layout="channel-major", **settings)
+        self.estimator_.fit(self._as_read(X), y)
         return self
 
     def _predict(self, X):
-        return self.estimator_.predict(X)
+        return self.estimator_.predict(self._as_read(X))
 
     @classmethod
     def get_test_params(cls, parameter_set="default"):

@@ -194,9 +194,13 @@ class SequenceEncoder:
                 "first: make_pipeline(TokenSequences(), "
                 f'{type(estimator).__name__}(stem="embedding")).'
             )
-        if self.tokens and isinstance(X, np.ndarray) and X.dtype.kind == "O":
-            with contextlib.suppress(TypeError, ValueError, OverflowError):
-                X = _as_int64(X)  # scikit-learn would make floats of them
+        if self.tokens:  # scikit-learn would make floats of them
+            if isinstance(X, np.ndarray) and X.dtype.kind == "O":
+                X = _whole_numbers(X)
+            elif hasattr(X, "iloc") and not all(map(_is_of_numpy, X.dtypes)):
+                numbers = _whole_numbers(X.to_numpy(dtype=object))
+                if numbers.dtype.kind == "i":
+                    X = type(X)(numbers, index=X.index, columns=X.columns)
         if ndim < 3:
             # Fitted on sequences of any length, a 2-D X is read by n_channels alone.
             free_width = not reset and not self.flat_
@@ -297,11 +301,14 @@ class SequenceEncoder:
         """One ragged row as a checked 2-D array (T_i, C)."""
         _require_order(row, i)
         try:
-            if hasattr(row, "dtypes"):
+            if hasattr(row, "columns") and hasattr(row, "dtypes"):
                 _require_real_columns(row)
             array = np.asarray(unmasked(row))
-            if array.dtype.kind in "cmM":
-                raise TypeError(f"they are {array.dtype}")
+            for dtype in (array.dtype, getattr(row, "dtype", None)):
+                if getattr(dtype, "kind", "O") in "cmM":
+                    raise TypeError(f"they are {dtype}")
+            if self.tokens and array.dtype.kind == "O":
+                array = _whole_numbers(array)
             if array.dtype.kind not in "buif" and hasattr(row, "to_numpy"):
                 array = row.to_numpy(dtype=np.float64, na_value=np.nan)
             elif array.dtype.kind not in "buif":
@@ -624,20 +631,25 @@ def distinct_rows(
 def require_same_instances(X, y, name="y") -> None:
     """Raise where X has an (instance, time) row index and y other instances or order.
 
-    A y of one row per instance may also have an index of its own; it is read by position.
-    `name` is what it is called in messages.
+    So of an X whose cells are sequences. A y of one row per instance may also have an
+    index of its own; it is read by position. `name` is what it is called in messages.
     """
     levels = getattr(getattr(y, "index", None), "nlevels", 0)
-    if (
-        levels not in (1, 2)
-        or not hasattr(X, "columns")
-        or getattr(getattr(X, "index", None), "nlevels", 1) != 2
-    ):
+    if levels not in (1, 2) or not (hasattr(X, "columns") and hasattr(X, "index")):
+        return
+    if getattr(X.index, "nlevels", 1) != 2 and not (levels == 1 and _is_nested(X)):
         return
     of_X, of_y = (a.index.get_level_values(0).unique() for a in (X, y))
     if len(of_X) != len(of_y) or of_X.equals(of_y):
         return
-    if levels == 2 or of_X.sort_values().equals(of_y.sort_values()):
+    lacks = ~of_X.isin(of_y)
+    if lacks.any() and not lacks.all() and of_X.dtype.kind not in "iu":
+        raise ValueError(
+            f"X and {name} are of different instances: {name} lacks "
+            f"{of_X[lacks][:3].tolist()}, which X has. It is read by position only if "
+            "its index is one of its own."
+        )
+    if levels == 2 or not lacks.any():
         raise ValueError(
             f"X and {name} have their instances in another order: "
             f"{of_X[:3].tolist()}... and {of_y[:3].tolist()}... Call {name}.loc["
@@ -686,7 +698,7 @@ def read_steps(y, lengths: np.ndarray) -> np.ndarray:
             "Found input variables with inconsistent numbers of samples: "
             f"{[len(lengths), len(rows)]}"
         )
-    rows = [np.asarray(unmasked(row)) for row in rows]
+    rows = [_plain_targets(np.asarray(unmasked(row))) for row in rows]
     for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         if row.ndim not in (1, 2) or row.ndim != rows[0].ndim:
             raise ValueError(
@@ -701,6 +713,15 @@ def read_steps(y, lengths: np.ndarray) -> np.ndarray:
             )
     # In one layout, whatever that of the rows is: sums round by it.
     return np.ascontiguousarray(np.concatenate(rows))
+
+
+def _plain_targets(row):
+    """Return targets in columns of several types, objects to NumPy, as numbers."""
+    if row.dtype.kind == "O" and row.ndim == 2:
+        row = _whole_numbers(row)
+        with contextlib.suppress(TypeError, ValueError):
+            return row.astype(np.float64) if row.dtype.kind == "O" else row
+    return row
 
 
 def split_steps(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -837,6 +858,8 @@ def _require_numbers(frame):
     try:
         _require_real_columns(frame)
         values = frame.to_numpy()
+        if values.dtype.kind == "O":
+            values = _whole_numbers(values)
         if values.dtype.kind in "buif":
             return values
         return frame.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -926,6 +949,20 @@ def _as_int64(array):
     with np.errstate(invalid="ignore"):
         tokens = array.astype(np.int64)
     return tokens if ((tokens >= 0) & (tokens == array)).all() else array
+
+
+def _whole_numbers(array):
+    """Return objects that are whole numbers, all of them, as int64: to the last digit."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        numbers = array.astype(np.int64)
+        if (numbers == array).all():
+            return numbers
+    return array
+
+
+def _is_of_numpy(dtype) -> bool:
+    """Tell whether a column's type is one of NumPy's for numbers."""
+    return isinstance(dtype, np.dtype) and dtype.kind in "buif"
 
 
 def _require_real(X):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -156,10 +157,10 @@ class TokenSequences(TransformerMixin, BaseEstimator):
                 in_texts.update(set(found))
             # A share is compared with shares: 0.07 * 100 is more than 7.
             total = 1 if isinstance(self.min_df, Integral) else len(texts)
-            kept = sorted(t for t, n in in_texts.items() if n / total >= self.min_df)
+            kept = _in_order(t for t, n in in_texts.items() if n / total >= self.min_df)
             if self.max_features is not None:
                 kept.sort(key=lambda token: -count[token])  # stable: ties as sorted
-                kept = sorted(kept[: self.max_features])
+                kept = _in_order(kept[: self.max_features])
         if not kept:
             raise ValueError(
                 "The vocabulary is empty: no token of the texts is in at least "
@@ -362,8 +363,15 @@ class TokenSequences(TransformerMixin, BaseEstimator):
     def _tokens(self, i, text, pattern):
         if callable(self.analyzer):
             return list(self.analyzer(text))
-        if isinstance(text, (list, tuple, np.ndarray)):
-            return self._require_joinable(i, list(text), "replace such tokens")
+        if isinstance(text, (list, tuple)) or np.ndim(text) == 1:
+            tokens = list(text)
+            for k, token in enumerate(tokens):
+                if token is None or (isinstance(token, float) and math.isnan(token)):
+                    raise ValueError(
+                        f"Text {i} has {token!r} as token {k}. Leave out what is "
+                        "missing, or give it a name, such as '<missing>'."
+                    )
+            return self._require_joinable(i, tokens, "replace such tokens")
         if not isinstance(text, str):
             raise ValueError(
                 f"Text {i} is {text!r}, of type {type(text).__name__}; expected str. Put "
@@ -471,6 +479,18 @@ class TokenSequences(TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.requires_fit = self.vocabulary is None
         return tags
+
+
+def _in_order(tokens):
+    tokens = list(tokens)
+    try:
+        return sorted(tokens)
+    except TypeError as error:
+        kinds = sorted({type(token).__name__ for token in tokens})
+        raise ValueError(
+            f"The tokens are of types that have no order together: {', '.join(kinds)}. "
+            "Make them of one type, as by map(str, tokens)."
+        ) from error
 
 
 def _found(pattern, text):

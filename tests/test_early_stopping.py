@@ -69,6 +69,21 @@ def test_rows_set_aside_are_not_trained_on(judged, monkeypatch):
     assert sorted([*used, *aside]) == list(range(60))
 
 
+@pytest.mark.parametrize("estimator", [LSTMClassifier, LSTMRegressor])
+def test_a_fit_that_goes_on_sets_the_same_rows_aside(judged, estimator):
+    X, y = numbered()
+    labels = y > 0 if estimator is LSTMClassifier else y
+    model = estimator(**QUICK, warm_start=True)
+    targets = []
+    for _ in range(3):
+        judged.clear()
+        model.fit(X, labels)
+        targets.append(judged[0][0])
+    for rows in targets[1:]:
+        for found, expected in zip(rows.arrays(), targets[0].arrays(), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_another_seed_sets_other_rows_aside(judged):
     X, y = numbered()
     found = []

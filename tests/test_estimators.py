@@ -16,7 +16,11 @@ import torch
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.ensemble import BaggingClassifier
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import (
+    ConvergenceWarning,
+    DataConversionWarning,
+    NotFittedError,
+)
 from sklearn.metrics import (
     accuracy_score,
     d2_pinball_score,
@@ -930,6 +934,23 @@ def test_targets_may_be_tensors_or_have_masks(make_sequences, target):
             model.fit(X, each)
         with pytest.raises(ValueError, match="NaN"):
             model.score(X, each)
+
+
+def test_weights_behind_a_mask_are_missing(make_sequences):
+    X, y = make_sequences(20)
+    model = LSTMClassifier(**QUICK).fit(X, y)
+    weight = np.ma.masked_array(np.ones(20), mask=np.arange(20) == 3)
+    for call in (model.fit, model.score):
+        with pytest.raises(ValueError, match="sample_weight contains NaN"):
+            call(X, y, sample_weight=weight)
+
+
+def test_a_column_of_nullable_integers_keeps_its_digits(make_sequences):
+    X, y = make_sequences(20)
+    ids = pd.DataFrame({"id": pd.array(2**53 + y.astype(np.int64), dtype="Int64")})
+    with pytest.warns(DataConversionWarning):
+        model = LSTMClassifier(**QUICK).fit(X, ids)
+    assert model.classes_.tolist() == [2**53, 2**53 + 1]
 
 
 def test_times_of_other_frames_are_refused():

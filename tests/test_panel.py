@@ -107,8 +107,25 @@ def test_instances_in_another_order_are_refused(face, make_sequences):
     expected = face(**QUICK).fit(panel, y).predict(panel)
     found = face(**QUICK).fit(panel, labels).predict(panel)
     np.testing.assert_array_equal(found, expected)
-    with pytest.raises(ValueError, match="X and y have their instances in another order"):
-        face(**QUICK).fit(panel, labels.sort_index())
+    nested = pd.DataFrame({"v": [pd.Series(x[:, 0]) for x in X]}, keys)
+    for data in (panel, nested):
+        fitted = face(**QUICK).fit(data, labels)
+        for call in (face(**QUICK).fit, fitted.score):
+            with pytest.raises(ValueError, match="X and y have their instances in anoth"):
+                call(data, labels.sort_index())
+            others = labels.rename({"case 3": "case 30"})
+            with pytest.raises(ValueError, match=r"y lacks \['case 3'\], which X has"):
+                call(data, others)
+            call(data, labels.set_axis(range(12)))  # an index of its own
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_tokens_are_frames_or_arrays_of_one_channel(face):
+    X = np.random.default_rng(0).integers(1, 5, (20, 1, 6))
+    y = (X[:, 0] == 2).sum(axis=1) % 2
+    model = face(4, stem="embedding", max_iter=12, random_state=0).fit(X, y)
+    expected = model.predict([pd.DataFrame(x.T) for x in X])
+    np.testing.assert_array_equal(model.predict(X), expected)
 
 
 @pytest.mark.filterwarnings("ignore:The DataFrame has:UserWarning")

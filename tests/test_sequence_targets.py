@@ -41,6 +41,24 @@ def assert_same_rows(found, expected):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", [None, "boolean", "Int64", object])
+def test_several_labels_per_step_in_columns_of_several_types(dtype):
+    index = pd.MultiIndex.from_product([range(20), range(6)])
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(120, 2)), index, ["a", "b"])
+    plain = (X > 0).set_axis(["u", "v"], axis=1)
+    y = plain.astype({"v": int}) if dtype is None else plain.astype(dtype)
+    expected = LSTMClassifier(**QUICK).fit(X, plain.astype(int)).predict(X)
+    in_rows = [of_row for _, of_row in y.groupby(level=0)]
+    for labels in (y, in_rows):
+        assert_same_rows(LSTMClassifier(**QUICK).fit(X, labels).predict(X), expected)
+
+
+def test_a_row_of_y_for_each_step_of_a_target_per_sequence(estimator):
+    X, y = labelled_steps(estimator)
+    with pytest.raises(ValueError, match=r"read as 40 sequences of \d+ time steps toget"):
+        estimator(max_iter=2).fit(X, np.concatenate(y))
+
+
 # ------------------------------------------------------------------------------ laws
 @pytest.mark.parametrize(
     "settings",

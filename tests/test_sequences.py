@@ -444,6 +444,23 @@ def test_tokens_beyond_float64_are_tokens_of_their_own():
     np.testing.assert_array_equal(weight, [2] * 5)
 
 
+def test_tokens_of_nullable_integers_and_objects_are_no_floats():
+    E = 2**60 + np.arange(12).reshape(4, 3) % 5
+    frame = pd.DataFrame(E, columns=list("abc"))
+    index = pd.MultiIndex.from_product([range(4), range(3)])
+    panel = pd.DataFrame({"v": E.ravel()}, index)
+    mixed = frame.astype({"a": "Int64", "b": object})
+    for X in (
+        frame, frame.astype("Int64"), frame.astype(object), mixed,
+        panel.astype("Int64"), panel.astype(object),
+        [row.astype(object) for row in E], [pd.Series(row, dtype="Int64") for row in E],
+    ):  # fmt: skip
+        np.testing.assert_array_equal(read(X, tokens=True).values, E)
+    model = LSTMClassifier(4, stem="embedding", max_iter=11).fit(mixed, [0, 1, 0, 1])
+    assert model.feature_names_in_.tolist() == ["a", "b", "c"]
+    assert len(model.encoder_.vocabulary_) == 5
+
+
 @pytest.mark.parametrize("dtype", [np.uint64, np.float64, np.float16])
 def test_tokens_keep_their_numbers_beside_rows_of_another_type(dtype):
     rows = [np.array([2**60 + 1, 5]), np.array([3], dtype=dtype)]
@@ -509,6 +526,19 @@ def test_nullable_numbers_are_read_as_any_others():
         [part for _, part in frame.astype("Float64").groupby(level=0, sort=False)],
     ):
         np.testing.assert_array_equal(read(X, missing="mask").values, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "Float64", "int64", "Int64", object, bool])
+def test_rows_that_are_series_are_read_as_any_others(dtype):
+    rows = [np.arange(4), np.arange(3) % 2]
+    if dtype is bool:
+        rows = [row > 0 for row in rows]
+    X = [pd.Series(row).astype(dtype) for row in rows]
+    np.testing.assert_array_equal(read(X).values, read(rows).values)
+    times = pd.Series(pd.date_range("2024", periods=3, tz="CET"))
+    for bad in (times, times - times[0], times.dt.tz_localize(None), pd.Series([1j])):
+        with pytest.raises(ValueError, match="values that are not numbers in row 1"):
+            read([X[0], bad])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -370,6 +370,20 @@ def test_tokens_that_are_not_integers():
         )
 
 
+def test_tokens_that_are_missing_or_have_no_order_together():
+    tokens = TokenSequences()
+    for rows in (
+        [["in", None], ["buy"]],
+        [["in"], np.array(["a", np.nan], dtype=object)],
+    ):
+        with pytest.raises(ValueError, match=r"Text . has (None|nan) as token 1\. Leave"):
+            tokens.fit(rows)
+    with pytest.raises(ValueError, match=r"have no order together: int, str\. Make them"):
+        tokens.fit([["in", 3], ["buy"]])
+    rows = [pd.Series(["in", "buy"]), pd.Categorical(["buy", "out"])]
+    assert tokens.tokenize(rows) == [["in", "buy"], ["buy", "out"]]
+
+
 def test_a_table_is_no_list_of_texts():
     with pytest.raises(ValueError, match=r"the columns \['text'\]; expected texts"):
         TokenSequences().fit(pd.DataFrame({"text": ["a b", "c"]}))

@@ -536,7 +536,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
         held_out = train_test_split(
             candidates,
             test_size=n_held_out,
-            random_state=random.split_seed,
+            # Of a fit that goes on as of the first: what was trained on is no test.
+            random_state=random.of_fit(0).split_seed,
             stratify=stratify,
         )[1]
         kept = np.delete(np.arange(len(rows)), held_out)

@@ -906,18 +906,32 @@ INLINE void product_tile(int rows, int vectors, const float *a, ptrdiff_t a_row,
         }
 }
 
+/* tile(rows), for the rows that whole tiles leave over: numbers that a compiler knows, so that
+   it keeps the sums in registers. Row by row would wait for each product. */
+#if TILES
+#define OF_REST(rows, tile)                                                               \
+    if (rows) tile((int)(rows));
+#else
+#define OF_REST(rows, tile)                                                               \
+    switch (rows) {                                                                       \
+        case 1: tile(1); break;                                                           \
+        case 2: tile(2); break;                                                           \
+        case 3: tile(3); break;                                                           \
+        case 4: tile(4); break;                                                           \
+        case 5: tile(5); break;                                                           \
+    }
+#endif
+
 INLINE void product_panel(int vectors, int rows, const float *a, ptrdiff_t n_rows,
                           ptrdiff_t a_row, ptrdiff_t n_terms, const float *w, ptrdiff_t ld,
                           const float *bias, int relu, float *out) {
+#define TILE(rows)                                                                        \
+    product_tile(rows, vectors, a + n * a_row, a_row, n_terms, w, ld, bias, relu, out + n * ld)
     ptrdiff_t n = 0;
-    for (; n + rows <= n_rows; n += rows)
-        product_tile(rows, vectors, a + n * a_row, a_row, n_terms, w, ld, bias, relu,
-                     out + n * ld);
-    for (int rest; n < n_rows; n += rest) {
-        rest = TILES ? n_rows - n : 1;
-        product_tile(rest, vectors, a + n * a_row, a_row, n_terms, w, ld, bias, relu,
-                     out + n * ld);
-    }
+    for (; n + rows <= n_rows; n += rows) TILE(rows);
+    for (; n + ROWS <= n_rows; n += ROWS) TILE(ROWS);
+    OF_REST(n_rows - n, TILE)
+#undef TILE
 }
 
 /* out (n_rows, ld) = a (n_rows, n_terms) @ w (n_terms, ld) + bias (ld), maybe rectified.
@@ -1012,15 +1026,14 @@ INLINE void weight_tile(int rows, int first, int last, const float *a, ptrdiff_t
 INLINE void weight_tiles(int rows, int first, int last, const float *a, ptrdiff_t row,
                          ptrdiff_t step, ptrdiff_t n_columns, const float *d,
                          ptrdiff_t d_row, ptrdiff_t n_rows, float *out, ptrdiff_t out_row) {
+#define TILE(rows)                                                                        \
+    weight_tile(rows, first, last, a + k * row, row, step, d, d_row, n_rows, out + k * out_row, \
+                out_row)
     ptrdiff_t k = 0;
-    for (; k + rows <= n_columns; k += rows)
-        weight_tile(rows, first, last, a + k * row, row, step, d, d_row, n_rows,
-                    out + k * out_row, out_row);
-    for (int rest; k < n_columns; k += rest) {
-        rest = TILES ? n_columns - k : 1;
-        weight_tile(rest, first, last, a + k * row, row, step, d, d_row, n_rows,
-                    out + k * out_row, out_row);
-    }
+    for (; k + rows <= n_columns; k += rows) TILE(rows);
+    for (; k + ROWS <= n_columns; k += ROWS) TILE(ROWS);
+    OF_REST(n_columns - k, TILE)
+#undef TILE
 }
 
 /* Rows and columns that are paired at a time; of whole tiles and vectors. */

@@ -55,8 +55,7 @@ class Randomness:
         self.start = torch.Generator().manual_seed(seeds[0])
         self.order = torch.Generator().manual_seed(seeds[1])
         self.dropout = torch.Generator(device).manual_seed(seeds[2])
-        # Of a fit that goes on as of the first: rows that were trained on are no test.
-        self.split_seed = np.random.SeedSequence([seed, 0]).generate_state(4).tolist()[3]
+        self.split_seed = seeds[3]
         self._drawn_from = [seed, n_iter]
 
     def of_fit(self, n_iter, device=None):

@@ -472,11 +472,3 @@ def test_an_interrupt_brings_the_lowest_loss_back():
         fit(network, loss=rising, on_epoch=interrupt)
     torch.testing.assert_close(network.weight.detach(), weights[1], rtol=0, atol=0)
     assert not torch.equal(weights[1], weights[2])
-
-
-def test_networks_of_one_seed_draw_otherwise():
-    random = Randomness(0, CPU, 0)
-    each = [random.of_fit(i) for i in range(5)]
-    assert len({one.split_seed for one in each}) == 5
-    assert len({one.order.initial_seed() for one in each}) == 5
-    assert each[0].split_seed == random.split_seed

@@ -157,8 +157,9 @@ def distill(estimator, X, *, hidden_size):
         As in `fit`.
     hidden_size : int
         Of the student. All other parameters are the teacher's, but for `class_weight`,
-        which is in what the teacher says. Answers below 1 % are left out, but for the
-        likeliest class of each sequence and the likeliest sequence of each class.
+        which is in what the teacher says, and a classifier's `early_stopping`, which is
+        off. Answers below 1 % are left out, but for the likeliest class of each sequence
+        and the likeliest sequence of each class.
 
     Returns
     -------
@@ -216,7 +217,9 @@ def distill(estimator, X, *, hidden_size):
     is_learnt[share.argmax(axis=0), np.arange(share.shape[1])] = True
     row, label = np.nonzero(is_learnt)
     weight = np.maximum(share[row, label], np.finfo(np.float64).tiny)
-    student.set_params(class_weight=None)  # the teacher has seen to it
+    # Of class weights the teacher has seen; and a sequence in several rows, one for each
+    # class, may not be trained on and held out.
+    student.set_params(class_weight=None, early_stopping=False)
     return student.fit(
         _safe_indexing(X, row), estimator.classes_[label], sample_weight=weight
     )

@@ -466,6 +466,7 @@ default="one-cycle"
             All classes that any call will bring; used at the first call only. None
             means those of that call's y.
         sample_weight : array-like of shape (n_samples,), default=None
+            Counts within the call: weights of each are scaled to a mean of 1.
 
         Returns
         -------
@@ -1034,6 +1035,7 @@ default="one-cycle"
             As in `fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), default=None
+            Counts within the call: weights of each are scaled to a mean of 1.
 
         Returns
         -------

@@ -465,18 +465,20 @@ def forecast_ahead(model, array, n_steps, future, device):
     quantiles : ndarray of shape (n, n_steps, n_quantiles)
     """
     numbers, middle = np.arange(len(array)), len(model.quantiles) // 2
-    blocks, spread = [], 0.0
+    observed, own, blocks, spread = array, None, [], 0.0
     for i, start in enumerate(range(0, n_steps, model.horizon)):
         ahead = future[:, start : start + model.horizon]
         quantiles = model.block(array, numbers, array.stops, ahead, device)
         median = quantiles[:, :, middle : middle + 1]
-        # Errors of blocks add up as if independent.
-        gaps = quantiles - median
+        # Errors of blocks add up as if independent and alike: windows that end in
+        # forecasts have less noise than what is to come.
+        own = quantiles - median if own is None else own
+        gaps = own[:, : median.shape[1]]
         gaps = np.sign(gaps) * np.hypot(gaps, spread)
         spread = gaps[:, -1:]
         if i:
             median = _damped(median, array, model, DAMPING**i)
-        blocks.append(guarded(median + gaps, array, numbers, array.stops, model))
+        blocks.append(guarded(median + gaps, observed, numbers, observed.stops, model))
         if start + model.horizon < n_steps:
             array = _extended_by(array, blocks[-1][:, :, middle], ahead)
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)

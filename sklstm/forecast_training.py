@@ -507,7 +507,8 @@ class ForecastTraining:
             warnings.simplefilter("ignore", RuntimeWarning)  # steps without a value
             offsets = np.stack(
                 [
-                    np.nanquantile(error[:, :, q], alpha, axis=0)
+                    # The rank of alpha (n + 1): the next error is one of n + 1 alike.
+                    np.nanquantile(error[:, :, q], alpha, axis=0, method="weibull")
                     for q, alpha in enumerate(model.quantiles)
                 ],
                 axis=1,

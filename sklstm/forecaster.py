@@ -928,7 +928,10 @@ class LSTMForecaster(ForecastTraining, BaseForecaster):
         for column in range(table.n_columns):
             series = column * table.n_instances + instance
             ends = array.stops[series] - table.lengths[instance] + position
-            columns.append(self._backtest(model, array, series, ends, steps, device))
+            medians = self._backtest(model, array, series, ends, steps, device)
+            # A column that begins later than others has nothing to forecast from.
+            medians[ends <= array.first_observed(series)] = np.nan
+            columns.append(medians)
         values = np.stack(columns, axis=2)  # (n_cutoffs, n_steps, n_columns)
         inside = position[:, None] + steps - 1 < table.lengths[instance, None]
         index = _index_of_backtest(table, instance, position, steps, inside)

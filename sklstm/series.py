@@ -432,8 +432,9 @@ def find_period(array: SeriesArray, index) -> int:
 
     That of the frequency is kept where the series show it (`_shows_season`). Without one
     the highest peak of the autocorrelation of the differenced series is, where it is
-    significant and the series are long enough to show it twice. Noise can hide a season
-    from differences: if they show none, `_period_behind_noise` looks for it.
+    significant and the series are long enough to show it twice; or what is near it, or a
+    part of it, and explains as much. Noise can hide a season from differences: if they
+    show none, `_period_behind_noise` looks for it.
     """
     longest = int(np.median(array.lengths))
     from_frequency = frequency_period(index)
@@ -450,7 +451,9 @@ def find_period(array: SeriesArray, index) -> int:
         # The highest of many lags is high by chance: at each a lower risk is allowed.
         z = ndtri(1 - 0.05 / max_lag)
         if acf[period] > max(_limit(acf, period, z, n_steps * len(x)), 0.2):
-            return period
+            if x.shape[1] < MIN_SEASONS * period:
+                return period
+            return _shortest_that_explains(x, [period], share=0.9) or period
     if x.shape[1] < 8 * MIN_SEASONS:
         return 1
     return _period_behind_noise(x, max_lag)
@@ -493,18 +496,25 @@ def _period_behind_noise(x, max_lag) -> int:
     middle = width // 2
     level = x[:, middle : middle + moving.shape[1]] - moving
     peaks = _highest_peaks(_autocorrelation(level, max_lag), 5)
-    # A peak may be at several seasons, and noise moves it by a step or two.
+    return _shortest_that_explains(x, peaks, share=0.7) or 1
+
+
+def _shortest_that_explains(x, peaks, share) -> int | None:
+    """Return the shortest period that explains nearly as much as the best; None if none.
+
+    A peak may be at several seasons, and noise moves it by a step or two.
+    """
     candidates = {
         max(round(p / n) + k, 2)
         for p in peaks
         for n in (1, 2, 3, 4)
         for k in range(-2, 3)
     }
-    shares = {p: _explained_by_phase(x, p) for p in candidates}
-    best = max(shares.values(), default=0.0)
+    explained = {p: _explained_by_phase(x, p) for p in candidates}
+    best = max(explained.values(), default=0.0)
     if best < MIN_EXPLAINED:
-        return 1
-    return min(p for p, share in shares.items() if share > 0.7 * best)
+        return None
+    return min(p for p, much in explained.items() if much > share * best)
 
 
 def grows_with_level(array: SeriesArray, period: int) -> bool:

@@ -226,9 +226,10 @@ class FlatParameters:
 class Optimizer:
     """Adam, AdamW or SGD with Nesterov momentum, on flat parameters.
 
-    `alpha` is an L2 penalty in the loss for "adam" and "sgd", as in MLPClassifier,
-    and decoupled weight decay for "adamw" (Loshchilov & Hutter, 2019). The parameters are
-    `n_parts` of one size, each of which takes steps of its own.
+    `alpha` is an L2 penalty in the loss for "adam" and "sgd", as in MLPClassifier (but
+    not divided by the rows of a batch), and decoupled weight decay for "adamw"
+    (Loshchilov & Hutter, 2019). The parameters are `n_parts` of one size, each of which
+    takes steps of its own.
     """
 
     beta1, beta2, eps, momentum = 0.9, 0.999, 1e-8, 0.9

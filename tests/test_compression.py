@@ -293,3 +293,11 @@ def test_rows_of_one_weight_are_not_rounded():
     for name in narrow:
         np.testing.assert_array_equal(weights(small.network_)[name], exact[name])
     assert not narrow & small.network_.codes.keys()
+
+
+def test_a_student_holds_out_no_sequence_that_it_learns(data):
+    X, y = data
+    teacher = LSTMClassifier(6, max_iter=12, random_state=0, early_stopping=True)
+    student = distill(teacher.fit(X, y), X, hidden_size=4)
+    assert student.early_stopping is False
+    assert student.score(X, teacher.predict(X)) > 0.6

@@ -389,7 +389,10 @@ def test_calibration_shifts_by_the_quantiles_of_the_errors():
     assert n_judged == 90
     truth = np.stack([values[:, [10, 11]], values[:, [8, 9]], values[:, [6, 7]]], axis=1)
     truth = truth.reshape(-1, 2)
-    of_first = [np.quantile((truth[:, 0] - q) / 2, a) for q, a in [(-1, 0.1), (1, 0.9)]]
+    # The 9.1th and the 81.9th of 90 errors, so that the next one is as likely beyond.
+    errors = np.sort((truth[:, :1] - [-1, 1]) / 2, axis=0)
+    of_first = [0.9 * errors[8, 0] + 0.1 * errors[9, 0]]
+    of_first += [0.1 * errors[80, 1] + 0.9 * errors[81, 1]]
     np.testing.assert_allclose(model.offsets[0], [of_first[0], 0.0, of_first[1]])
     np.testing.assert_allclose(model.offsets[1], [-MOST_OFFSET, 0.0, MOST_OFFSET])
     np.testing.assert_array_equal(model.offsets[2], model.offsets[1])
@@ -420,6 +423,20 @@ def test_blocks_beyond_the_horizon_grow_wider_and_return_to_the_naive_forecast()
     for i in range(3):
         width = math.sqrt(i + 1)
         np.testing.assert_allclose(found[2 * i, [0, 2]], [10 - width, 10 + width])
+
+
+def test_blocks_are_as_uncertain_as_the_first_though_forecasts_have_no_noise():
+    def block(array, series, ends, future, device):
+        n_steps = future.shape[1]
+        width = 9.0 if array.lengths[0] == 21 else 1e-3  # of a history, of forecasts
+        return np.tile([-width, 0.0, width], (len(series), n_steps, 1))
+
+    # Of 30 steps that are read all but a few are forecasts in the end: a range of 0.
+    array = to_array([*([-50.0, 50.0] * 10), 0.0])
+    found = forecast_ahead(bare_model(5, block), array, 60, np.zeros((1, 60, 0)), CPU)[0]
+    expected = 9 * np.sqrt(np.repeat(np.arange(1, 13), 5))
+    np.testing.assert_allclose(found[:, 2] - found[:, 1], expected)
+    np.testing.assert_allclose(found[:, 1] - found[:, 0], expected)
 
 
 def test_each_block_keeps_less_of_its_distance_from_the_naive_forecast():

@@ -199,6 +199,16 @@ def test_of_a_season_and_its_multiples_the_shortest_is_found(period):
     assert find_period(y, pd.RangeIndex(len(season))) == period
 
 
+@pytest.mark.parametrize("n", [100, 150, 300, 600])
+def test_of_a_clear_season_no_neighbour_and_no_multiple_is_taken(n):
+    rng = np.random.default_rng(0)
+    waves = 5 * np.sin(2 * np.pi * (np.arange(n) / 12 + rng.random((40, 1))))
+    found = [
+        find_period(flat(x), pd.RangeIndex(n)) for x in waves + rng.normal(size=(40, n))
+    ]
+    assert np.mean(np.array(found) == 12) > 0.95
+
+
 @pytest.mark.parametrize("period", [168, 390])
 def test_a_long_season_is_found(period):
     rng = np.random.default_rng(0)

@@ -796,6 +796,16 @@ def test_what_update_has_no_value_of_is_not_trained_on():
         torch.testing.assert_close(weight, states[1][name], rtol=0, atol=0)
 
 
+def test_a_backtest_has_no_forecast_of_a_column_that_has_not_begun():
+    values = 100 + np.random.default_rng(0).normal(size=(60, 2)).cumsum(axis=0)
+    y = pd.DataFrame(values, columns=["a", "b"])
+    y.loc[:29, "b"] = np.nan
+    found = LSTMForecaster(sp=4).fit(y, fh=[1, 2]).backtest(y, initial_window=5)
+    begins = found.index.get_level_values(0) >= 30
+    assert found["b"].notna().tolist() == begins.tolist()
+    assert found["a"].notna().all()
+
+
 def test_a_backtest_of_a_hierarchy_has_its_levels():
     y = _make_hierarchical((2, 2), min_timepoints=30, max_timepoints=30, random_state=0)
     tested = LSTMForecaster(sp=1, pretrained="only").fit(y, fh=[1, 2]).backtest(y)

@@ -372,7 +372,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, ABC):
             validate = functools.partial(of_rows, network, head, validation, device)
         own = {name: getattr(self, name) for name in TRAIN_SETTINGS}
         batch_size, bfloat16 = self._batch_size(len(training)), self.dtype == "bfloat16"
-        # The last of them is never all of them: its weights are those of one.
+        # The first of several is all of them together; by the last one alone is counted.
         n_threads = threads_for(
             batch_size, training.encoded.n_timesteps, network.members[-1]
         )

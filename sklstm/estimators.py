@@ -154,10 +154,10 @@ default="one-cycle"
         does not depend on the order of the rows, and equal rows are merged into one
         with their weights added.
     oversample : bool, default=False
-        Whether weights (of samples and classes) say how often a sequence is drawn in an
-        epoch, instead of how much its loss counts, so that rare ones are met several
-        times rather than once with large gradients. An epoch has as many draws as
-        there are distinct sequences.
+        Whether weights (of samples; a classifier's of classes too) say how often a
+        sequence is drawn in an epoch, instead of how much its loss counts, so that rare
+        ones are met several times rather than once with large gradients. An epoch has
+        as many draws as there are distinct sequences.
     augment : str, sequence of str or None, default="auto"
         How sequences are varied at random in training, anew in every epoch: one or
         several (in any order) of
@@ -717,10 +717,10 @@ default="one-cycle"
         does not depend on the order of the rows, and equal rows are merged into one
         with their weights added.
     oversample : bool, default=False
-        Whether weights (of samples and classes) say how often a sequence is drawn in an
-        epoch, instead of how much its loss counts, so that rare ones are met several
-        times rather than once with large gradients. An epoch has as many draws as
-        there are distinct sequences.
+        Whether weights (of samples; a classifier's of classes too) say how often a
+        sequence is drawn in an epoch, instead of how much its loss counts, so that rare
+        ones are met several times rather than once with large gradients. An epoch has
+        as many draws as there are distinct sequences.
     augment : str, sequence of str or None, default=None
         How sequences are varied at random in training, anew in every epoch: one or
         several (in any order) of

@@ -351,7 +351,7 @@ class SequenceModule(nn.Module):
         super().__init__()
         self.tokens, self.marks_missing = encoder.tokens, encoder.missing == "mask"
         if self.tokens:
-            self.vocabulary = _frozen_integers(encoder.vocabulary_)
+            self.vocabulary = _frozen(encoder.vocabulary_)
             self.inputs = {"X": (torch.int64, ["n_samples", "n_timesteps"])}
         else:
             self.mean, self.scale = _frozen(encoder.mean_), _frozen(encoder.scale_)
@@ -432,10 +432,6 @@ class SequenceModule(nn.Module):
         numbers = torch.where(known, place + N_RESERVED_TOKENS, UNKNOWN)
         numbers = torch.where(steps < lengths[:, None], numbers, PADDING)
         return numbers, lengths, steps, doubt
-
-
-def _frozen_integers(array):
-    return nn.Parameter(torch.from_numpy(array.copy()), requires_grad=False)
 
 
 def _count(x, *limits):
@@ -524,7 +520,7 @@ class _Value(nn.Module):
         if self.has_quantiles:
             self.output_shape.append(len(head.quantiles))
             by_level = np.argsort(np.argsort(head.quantiles, kind="stable"))
-            self.by_level = _frozen_integers(by_level)
+            self.by_level = _frozen(by_level)
             self.metadata["quantiles"] = json.dumps(head.quantiles.tolist())
 
     def forward(self, raw):
@@ -698,7 +694,7 @@ class _Member(nn.Module):
         if member.quantiles != model.quantiles:  # as in ForecastHead.interpolate
             known, wanted = ndtri(member.quantiles), ndtri(model.quantiles)
             right = np.clip(np.searchsorted(known, wanted), 1, len(known) - 1)
-            self.left, self.right = map(_frozen_integers, (right - 1, right))
+            self.left, self.right = map(_frozen, (right - 1, right))
             gap = known[right] - known[right - 1]
             self.share = _frozen((wanted - known[right - 1]) / gap)
 

@@ -112,13 +112,18 @@ class Member:
         )  # fmt: skip
 
 
-def blocks(views, array, period, series, ends, future, device) -> np.ndarray:
+def forecast_views(views, array, period, series, ends, future, device) -> np.ndarray:
     """Forecast the steps after positions `ends` through views of one network.
 
     Parameters
     ----------
     views : list of Member
         They differ in `log` and `n_shorter` alone.
+    array : SeriesArray
+    period : int
+    series, ends : ndarray of shape (n,), int64
+        Which series, and the positions in its values.
+    device : torch.device
     future : ndarray of shape (n, n_steps, n_exog)
         At most `horizon` steps; no more are decoded.
 
@@ -127,10 +132,10 @@ def blocks(views, array, period, series, ends, future, device) -> np.ndarray:
     quantiles : ndarray of shape (n_views, n, n_steps, n_quantiles)
     """
     with working_on(device, hidden_size=views[0].network.config["hidden_size"]):
-        return _blocks(views, array, period, series, ends, future, device)
+        return _forecast_views(views, array, period, series, ends, future, device)
 
 
-def _blocks(views, array, period, series, ends, future, device):
+def _forecast_views(views, array, period, series, ends, future, device):
     network, n_quantiles = views[0].network, len(views[0].quantiles)
     out = np.empty((len(views), len(series), future.shape[1], n_quantiles))
     if device.type != "cpu":
@@ -176,14 +181,18 @@ class ForecastModel:
     ----------
     horizon, period : int
     quantiles : tuple of float
+    exog_mean, exog_scale : ndarray of shape (n_exog,), float64
+        What exogenous data are standardised by.
+    columns, exog_columns : tuple
+        Names, as in `fit`.
     trained, pretrained : list of Member
     pretrained_share : float
         Weight of the pretrained ones, in [0, 1].
     fine_tuned : bool
         Whether the trained networks started at the pretrained weights.
-    offsets : ndarray of shape (horizon, n_quantiles)
+    offsets : ndarray of shape (horizon, n_quantiles), float64, or 0.0
         Calibration, added to quantiles in units of the distance between the lowest and
-        the highest.
+        the highest. 0.0 where nothing was calibrated.
     """
 
     horizon: int
@@ -255,7 +264,9 @@ class ForecastModel:
             views.setdefault(tuple(key.values()), []).append(member)
         each = []
         for same in views.values():
-            quantiles = blocks(same, array, self.period, series, ends, future, device)
+            quantiles = forecast_views(
+                same, array, self.period, series, ends, future, device
+            )
             if same[0].quantiles != self.quantiles:
                 head = ForecastHead(same[0].quantiles)
                 quantiles = head.interpolate(quantiles, self.quantiles)

@@ -666,7 +666,7 @@ class QuantileCalibrationDisplay:
             twin = estimator._aside()
             quantiles = twin.predict_quantiles(fh=fh, X=X, alpha=levels)
             return cls.from_predictions(y, quantiles, ax=ax)
-        levels = getattr(getattr(estimator, "head_", None), "quantiles", None)
+        levels = getattr(estimator.head_, "quantiles", None)
         if levels is None:
             raise ValueError(
                 'The calibration of a regressor needs loss="quantile" and quantiles to '

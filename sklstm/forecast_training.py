@@ -47,7 +47,7 @@ from sklstm.pretrained import (
     load_pretrained,
 )
 from sklstm.series import find_period, grows_with_level
-from sklstm.training import Learner, Randomness, train
+from sklstm.training import Learner, Randomness, to_arrays, to_tensors, train
 from sklstm.windows import N_CHANNELS
 
 STEPS_PER_EPOCH = 25  # entries of the history are means over so many
@@ -317,9 +317,7 @@ class ForecastTraining:
         ):
             began, network = time.perf_counter(), member.network
             if i < n_ended:
-                network.load_state_dict(
-                    {k: torch.from_numpy(v) for k, v in ended[i]["network"].items()}
-                )
+                network.load_state_dict(to_tensors(ended[i]["network"]))
                 history.append(ended[i]["loss_curve"])
                 continue
             of_member = None
@@ -337,7 +335,7 @@ class ForecastTraining:
             if trained.interrupted:
                 return history  # the file of a checkpoint stays as it is
             if checkpoint is not None:
-                weights = {k: v.numpy() for k, v in network.state_dict().items()}
+                weights = to_arrays(network.state_dict())
                 ended.append({"network": weights, "loss_curve": trained.loss_curve})
         if checkpoint is not None:
             checkpoint.remove()

@@ -61,11 +61,12 @@ def generate(
     Raises
     ------
     TypeError
-        If the model is no LSTMClassifier, nor a pipeline of two.
+        If the model is no estimator of this package, nor a pipeline.
     NotFittedError
         Before `fit`.
     ValueError
-        If the model cannot be used so, or the prompt holds no known token; says why.
+        If the model cannot be used so, a regressor or another pipeline, say, or the
+        prompt holds no known token; says why.
 
     References
     ----------

@@ -83,7 +83,8 @@ class ForecastGradients:
         shares = network.shares
         if not (x.dtype == torch.float32 and x.numel() > 0 and kernels.available(shares)):
             return None
-        place = shares.data_ptr(), shares.grad.data_ptr()  # of all: they lie together
+        place = shares.data_ptr(), shares.grad.data_ptr()
+        # All parameters are one vector: where these have not moved, none has.
         if self.place != place:
             cell = kernels.cell_of(network.recurrence.forwards[0].weights)
             native = kernels.library(cell)
@@ -156,7 +157,7 @@ def _covers(network, x, lengths):
     recurrence, pooling = network.recurrence, network.pooling
     if pooling is not None and pooling.pooling == "attention":
         return False
-    if recurrence.residual or recurrence.norms:
+    if not recurrence.is_plain:
         return False
     weights = recurrence.forwards[0].weights
     if isinstance(network.stem, EmbeddingStem):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -145,8 +146,7 @@ def integrated_gradients(
             "integrated_gradients explains one answer for a sequence, but the estimator "
             'was fitted with target="sequence".'
         )
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, got {n_steps}.")
+    _check_count("n_steps", n_steps)
     encoded = _encode(estimator, X)
     respond, n_responses = _response(estimator, response_method)
     columns = _target_columns(estimator, X, target, len(encoded), n_responses)
@@ -505,13 +505,17 @@ def channel_importance(
     )  # fmt: skip
 
 
+def _check_count(name, value):
+    if not (isinstance(value, Integral) and value >= 1):
+        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+
+
 def _importance(
     estimator, X, sequences, y, blocks, n_repeats, scoring, sample_weight, random_state
 ):
     require_same_instances(X, y)
     require_same_instances(X, sample_weight, "sample_weight")
-    if n_repeats < 1:
-        raise ValueError(f"n_repeats must be at least 1, got {n_repeats}.")
+    _check_count("n_repeats", n_repeats)
     if isinstance(scoring, (list, tuple, set, dict)):
         raise ValueError(f"scoring must be one metric, or None; got {scoring!r}.")
     scorer = check_scoring(estimator, scoring)

@@ -39,10 +39,10 @@ class _Decoder(ctypes.Structure):
     ]
 
     @classmethod
-    def of(cls, n_rows, n_steps, of_known, correction, mixing):
-        """Describe a decoder by its weights, tensors of two dimensions."""
+    def of(cls, of_known, correction, mixing):
+        """Describe a decoder, of no rows yet, by its weights of two dimensions."""
         weights = (Weight.of(w[:, None]) for w in (of_known, correction, mixing))
-        return cls(n_rows, n_steps, *weights)
+        return cls(0, 0, *weights)
 
 
 class _Network(ctypes.Structure):
@@ -294,7 +294,7 @@ class Forecaster:
         lanes = native.sklstm_lanes()
         width, n_read = padded(hidden_size, lanes), padded(n_quantiles + 3, lanes)
         w_decoder = position.new_empty(n_known * width + (hidden_size + 1) * n_read)
-        sizes, bias = _Decoder.of(0, 0, *maps), bias.contiguous()
+        sizes, bias = _Decoder.of(*maps), bias.contiguous()
         native.sklstm_lay_out_decoder(
             ctypes.byref(sizes), bias.data_ptr(), w_decoder.data_ptr()
         )
@@ -385,7 +385,7 @@ def _parts(tensors):
     maps_and_vectors = (
         *(Weight.of(w[:, None]) if w is not none else Weight()
           for w in (stem, of_state, tensors["of_position"], linear)),
-        _Decoder.of(0, 0, *maps),
+        _Decoder.of(*maps),
         *map(pointer, (stem_bias, state_bias, bias, tensors["position"],
                         tensors["shares"])),
         layers,
@@ -542,7 +542,7 @@ class Stepper:
         )
         return self.h[1, :, : self.hidden_size]
 
-    def reset(self, rows=slice(None)):
+    def reset(self, rows):
         """Set the state of some rows to zero."""
         self.h[:, rows] = 0
         self.c[rows] = 0

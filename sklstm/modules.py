@@ -402,8 +402,8 @@ class Recurrence(nn.Module):
 
     @property
     def is_plain(self):
-        """Whether there is nothing but layers and dropout."""
-        return not (self.bidirectional or self.residual or self.norms)
+        """Whether there is nothing between the layers but dropout."""
+        return not (self.residual or self.norms)
 
     def forward(self, x, lengths, generator=None):
         """(N, S, I) -> (N, S, D)."""

@@ -278,15 +278,15 @@ class RecurrentNetwork(_LaidOut, _Portable):
         """
         return kernels.available(*self.recurrence.forwards[0].weights)
 
-    def embed(self, x, lengths, generator=None):
+    def embed(self, x, lengths):
         """(N, T, C) -> pooled state (N, P); without pooling every state (N, S, D).
 
         Those of all members, side by side.
         """
-        states, _ = self._read(x, lengths, generator)
+        states, _ = self._read(x, lengths, None)
         if not self.others:
             return states
-        others = [other.embed(x, lengths, generator) for other in self.others]
+        others = [other.embed(x, lengths) for other in self.others]
         return torch.cat([states, *others], dim=-1)
 
     @staticmethod
@@ -299,7 +299,7 @@ class RecurrentNetwork(_LaidOut, _Portable):
         recurrence, pooling, stem = self.recurrence, self.pooling, self.stem
         if pooling is None or pooling.pooling == "attention":
             return None
-        if recurrence.residual or recurrence.norms:
+        if not recurrence.is_plain:
             return None
         reader = self.laid_out()
         if reader is None or x.numel() == 0:

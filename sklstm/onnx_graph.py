@@ -29,7 +29,6 @@ class Graph:
             torch.float64: TensorProto.DOUBLE,
             torch.int64: TensorProto.INT64,
             torch.int32: TensorProto.INT32,
-            torch.bool: TensorProto.BOOL,
         }[dtype]
 
     def name_of(self, value):
@@ -289,10 +288,7 @@ TRANSLATIONS = {
 }
 for _name in ("add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne", "and", "or"):
     setattr(Symbol, f"__{_name}__", TRANSLATIONS[_name])
-for _name, _translation in {
-    "truediv": _divide,
-    "floordiv": TRANSLATIONS["floor_divide"],
-}.items():
-    setattr(Symbol, f"__{_name}__", _translation)
-for _name in ("add", "sub", "mul"):
+for _name, _operation in (("truediv", "div"), ("floordiv", "floor_divide")):
+    setattr(Symbol, f"__{_name}__", TRANSLATIONS[_operation])
+for _name in ("add", "mul"):
     setattr(Symbol, f"__r{_name}__", _swapped(TRANSLATIONS[_name]))

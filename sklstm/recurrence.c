@@ -441,7 +441,7 @@ static ptrdiff_t end_at(const Shape *s, ptrdiff_t t) {
 
 ptrdiff_t sklstm_lanes(void) { return LANES; }
 
-/* Goes up when a function's arguments change; kernels.py calls only its own. */
+/* Goes up when a function's arguments change; kernels.py uses no library of another. */
 int sklstm_version(void) { return 17; }
 
 int sklstm_pairs(void) { return PAIRS; }
@@ -1786,7 +1786,7 @@ static void transpose_order(const float *weight, Gates gates, ptrdiff_t n_column
 }
 
 /* The gradients of a row and block at a step, from dh and from dc: of a GRU what goes to
-   the state before directly, else of the cell. gate: what `forward_tile` kept; overwritten
+   the state before directly, else of the cell. gate: what `activate` kept; overwritten
    by gradients before the activations, which are added to d_bias and, times the cell, to
    those of the peepholes p. */
 INLINE void backward_block(int cell, float *gate, const float *h, const float *c,

@@ -354,11 +354,13 @@ class History:
         return len(self.loss_curve)
 
 
-def _to_arrays(state):
+def to_arrays(state):
+    """Return tensors by their names as arrays; None as it is."""
     return None if state is None else {k: v.cpu().numpy() for k, v in state.items()}
 
 
-def _to_tensors(state):
+def to_tensors(state):
+    """Return arrays by their names as tensors that share their memory; None as it is."""
     return None if state is None else {k: torch.from_numpy(v) for k, v in state.items()}
 
 
@@ -544,7 +546,7 @@ def train(
     best = _Best(network, tol)
     saved = None if checkpoint is None else checkpoint.read()
     if saved is not None:
-        network.load_state_dict(_to_tensors(saved["network"]))
+        network.load_state_dict(to_tensors(saved["network"]))
         optimizer_state = saved["optimizer"]
         history = History(**saved["history"])
     steps = _Steps(
@@ -553,7 +555,7 @@ def train(
         bfloat16=bfloat16, run=run, optimizer_state=optimizer_state,
     )  # fmt: skip
     if saved is not None:
-        best.weights = _to_tensors(saved["best"])
+        best.weights = to_tensors(saved["best"])
         steps.rate, best.n_stale, best.score, best.loss, steps.n_done = saved["progress"]
     planned = learning_rate in ("one-cycle", "cosine")
     try:
@@ -618,9 +620,9 @@ def train(
 def _state_between_epochs(network, steps, best, history):
     """Return what `train` goes on from, as arrays and plain values."""
     return {
-        "network": _to_arrays(network.state_dict()),
+        "network": to_arrays(network.state_dict()),
         "optimizer": steps.optimizer.state(),
-        "best": _to_arrays(best.weights),
+        "best": to_arrays(best.weights),
         "history": vars(history),
         "progress": (steps.rate, best.n_stale, best.score, best.loss, steps.n_done),
     }
@@ -647,8 +649,8 @@ def _report(epoch, history):
 def forward(network, sequences, device, method="__call__"):
     """Return what a network says of sequences, one row each, on the CPU.
 
-    Rows are computed in batches of one size (any size, where the network says that its
-    ``rounds_alike``), with others that are padded to the same length, a length that
+    Rows are computed in batches of one size (of any, where the network's `rounds_alike`
+    is true), with others that are padded to the same length, a length that
     depends on the row alone: what a row gets cannot depend on what else is asked for,
     to the last bit, in float32 (in float64 torch rounds products by where rows lie).
 
@@ -677,7 +679,7 @@ def _forward(network, sequences, device, method):
     call = getattr(network, method)
     values = torch.from_numpy(np.ascontiguousarray(sequences.values))
     raw = None
-    any_size = device.type == "cpu" and getattr(network, "rounds_alike", False)
+    any_size = device.type == "cpu" and network.rounds_alike
     n_rows = PREDICT_ROWS
     if any_size:
         n_rows = min(n, MAX_PREDICT_ROWS, MAX_PREDICT_STEPS // values.shape[1] or 1)

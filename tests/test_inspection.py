@@ -220,7 +220,7 @@ def test_too_few_steps_are_doubled_then_warned_of(make_sequences):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_steps": 0}, "n_steps must be at least 1, got 0"),
+        ({"n_steps": 0}, "n_steps must be an integer of at least 1; got 0"),
         ({"baseline": [1.0]}, r"one for each of 2 channels; got \[1.0\]"),
         ({"baseline": np.nan}, "must be a finite number"),
         ({"response_method": "predict"}, "response_method must be .* got 'predict'"),
@@ -363,7 +363,7 @@ def test_bad_settings_of_importance(make_sequences):
     model = fit(X, y)
     with pytest.raises(ValueError, match="n_windows must be at least 1; got 0"):
         window_importance(model, X, y, n_windows=0)
-    with pytest.raises(ValueError, match="n_repeats must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_repeats must be an integer of at least 1; g"):
         channel_importance(model, X, y, n_repeats=0)
 
 

@@ -27,7 +27,7 @@ class Rows:
 class Line(torch.nn.Module):
     """A network that is one linear map of the sum over time."""
 
-    config = {"hidden_size": 1}
+    config, rounds_alike = {"hidden_size": 1}, False
 
     def __init__(self):
         super().__init__()

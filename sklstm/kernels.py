@@ -219,14 +219,14 @@ def _agrees(native, cell) -> bool:
     lanes = native.sklstm_lanes()
     generator = torch.Generator().manual_seed(0)
     randn = functools.partial(torch.randn, generator=generator, dtype=torch.float32)
-    n_inputs, hidden_size = 3, 4 * lanes + 1
+    n_inputs, hidden_size = 3, 4 * lanes + 1  # of 19 rows: whole tiles and a rest
     n = (3 if cell == GRU else 4) * hidden_size
     shapes = [(n, n_inputs), (n, hidden_size), (n,), (n,)]
     shapes += [(3, hidden_size)] * (cell == PEEPHOLE)
     with torch.inference_mode(False), torch.enable_grad():
         weights = [(0.3 * randn(shape)).requires_grad_() for shape in shapes]
-        x = randn(4, 13, n_inputs).requires_grad_()
-        upstream = randn(4, 13, hidden_size)
+        x = randn(4, 19, n_inputs).requires_grad_()
+        upstream = randn(4, 19, hidden_size)
         expected, (last, *_) = by_torch(x, None, *weights)
         pairs = [(expected, last), _Layer.apply(native, x, None, *weights)[:2]]
         gradients = [

@@ -17,6 +17,7 @@
    the new state, reset, update, and the state's part of the new state.
 
    The functions that take a cell (or a number of vectors) are inlined for each. */
+#define _GNU_SOURCE /* syscall */
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
@@ -299,7 +300,7 @@ static void pair(float *w, ptrdiff_t n_terms, ptrdiff_t ld) {
    multiplied is words. They are in acc, which compilers keep in registers, or with TILES in
    those, and acc is room for tiles of fewer rows. Then step is 1, there are ROWS rows in a,
    whatever is in those beyond `rows`, zeros behind n_terms up to a whole tile, and of w
-   n_there rows may be read, if they are multiplied by zero. */
+   n_there rows may be read, if they are multiplied by zero (which of infinity is NaN). */
 #if TILES
 #define EACH(action, ...)                                                                 \
     if (first <= 0) { action(0, 5, __VA_ARGS__); }                                        \
@@ -1071,9 +1072,15 @@ INLINE void outer_panels(int first, int last, const float *a, ptrdiff_t row, ptr
 }
 
 /* out (n_columns, ld) += a (n_rows, n_columns)^T @ d (n_rows, ld), of each four vectors those
-   from first up to last. */
-INLINE void outer(int first, int last, const float *a, ptrdiff_t a_row, ptrdiff_t n_columns,
-                  const float *d, ptrdiff_t d_row, ptrdiff_t n_rows, ptrdiff_t ld, float *out) {
+   from first up to last. With TILES a function of its own: inlined for each cell it takes
+   160 KB of the stack. */
+#if TILES
+static __attribute__((noinline))
+#else
+INLINE
+#endif
+void outer(int first, int last, const float *a, ptrdiff_t a_row, ptrdiff_t n_columns,
+           const float *d, ptrdiff_t d_row, ptrdiff_t n_rows, ptrdiff_t ld, float *out) {
 #if PAIRS
     float words[PIECE / 2 * WIDTH] __attribute__((aligned(64)));
     const ptrdiff_t row = TILES ? PIECE / 2 : 1, step = TILES ? 1 : WIDTH;

@@ -1030,6 +1030,13 @@ def check_forecaster(estimator, hint="") -> None:
     estimator.check_is_fitted()
 
 
+def check_counts(**numbers) -> None:
+    """Raise unless all are integers of at least 1; names the first that is not."""
+    for name, value in numbers.items():
+        if not isinstance(value, Integral) or int(value) < 1:
+            raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+
+
 def check_sequence_estimator(estimator) -> None:
     """Raise unless this is a fitted LSTMClassifier or LSTMRegressor."""
     if not isinstance(estimator, BaseLSTM):

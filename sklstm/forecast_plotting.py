@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import numpy as np
 import pandas as pd
 from sklearn.utils import column_or_1d
 
-from sklstm.base import check_forecaster, is_forecaster
+from sklstm.base import check_counts, check_forecaster, is_forecaster
 from sklstm.drawing import (
     BLACK,
     BLUE,
@@ -110,12 +108,6 @@ def _at_times_of(forecasts, found, what):
             "have instances, columns and times of y_pred."
         )
     return found
-
-
-def _check_natural(**numbers):
-    for name, value in numbers.items():
-        if not (isinstance(value, Integral) and value >= 1):
-            raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
 
 
 def _times(index):
@@ -311,9 +303,9 @@ class ForecastDisplay:
             y_true have nothing at the times of the forecasts that are shown, or
             n_history or max_series is less than 1.
         """
-        _check_natural(max_series=self.max_series)
+        check_counts(max_series=self.max_series)
         if self.n_history is not None:
-            _check_natural(n_history=self.n_history)
+            check_counts(n_history=self.n_history)
         forecasts = _series_of(self.y_pred)
         history = _named_as(forecasts, _series_of(self.y))
         names = [*forecasts][: self.max_series]
@@ -513,7 +505,7 @@ class BacktestDisplay:
             If there is no forecast, `instance` or `column` is not among those of y, an
             array is not one series, or max_cutoffs is less than 1.
         """
-        _check_natural(max_cutoffs=self.max_cutoffs)
+        check_counts(max_cutoffs=self.max_cutoffs)
         actual, forecasts = self._chosen()
         if not len(forecasts):
             raise ValueError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.utils import Bunch, check_random_state
 
-from sklstm.base import check_sequence_estimator, is_forecaster
+from sklstm.base import check_counts, check_sequence_estimator, is_forecaster
 from sklstm.devices import insulated, threads_for, torch_threads
 from sklstm.forecast_inspection import forecast_components, forecast_effects
 from sklstm.modules import ConvStem, GRULayer, reverse, step_mask
@@ -146,7 +145,7 @@ def integrated_gradients(
             "integrated_gradients explains one answer for a sequence, but the estimator "
             'was fitted with target="sequence".'
         )
-    _check_count("n_steps", n_steps)
+    check_counts(n_steps=n_steps)
     encoded = _encode(estimator, X)
     respond, n_responses = _response(estimator, response_method)
     columns = _target_columns(estimator, X, target, len(encoded), n_responses)
@@ -505,17 +504,12 @@ def channel_importance(
     )  # fmt: skip
 
 
-def _check_count(name, value):
-    if not (isinstance(value, Integral) and value >= 1):
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
-
-
 def _importance(
     estimator, X, sequences, y, blocks, n_repeats, scoring, sample_weight, random_state
 ):
     require_same_instances(X, y)
     require_same_instances(X, sample_weight, "sample_weight")
-    _check_count("n_repeats", n_repeats)
+    check_counts(n_repeats=n_repeats)
     if isinstance(scoring, (list, tuple, set, dict)):
         raise ValueError(f"scoring must be one metric, or None; got {scoring!r}.")
     scorer = check_scoring(estimator, scoring)

@@ -296,11 +296,12 @@ static void pair(float *w, ptrdiff_t n_terms, ptrdiff_t ld) {
 
        a[r * row + k * step] * w[k * ld + v * LANES], added up over k,
 
-   to that of row r and vector v, and `end_sums` puts them where they go. With PAIRS all that is
-   multiplied is words. They are in acc, which compilers keep in registers, or with TILES in
-   those, and acc is room for tiles of fewer rows. Then step is 1, there are ROWS rows in a,
-   whatever is in those beyond `rows`, zeros behind n_terms up to a whole tile, and of w
-   n_there rows may be read, if they are multiplied by zero (which of infinity is NaN). */
+   to that of row r and vector v, and `end_sums` puts them where they go, maybe rectified. With
+   PAIRS all that is multiplied is words. The sums are in acc, which compilers keep in
+   registers; with TILES in those, and acc is room for tiles of fewer rows. Then step is 1,
+   there are ROWS rows in a, whatever is in those beyond `rows`, zeros behind n_terms up to a
+   whole tile, and of w n_there rows may be read, if they are multiplied by zero (which of
+   infinity is NaN). */
 #if TILES
 #define EACH(action, ...)                                                                 \
     if (first <= 0) { action(0, 5, __VA_ARGS__); }                                        \
@@ -314,7 +315,7 @@ static void pair(float *w, ptrdiff_t n_terms, ptrdiff_t ld) {
     TILE_MULTIPLY_ADD(v, 4, b)
 
 INLINE void start_sums(int rows, int first, int last, vec (*acc)[GATES], const float *from,
-                  ptrdiff_t from_row) {
+                       ptrdiff_t from_row) {
     if (rows < ROWS && from_row) {
         for (int r = 0; r < rows; r++)
             for (int v = first; v < last; v++)
@@ -326,14 +327,15 @@ INLINE void start_sums(int rows, int first, int last, vec (*acc)[GATES], const f
 }
 
 INLINE void end_sums(int rows, int first, int last, vec (*acc)[GATES], float *to,
-                ptrdiff_t to_row) {
-    const int is_whole = rows == ROWS;
-    float *out = is_whole ? to : (float *)acc;
-    const ptrdiff_t row = (is_whole ? to_row : GATES * LANES) * sizeof(float);
+                     ptrdiff_t to_row, int relu) {
+    const int is_ready = rows == ROWS && !relu;
+    float *out = is_ready ? to : (float *)acc;
+    const ptrdiff_t row = (is_ready ? to_row : GATES * LANES) * sizeof(float);
     EACH(STORE_SUMS, out, row)
-    if (!is_whole)
+    if (!is_ready)
         for (int r = 0; r < rows; r++)
-            for (int v = first; v < last; v++) store(to + r * to_row + v * LANES, acc[r][v]);
+            for (int v = first; v < last; v++)
+                store(to + r * to_row + v * LANES, relu ? rectify(acc[r][v]) : acc[r][v]);
 }
 
 INLINE void multiply(int rows, int first, int last, vec (*acc)[GATES], const float *a,
@@ -357,7 +359,7 @@ INLINE void multiply(int rows, int first, int last, vec (*acc)[GATES], const flo
 }
 #else
 INLINE void start_sums(int rows, int first, int last, vec (*acc)[GATES], const float *from,
-                  ptrdiff_t from_row) {
+                       ptrdiff_t from_row) {
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -366,11 +368,12 @@ INLINE void start_sums(int rows, int first, int last, vec (*acc)[GATES], const f
 }
 
 INLINE void end_sums(int rows, int first, int last, vec (*acc)[GATES], float *to,
-                ptrdiff_t to_row) {
+                     ptrdiff_t to_row, int relu) {
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int v = first; v < last; v++) store(to + r * to_row + v * LANES, acc[r][v]);
+        for (int v = first; v < last; v++)
+            store(to + r * to_row + v * LANES, relu ? rectify(acc[r][v]) : acc[r][v]);
 }
 
 INLINE void multiply(int rows, int first, int last, vec (*acc)[GATES], const float *a,
@@ -647,7 +650,7 @@ INLINE void forward_rows(int cell, ptrdiff_t rows, const Shape *s, const float *
             multiply_terms(rows, INPUT_SUMS(cell), sum, x, s->x_row, I, w_x, panel, I + H);
             multiply_terms(rows, STATE_SUMS(cell), sum, h, width, H, w_h, panel, H);
         }
-        end_sums(ROWS, 0, GATES, sum, (float *)sum, panel);
+        end_sums(ROWS, 0, GATES, sum, (float *)sum, panel, 0);
         for (ptrdiff_t r = 0; r < rows; r++) {
             const ptrdiff_t at = r * width + u;
             float *g = gates ? gates + at * GATES : NULL;
@@ -690,7 +693,7 @@ INLINE void sum_up(int cell, int rows, const Sums *s, float *out, ptrdiff_t out_
                    s->n_inputs);
     multiply_terms(rows, STATE_SUMS(cell), acc, s->h, s->h_row, s->n_states,
                    s->w + s->n_inputs * panel, panel, s->n_states);
-    end_sums(rows, 0, GATES, acc, out, out_row);
+    end_sums(rows, 0, GATES, acc, out, out_row, 0);
 }
 
 /* Functions of their own: with more around them compilers keep the sums in memory instead of
@@ -899,12 +902,7 @@ INLINE void product_tile(int rows, int vectors, const float *a, ptrdiff_t a_row,
     vec acc[TALL][GATES] __attribute__((aligned(LANES * 4)));
     start_sums(rows, 0, vectors, acc, bias ? bias : zeros, 0);
     multiply_terms(rows, 0, vectors, acc, a, a_row, n_terms, w, ld, n_terms);
-    end_sums(rows, 0, vectors, acc, out, ld);
-    for (int r = 0; relu && r < rows; r++)
-        for (int v = 0; v < vectors; v++) {
-            float *at = out + r * ld + v * LANES;
-            store(at, rectify(load(at)));
-        }
+    end_sums(rows, 0, vectors, acc, out, ld, relu);
 }
 
 /* tile(rows), for the rows that whole tiles leave over: numbers that a compiler knows, so that
@@ -1020,7 +1018,7 @@ INLINE void weight_tile(int rows, int first, int last, const float *a, ptrdiff_t
     vec acc[TALL][GATES] __attribute__((aligned(LANES * 4)));
     start_sums(rows, first, last, acc, out, out_row);
     multiply(rows, first, last, acc, a, row, step, n_rows, d, d_row, n_rows + ROWS);
-    end_sums(rows, first, last, acc, out, out_row);
+    end_sums(rows, first, last, acc, out, out_row, 0);
 }
 
 /* a: number k of a row n is at a[k * row + n * step]. */
